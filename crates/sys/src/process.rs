@@ -1,0 +1,124 @@
+//! Other processes: a handle that cannot come to mean another process, and who is still alive.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+pub use libc::{SIGABRT, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2};
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// A process, by a pidfd: it becomes readable when the process ends, and its number is never taken over by another process.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// The process with this number; `ESRCH` if there is none.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
+    /// Sends a signal (`SIGTERM`, …); `ESRCH` if the process has ended and was waited for.
+    pub fn send_signal(&self, signal: i32) -> io::Result<()> {
+        let signal = Signal::from_named_raw(signal).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(pidfd_send_signal(&self.0, signal)?)
+    }
+
+    /// Whether the process has ended (waited for or not). Any process's, not only a child's.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
+    }
+
+    /// Collects a child that has ended, without waiting; `None` if it runs. `ECHILD` for processes of other parents and for
+    /// a child collected before.
+    pub fn try_wait(&self) -> io::Result<Option<Ending>> {
+        let Some(status) = waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)? else {
+            return Ok(None);
+        };
+        let ending = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ending::Code(code),
+            (None, Some(signal)) => Ending::Signal(signal),
+            (None, None) => return Err(io::Error::other("a child neither exited nor was it killed")),
+        };
+        Ok(Some(ending))
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// When a process started, in clock ticks since boot (field 22 of `/proc/PID/stat`, proc(5)); `None` if there is no such
+/// process. With its number it names a process for as long as the machine runs.
+pub fn start_time_ticks(pid: u32) -> io::Result<Option<u64>> {
+    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    parse_start_time(&stat).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat is not as in proc(5)"))
+}
+
+/// Whether the process that had this number and start time still runs. An error counts as "it does".
+pub fn is_alive(pid: u32, start_time_ticks_then: u64) -> bool {
+    match start_time_ticks(pid) {
+        Ok(now) => now == Some(start_time_ticks_then),
+        Err(_) => true,
+    }
+}
+
+fn parse_start_time(stat: &str) -> Option<u64> {
+    // The second field is the program's name in parentheses, and may itself hold spaces and parentheses.
+    let after_name = stat.get(stat.rfind(')')? + 1..)?;
+    after_name.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::{Events, Interest, Poller};
+    use std::process::Command;
+
+    #[test]
+    #[allow(clippy::zombie_processes)] // The pidfd collects it.
+    fn a_child_is_signalled_polled_and_collected() {
+        let child = Command::new("sleep").arg("60").spawn().unwrap();
+        let fd = PidFd::open(child.id()).unwrap();
+        assert_eq!((fd.try_wait().unwrap(), fd.has_ended().unwrap()), (None, false));
+        let poller = Poller::new().unwrap();
+        poller.add(&fd, 1, Interest::READ).unwrap();
+        fd.send_signal(SIGTERM).unwrap();
+        let mut events = Events::with_capacity(1);
+        poller.wait(&mut events, Some(std::time::Duration::from_secs(10))).unwrap();
+        assert_eq!(events.len(), 1);
+        assert!(fd.has_ended().unwrap());
+        assert_eq!(fd.try_wait().unwrap(), Some(Ending::Signal(SIGTERM)));
+        assert!(fd.send_signal(SIGTERM).is_err());
+        assert!(PidFd::open(0).is_err() && PidFd::open(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_start_time_tells_processes_apart() {
+        let mine = start_time_ticks(std::process::id()).unwrap().unwrap();
+        assert!(is_alive(std::process::id(), mine));
+        assert!(!is_alive(std::process::id(), mine + 1));
+        assert_eq!(start_time_ticks(u32::MAX).unwrap(), None);
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4 1 0 0 0 1 2 3 4 20 0 1 0 4711 9 9";
+        assert_eq!(parse_start_time(stat), Some(4711));
+        assert_eq!(parse_start_time("7 (a"), None);
+    }
+}
