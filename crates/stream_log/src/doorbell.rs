@@ -1,0 +1,272 @@
+//! Waking the workers that read a stream, without asking those that do not, and without losing a wake-up.
+//!
+//! Each worker has a page of its own, which it alone writes: whether it sleeps, which streams it reads, what it has counted.
+//! The reader announces its sleep, fences, and looks once more; the writer commits, fences, and then looks who sleeps. With
+//! both fences sequentially consistent, at least one of the two sees the other.
+
+use crate::Root;
+use braidcast_sys::{Dir, EventFd, SharedPage};
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU64, fence};
+
+/// How many counters a page has room for.
+pub const COUNTERS: usize = 64;
+
+const PAGE_BYTES: usize = 12 << 10;
+const MAGIC: u64 = u64::from_le_bytes(*b"BRAIDWRK");
+const PAGE_VERSION: u32 = 1;
+
+mod at {
+    pub const MAGIC: usize = 0;
+    pub const VERSION: usize = 8;
+    /// Alone in its cache line: every writer looks at it after every commit.
+    pub const SLEEPING: usize = 64;
+    pub const COUNTERS: usize = 128;
+    pub const READING: usize = 1024;
+}
+
+/// A worker's own page, for the worker itself.
+#[derive(Debug)]
+pub struct WorkerPage {
+    page: SharedPage,
+    /// How many of this worker's readers stand behind each set bit.
+    readers: HashMap<u16, u32>,
+}
+
+impl WorkerPage {
+    /// Makes the page `workers/<worker>`, or takes over the one of a dead predecessor, which others have mapped: awake,
+    /// reading nothing, all counters zero.
+    pub fn create(root: &Root, worker: u16) -> io::Result<Self> {
+        let directory = root.path().join("workers");
+        fs::create_dir_all(&directory)?;
+        let page = SharedPage::map_writable(Dir::open(&directory)?.open_or_create(&worker.to_string())?, PAGE_BYTES)?;
+        page.u64(at::MAGIC).store(0, Release);
+        for offset in (8..PAGE_BYTES).step_by(8) {
+            page.u64(offset).store(0, Relaxed);
+        }
+        page.u32(at::VERSION).store(PAGE_VERSION, Relaxed);
+        page.u64(at::MAGIC).store(MAGIC, Release);
+        Ok(Self { page, readers: HashMap::new() })
+    }
+
+    /// Opens a worker's page for reading. `NotFound` if it was not made yet, `InvalidData` if it is no page of this version.
+    pub fn open(root: &Root, worker: u16) -> io::Result<WorkerView> {
+        let file = Dir::open(&root.path().join("workers"))?.open_file(&worker.to_string())?;
+        let view = WorkerView(SharedPage::map_readonly(file, PAGE_BYTES)?);
+        if view.0.u64(at::MAGIC).load(Acquire) != MAGIC || view.0.u32(at::VERSION).load(Relaxed) != PAGE_VERSION {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no page of a worker"));
+        }
+        Ok(view)
+    }
+
+    /// Says that this worker is about to sleep. It must look at all it reads once more after this, and before it sleeps.
+    pub fn announce_sleep(&self) {
+        self.page.u32(at::SLEEPING).store(1, Relaxed);
+        fence(SeqCst);
+    }
+
+    /// Says that this worker is awake: it needs no bell.
+    pub fn announce_awake(&self) {
+        self.page.u32(at::SLEEPING).store(0, Relaxed);
+    }
+
+    /// Says that one more of this worker's readers reads streams with this slot, or one fewer. After the first it must look
+    /// at the stream once more before it sleeps. One fewer than none is no change.
+    pub fn set_reading(&mut self, slot: u16, reads: bool) {
+        let count = self.readers.entry(slot).or_default();
+        let before = *count;
+        *count = if reads { before.saturating_add(1) } else { before.saturating_sub(1) };
+        let (word, bit) = reading_bit(slot);
+        match (before, *count) {
+            (0, 1) => _ = self.page.u64(word).fetch_or(bit, SeqCst),
+            (1, 0) => _ = self.page.u64(word).fetch_and(!bit, SeqCst),
+            _ => {}
+        }
+        if self.readers.get(&slot) == Some(&0) {
+            self.readers.remove(&slot);
+        }
+    }
+
+    /// A counter or gauge, by its place (less than [`COUNTERS`]; panics beyond: places are constants).
+    pub fn counter(&self, place: usize) -> &AtomicU64 {
+        counter(&self.page, place)
+    }
+}
+
+/// A worker's page, for everybody else.
+#[derive(Debug)]
+pub struct WorkerView(SharedPage);
+
+impl WorkerView {
+    /// Whether the worker has said that it sleeps.
+    pub fn sleeps(&self) -> bool {
+        self.0.u32(at::SLEEPING).load(Relaxed) != 0
+    }
+
+    /// Whether the worker reads a stream with this slot.
+    pub fn reads(&self, slot: u16) -> bool {
+        let (word, bit) = reading_bit(slot);
+        self.0.u64(word).load(Relaxed) & bit != 0
+    }
+
+    /// A counter or gauge, by its place (less than [`COUNTERS`]; panics beyond).
+    pub fn counter(&self, place: usize) -> u64 {
+        counter(&self.0, place).load(Relaxed)
+    }
+}
+
+fn counter(page: &SharedPage, place: usize) -> &AtomicU64 {
+    assert!(place < COUNTERS, "a page has {COUNTERS} counters");
+    page.u64(at::COUNTERS + 8 * place)
+}
+
+fn reading_bit(slot: u16) -> (usize, u64) {
+    (at::READING + 8 * usize::from(slot / 64), 1 << (slot % 64))
+}
+
+/// All workers' pages and bells, for a writer.
+#[derive(Debug)]
+pub struct Doorbells(Vec<(WorkerView, EventFd)>);
+
+impl Doorbells {
+    /// Pages with the bells of the same workers.
+    pub fn new(workers: Vec<(WorkerView, EventFd)>) -> Self {
+        Self(workers)
+    }
+
+    /// Wakes every sleeping worker that reads a stream with one of these slots, each once; returns how many. Call it once
+    /// per turn, after the commits of the turn. A bell that cannot be rung is skipped: its worker is gone.
+    pub fn ring(&self, slots: &[u16]) -> usize {
+        fence(SeqCst);
+        let wanted = |view: &WorkerView| view.sleeps() && slots.iter().any(|slot| view.reads(*slot));
+        self.0.iter().filter(|(view, bell)| wanted(view) && bell.ring().is_ok()).count()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let root = Root::new(directory.path().to_path_buf());
+        (directory, root)
+    }
+
+    #[test]
+    fn only_sleepers_that_read_are_rung() {
+        let (_directory, root) = root();
+        assert_eq!(WorkerPage::open(&root, 1).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let mut page = WorkerPage::create(&root, 1).unwrap();
+        let bell = EventFd::new().unwrap();
+        let bells = Doorbells::new(vec![(WorkerPage::open(&root, 1).unwrap(), bell.try_clone().unwrap())]);
+        page.announce_sleep();
+        assert_eq!(bells.ring(&[65_535]), 0);
+        page.set_reading(65_535, true);
+        page.set_reading(65_535, true);
+        assert_eq!(bells.ring(&[0, 65_535]), 1);
+        assert!(bell.drain().unwrap());
+        page.set_reading(65_535, false);
+        assert_eq!(bells.ring(&[65_535]), 1, "one of two readers is left");
+        page.set_reading(65_535, false);
+        page.set_reading(65_535, false);
+        assert_eq!(bells.ring(&[65_535]), 0);
+        page.set_reading(7, true);
+        page.announce_awake();
+        assert_eq!(bells.ring(&[7]), 0);
+    }
+
+    /// A meeting of two threads, the n-th from 1, that lets them go closer together than the system's barriers do.
+    fn meet(arrivals: &AtomicU64, nth: u64) {
+        arrivals.fetch_add(1, SeqCst);
+        let mut looks = 0u32;
+        while arrivals.load(SeqCst) < 2 * nth {
+            looks += 1;
+            if looks.is_multiple_of(10_000) {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// The pattern in which wake-ups are lost without the fences: one side commits and looks who sleeps, the other says that
+    /// it sleeps and looks at the commit. Many times, on two threads that run past each other.
+    #[test]
+    fn a_writer_and_a_reader_never_miss_each_other() {
+        const LANES: usize = 128;
+        const ROUNDS: u64 = 3_000;
+        let (_directory, root) = root();
+        let (mut pages, mut bells) = (Vec::new(), Vec::new());
+        for lane in 0..LANES as u16 {
+            let mut page = WorkerPage::create(&root, lane).unwrap();
+            page.set_reading(1, true);
+            pages.push(page);
+            bells.push(Doorbells::new(vec![(WorkerPage::open(&root, lane).unwrap(), EventFd::new().unwrap())]));
+        }
+        // Apart, so that each is in a cache line of its own.
+        let commits: Vec<AtomicU64> = (0..8 * LANES).map(|_| AtomicU64::new(0)).collect();
+        let arrivals = AtomicU64::new(0);
+        let read = |round: u64| -> Vec<bool> {
+            pages.iter().for_each(WorkerPage::announce_awake);
+            meet(&arrivals, 2 * round - 1);
+            let blind = pages.iter().enumerate().map(|(lane, page)| {
+                // The writer is slower where it rings: keep step with it in some of the rounds.
+                (0..round % 16).for_each(|_| std::hint::spin_loop());
+                page.announce_sleep();
+                commits[8 * lane].load(Acquire) < round
+            });
+            let blind = blind.collect();
+            meet(&arrivals, 2 * round);
+            blind
+        };
+        let write = |round: u64| -> Vec<bool> {
+            meet(&arrivals, 2 * round - 1);
+            let silent = bells.iter().enumerate().map(|(lane, bells)| {
+                commits[8 * lane].store(round, Release);
+                bells.ring(&[1]) == 0
+            });
+            let silent = silent.collect();
+            meet(&arrivals, 2 * round);
+            silent
+        };
+        let (blind, silent) = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| (1..=ROUNDS).map(read).collect::<Vec<_>>());
+            let silent: Vec<_> = (1..=ROUNDS).map(write).collect();
+            (reader.join().unwrap(), silent)
+        });
+        let lost = blind.iter().flatten().zip(silent.iter().flatten()).filter(|(blind, silent)| **blind && **silent).count();
+        assert_eq!(lost, 0, "wake-ups lost in {} tries", ROUNDS * LANES as u64);
+    }
+
+    #[test]
+    fn a_successor_starts_with_a_clean_page_that_others_have_mapped() {
+        let (_directory, root) = root();
+        let mut page = WorkerPage::create(&root, 2).unwrap();
+        page.set_reading(9, true);
+        page.announce_sleep();
+        page.counter(COUNTERS - 1).store(5, Relaxed);
+        let view = WorkerPage::open(&root, 2).unwrap();
+        assert_eq!((view.reads(9), view.sleeps(), view.counter(COUNTERS - 1)), (true, true, 5));
+        let _successor = WorkerPage::create(&root, 2).unwrap();
+        assert_eq!((view.reads(9), view.sleeps(), view.counter(COUNTERS - 1)), (false, false, 0));
+    }
+
+    #[test]
+    fn the_layout_does_not_overlap() {
+        const { assert!(at::COUNTERS + 8 * COUNTERS <= at::READING) };
+        const { assert!(at::READING + (1 << 16) / 8 <= PAGE_BYTES) };
+    }
+
+    #[test]
+    fn garbage_is_no_page() {
+        let (_directory, root) = root();
+        fs::create_dir_all(root.path().join("workers")).unwrap();
+        fs::write(root.worker_page(3), vec![1; PAGE_BYTES]).unwrap();
+        assert_eq!(WorkerPage::open(&root, 3).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        fs::write(root.worker_page(3), b"short").unwrap();
+        assert_eq!(WorkerPage::open(&root, 3).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,336 @@
+//! What a writer does, seen by a reader in the same process.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use braidcast_media::RecordKind::{Audio, Data, Video};
+use braidcast_stream_log::{Ahead, AppendError, Disposal, LogOptions, OpenError, Position, Reader, State, Writer, dispose};
+use support::{AAC_HEADER, AVC_HEADER, METADATA, at, audio, follow, place, read_all, video};
+
+fn headers(writer: &mut Writer, ms: u64) {
+    let sent = [b"\x02\x00\x0d@setDataFrame", METADATA].concat();
+    writer.append(Data, 0, &sent, at(ms)).unwrap();
+    writer.append(Video, 0, AVC_HEADER, at(ms)).unwrap();
+    writer.append(Audio, 0, AAC_HEADER, at(ms)).unwrap();
+}
+
+/// 25 frames a second with a keyframe every second, an audio record beside each; committed every four frames.
+fn publish(writer: &mut Writer, frames: std::ops::Range<u64>) {
+    for frame in frames {
+        let ms = frame * 40;
+        writer.append(Video, ms as u32, &video(frame % 25 == 0, frame, 100), at(ms)).unwrap();
+        writer.append(Audio, ms as u32 + 5, &audio(frame, 20), at(ms)).unwrap();
+        if frame % 4 == 3 {
+            writer.commit(at(ms)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn nothing_is_seen_before_the_commit_and_no_block_before_the_first_record() {
+    let place = place();
+    assert!(Reader::open(&place.root, &place.key).unwrap().is_none());
+    let mut writer = place.writer(&LogOptions::default());
+    let reader = place.reader();
+    assert_eq!((reader.state(), reader.epoch(), reader.commit().block), (State::Waiting, 0, 0));
+    assert!(matches!(writer.append(Video, 0, b"x", at(0)), Err(AppendError::NotPublishing)));
+    writer.begin_publish(at(0)).unwrap();
+    headers(&mut writer, 0);
+    assert!(!writer.commit(at(0)).unwrap());
+    assert_eq!((place.log_files(), reader.start()), (vec![], None));
+    writer.append(Video, 40, &video(true, 0, 10), at(1)).unwrap();
+    assert_eq!(reader.commit().block, 0);
+    assert!(writer.commit(at(1)).unwrap());
+    let block = reader.block(1).unwrap();
+    assert_eq!((block.generation, block.epoch, block.starts_with_keyframe, block.start_timestamp_ms), (1, 1, true, 40));
+    let prefix = reader.map(1).unwrap().bytes(0, block.prefix_bytes).unwrap().to_vec();
+    assert_eq!(prefix.len(), 13 + 3 * 15 + METADATA.len() + AVC_HEADER.len() + AAC_HEADER.len());
+    assert_eq!(reader.start(), Some(Position { block: 1, offset: block.prefix_bytes }));
+    assert_eq!((reader.state(), reader.epoch(), reader.generation()), (State::Live, 1, 1));
+    assert_eq!(read_all(&reader).len(), 1);
+}
+
+#[test]
+fn blocks_roll_at_the_first_keyframe_after_the_minimum() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions { block_min_ms: 1_500, ..LogOptions::default() });
+    writer.begin_publish(at(0)).unwrap();
+    headers(&mut writer, 0);
+    publish(&mut writer, 0..100);
+    let reader = place.reader();
+    assert_eq!(reader.commit().block, 2);
+    let (one, two) = (reader.block(1).unwrap(), reader.block(2).unwrap());
+    assert_eq!((two.start_timestamp_ms, two.starts_with_keyframe, two.generation), (2_000, true, 1));
+    assert_eq!(two.cumulative_bytes, u64::from(one.final_bytes.unwrap() - one.prefix_bytes));
+    assert_eq!(two.final_bytes, None);
+    let file = place.root.stream_dir(&place.key).join("log/1.flv");
+    assert_eq!(std::fs::metadata(file).unwrap().len(), u64::from(one.final_bytes.unwrap()));
+    assert_eq!(reader.newest_keyframe().map(|k| k.block), Some(2));
+    let all = read_all(&reader);
+    assert_eq!(all.len(), 200);
+    assert!(all.iter().enumerate().all(|(index, sent)| sent.timestamp_ms == (index as u32 / 2) * 40 + (index as u32 % 2) * 5));
+    assert_eq!((writer.counters().records, writer.counters().keyframes, writer.counters().video), (200, 4, 100));
+    assert_eq!(writer.counters().bytes, reader.total_bytes());
+    writer.end_publish(at(4_000)).unwrap();
+    assert!(reader.block(2).unwrap().final_bytes.is_some());
+    assert_eq!((reader.state(), reader.ahead(reader.commit())), (State::Waiting, Ahead::Nothing));
+}
+
+#[test]
+fn blocks_without_keyframes_roll_by_time_and_by_size() {
+    let place = place();
+    let options = LogOptions { block_max_ms: 3_000, block_max_bytes: 70_000, ..LogOptions::default() };
+    let mut writer = place.writer(&options);
+    writer.begin_publish(at(0)).unwrap();
+    for frame in 0..100u64 {
+        writer.append(Video, frame as u32 * 40, &video(false, frame, 10), at(frame * 40)).unwrap();
+    }
+    writer.append(Video, 4_000, &video(false, 100, 69_000), at(4_000)).unwrap();
+    writer.append(Video, 4_040, &video(false, 101, 200_000), at(4_040)).unwrap();
+    writer.append(Video, 4_080, &video(false, 102, 10), at(4_080)).unwrap();
+    writer.commit(at(4_080)).unwrap();
+    let reader = place.reader();
+    let starts: Vec<_> =
+        (1..=reader.commit().block).map(|n| reader.block(n).unwrap()).map(|b| (b.start_timestamp_ms, b.starts_with_keyframe)).collect();
+    assert_eq!(starts, [(0, false), (3_000, false), (4_040, false), (4_080, false)]);
+    assert_eq!(reader.newest_keyframe(), None);
+    assert_eq!(reader.start().map(|p| p.block), Some(4));
+    assert_eq!(read_all(&reader).len(), 103);
+}
+
+#[test]
+fn audio_only_has_places_to_start_at_every_second() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions::default());
+    writer.begin_publish(at(0)).unwrap();
+    writer.append(Audio, 0, AAC_HEADER, at(0)).unwrap();
+    for frame in 0..500u64 {
+        writer.append(Audio, frame as u32 * 20, &audio(frame, 50), at(frame * 20)).unwrap();
+    }
+    writer.commit(at(10_000)).unwrap();
+    let reader = place.reader();
+    assert_eq!((writer.counters().keyframes, reader.commit().block), (10, 5));
+    assert!((1..=5).all(|n| reader.block(n).unwrap().starts_with_keyframe));
+    assert_eq!(reader.map(1).unwrap().bytes(0, 5).unwrap()[4], 4, "no video is promised");
+}
+
+#[test]
+fn a_changed_sequence_header_ends_the_block_and_a_repeated_one_is_dropped() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions::default());
+    writer.begin_publish(at(0)).unwrap();
+    headers(&mut writer, 0);
+    publish(&mut writer, 0..4);
+    headers(&mut writer, 160);
+    publish(&mut writer, 4..8);
+    let reader = place.reader();
+    assert_eq!((reader.commit().block, reader.generation()), (1, 1));
+    let other = [AVC_HEADER, &[9]].concat();
+    writer.append(Video, 320, &other, at(320)).unwrap();
+    publish(&mut writer, 8..12);
+    assert_eq!((reader.commit().block, reader.generation()), (2, 2));
+    assert_eq!((reader.block(1).unwrap().generation, reader.block(2).unwrap().generation), (1, 2));
+    assert!(!reader.block(2).unwrap().starts_with_keyframe);
+    assert_eq!(read_all(&reader).len(), 24);
+}
+
+#[test]
+fn changed_metadata_is_a_record_and_goes_to_later_prefixes() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions { block_min_ms: 900, ..LogOptions::default() });
+    writer.begin_publish(at(0)).unwrap();
+    headers(&mut writer, 0);
+    publish(&mut writer, 0..4);
+    let other = [METADATA, b"more"].concat();
+    writer.append(Data, 200, &other, at(200)).unwrap();
+    writer.append(Data, 200, b"\x02\x00\x0d@setDataFrame\x02\x00\x04onFI", at(200)).unwrap();
+    publish(&mut writer, 8..32);
+    let reader = place.reader();
+    let data: Vec<_> = read_all(&reader).into_iter().filter(|sent| sent.kind == Data).map(|sent| sent.payload).collect();
+    assert_eq!(data, [other.clone(), b"\x02\x00\x04onFI".to_vec()]);
+    let (one, two) = (reader.block(1).unwrap(), reader.block(2).unwrap());
+    assert_eq!((one.generation, two.generation, two.prefix_bytes), (1, 1, one.prefix_bytes + 4));
+}
+
+#[test]
+fn the_next_publisher_goes_on_in_numbers_time_and_generation() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions::default());
+    writer.begin_publish(at(0)).unwrap();
+    headers(&mut writer, 0);
+    publish(&mut writer, 0..5);
+    writer.end_stream(at(200)).unwrap();
+    let reader = place.reader();
+    assert_eq!((reader.state(), read_all(&reader).len()), (State::Ended, 10), "what was staged is committed");
+    let mut position = reader.commit();
+    drop(writer);
+
+    let mut writer = place.writer(&LogOptions::default());
+    assert_eq!(reader.state(), State::Ended);
+    writer.begin_publish(at(300)).unwrap();
+    headers(&mut writer, 300);
+    writer.append(Video, 77_000, &video(true, 100, 10), at(300)).unwrap();
+    writer.append(Video, 77_040, &video(false, 101, 10), at(300)).unwrap();
+    writer.commit(at(300)).unwrap();
+    assert_eq!((reader.epoch(), reader.block(2).unwrap().epoch, reader.generation()), (2, 2, 1), "the same headers, the same generation");
+    let mut times = Vec::new();
+    assert!(follow(&reader, &mut position, |record| times.push(record.header.timestamp_ms)));
+    assert_eq!(times, [185, 225]);
+
+    // Somebody takes the stream over without the former publisher's end.
+    writer.append(Video, 77_080, &video(false, 102, 10), at(310)).unwrap();
+    writer.begin_publish(at(320)).unwrap();
+    writer.append(Audio, 0, AAC_HEADER, at(320)).unwrap();
+    writer.append(Audio, 0, &audio(1, 1), at(320)).unwrap();
+    writer.commit(at(320)).unwrap();
+    assert_eq!((reader.epoch(), reader.generation(), reader.commit().block), (3, 2, 3));
+    times.clear();
+    assert!(follow(&reader, &mut position, |record| times.push(record.header.timestamp_ms)));
+    assert_eq!(times, [265, 285]);
+}
+
+#[test]
+fn old_blocks_go_by_age_and_by_budget_but_never_the_last_two() {
+    let place = place();
+    let options = LogOptions { block_min_ms: 900, keep_ms: 3_000, ..LogOptions::default() };
+    let mut writer = place.writer(&options);
+    writer.begin_publish(at(0)).unwrap();
+    headers(&mut writer, 0);
+    publish(&mut writer, 0..252);
+    let reader = place.reader();
+    assert_eq!((reader.commit().block, reader.oldest_block(), place.log_files()), (11, 8, (8..=11).collect()));
+    assert_eq!((reader.block(7), reader.ahead(Position { block: 7, offset: 50 })), (None, Ahead::Lost));
+    assert_eq!(reader.map(7).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(writer.evict(u64::MAX), 2);
+    assert_eq!((place.log_files(), writer.counters().evicted_blocks), (vec![10, 11], 9));
+    assert_eq!(writer.evict(u64::MAX), 0);
+    writer.end_publish(at(10_080)).unwrap();
+    assert_eq!(writer.evict(u64::MAX), 1);
+    assert_eq!(writer.evict(u64::MAX), 0);
+    assert_eq!((place.log_files(), reader.oldest_block()), (vec![11], 11));
+    drop(writer);
+
+    let mut writer = place.writer(&LogOptions { block_min_ms: 0, budget_bytes: 600_000, ..LogOptions::default() });
+    writer.begin_publish(at(20_000)).unwrap();
+    for frame in 0..100u64 {
+        writer.append(Video, frame as u32, &video(true, frame, 50_000), at(20_000)).unwrap();
+        writer.commit(at(20_000)).unwrap();
+        assert!(writer.file_bytes() <= 600_000);
+    }
+    assert_eq!(place.log_files().len(), 11);
+    assert_eq!(read_all(&reader).len(), 11);
+}
+
+#[test]
+fn the_table_never_overflows() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions { block_min_ms: 0, keep_ms: u64::MAX, ..LogOptions::default() });
+    writer.begin_publish(at(0)).unwrap();
+    for frame in 0..400u64 {
+        writer.append(Video, frame as u32, &video(true, frame, 1), at(0)).unwrap();
+        if frame % 8 == 7 {
+            writer.commit(at(0)).unwrap();
+        }
+    }
+    let reader = place.reader();
+    assert_eq!((reader.commit().block, reader.oldest_block(), place.log_files().len()), (400, 273, 128));
+    assert_eq!(read_all(&reader).len(), 128);
+    // Within one turn only so many blocks are made: keyframes then go on in one block, changing headers are refused.
+    for frame in 0..40u64 {
+        writer.append(Video, 400 + frame as u32, &video(true, frame, 1), at(0)).unwrap();
+    }
+    writer.commit(at(0)).unwrap();
+    assert_eq!(reader.commit().block, 416);
+    let mut flood = || {
+        for change in 0..40u8 {
+            writer.append(Video, 500, &[AVC_HEADER, &[change]].concat(), at(0))?;
+            writer.append(Video, 500, &video(true, 0, 1), at(0))?;
+        }
+        Ok(())
+    };
+    assert!(matches!(flood(), Err(AppendError::HeaderFlood)));
+    writer.commit(at(0)).unwrap();
+    writer.append(Video, 500, &video(true, 0, 1), at(0)).unwrap();
+    writer.commit(at(0)).unwrap();
+    assert_eq!((reader.commit().block, reader.oldest_block()), (433, 306));
+    // All blocks hold one record, except the one that the keyframes went on in.
+    assert_eq!(read_all(&reader).len(), 127 + 25);
+}
+
+#[test]
+fn one_writer_at_a_time() {
+    let place = place();
+    let writer = place.writer(&LogOptions::default());
+    let again = || Writer::open(&place.root, &place.key, &LogOptions::default(), at(0));
+    assert!(matches!(again(), Err(OpenError::Locked)));
+    assert!(matches!(dispose(&place.root, &place.key), Err(OpenError::Locked)));
+    drop(writer);
+    again().unwrap();
+}
+
+#[test]
+fn a_removed_stream_is_gone_for_new_readers_and_told_to_old_ones() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions::default());
+    writer.begin_publish(at(0)).unwrap();
+    publish(&mut writer, 0..8);
+    drop(writer);
+    let reader = place.reader();
+    let map = reader.map(1).unwrap();
+    assert_eq!(dispose(&place.root, &place.key).unwrap(), Disposal::Removed);
+    assert_eq!(dispose(&place.root, &place.key).unwrap(), Disposal::Absent);
+    assert_eq!(reader.state(), State::Disposed);
+    assert!(map.bytes(0, reader.commit().offset).is_some(), "what is mapped stays");
+    assert!(Reader::open(&place.root, &place.key).unwrap().is_none());
+    assert_eq!(place.root.keys().unwrap(), []);
+    let mut writer = place.writer(&LogOptions::default());
+    writer.begin_publish(at(0)).unwrap();
+    publish(&mut writer, 0..4);
+    assert_eq!((place.reader().commit().block, place.reader().epoch()), (1, 1));
+    assert!(reader.map(1).is_err(), "the old reader does not see the new log's blocks");
+}
+
+#[test]
+fn record_ends_are_found_from_anywhere() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions::default());
+    writer.begin_publish(at(0)).unwrap();
+    headers(&mut writer, 0);
+    publish(&mut writer, 0..40);
+    let reader = place.reader();
+    let (map, end) = (reader.map(1).unwrap(), reader.end_of(1).unwrap());
+    let mut ends = vec![map.prefix_bytes()];
+    let mut position = Position { block: 1, offset: map.prefix_bytes() };
+    follow(&reader, &mut position, |record| ends.push(ends.last().unwrap() + record.header.record_bytes() as u32));
+    for offset in 0..=end {
+        let wanted = ends.iter().copied().find(|e| *e >= offset);
+        assert_eq!(reader.record_end(&map, offset), wanted);
+    }
+    assert_eq!(reader.record_end(&map, end + 1), None);
+}
+
+#[test]
+fn hostile_payloads_and_times_do_no_harm() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions { block_max_bytes: 1 << 20, ..LogOptions::default() });
+    writer.begin_publish(at(0)).unwrap();
+    let too_long = vec![0x17; 1 << 24];
+    assert!(matches!(writer.append(Video, 0, &too_long, at(0)), Err(AppendError::TooLong { .. })));
+    for (kind, payload) in
+        [(Video, &b""[..]), (Audio, b""), (Data, b""), (Video, b"\x17"), (Video, b"\x9f"), (Audio, b"\x9f\xff"), (Data, b"\x02")]
+    {
+        for time in [0, u32::MAX, 1 << 31, 7, u32::MAX / 3] {
+            writer.append(kind, time, payload, at(5)).unwrap();
+        }
+        writer.commit(at(5)).unwrap();
+    }
+    writer.append(Video, 0, &too_long[1..], at(6)).unwrap();
+    // A header that is too long for prefixes is a record.
+    let mut long = AVC_HEADER.to_vec();
+    long.resize(100_000, 1);
+    writer.append(Video, 0, &long, at(7)).unwrap();
+    writer.commit(at(8)).unwrap();
+    assert_eq!(read_all(&place.reader()).len(), 35 + 2);
+    assert!(writer.counters().timestamp_corrections > 0);
+}
