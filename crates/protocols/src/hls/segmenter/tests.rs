@@ -1,0 +1,366 @@
+//! The segmenter with made-up records; those of real encoders are in `tests/segmenter_ffmpeg.rs`.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use RecordKind::{Audio, Data, Video};
+use proptest::prelude::*;
+
+const AVC: &[u8] = b"\x17\0\0\0\0\x01\x64\0\x1f\xff\xe1\0\x01\x67\x01\0\x01\x68";
+const AVC_OTHER: &[u8] = b"\x17\0\0\0\0\x01\x64\0\x20\xff\xe1\0\x02\x67\x01\x01\0\x01\x68";
+const KEY: &[u8] = b"\x17\x01\0\0\0\0\0\0\x02\x65k";
+const DELTA: &[u8] = b"\x27\x01\0\0\0\0\0\0\x02\x41d";
+const AAC: &[u8] = b"\xaf\0\x12\x10";
+const AAC_MONO: &[u8] = b"\xaf\0\x12\x08";
+const SOUND: &[u8] = b"\xaf\x01sound";
+const MP3: &[u8] = b"\x2f\xff\xfb";
+
+type Rec = (RecordKind, u32, &'static [u8]);
+
+/// A segmenter and what came out of it.
+struct Run {
+    segmenter: Segmenter,
+    segments: Vec<(SegmentInfo, Vec<u8>)>,
+    open: Vec<u8>,
+    unsupported: Vec<Codec>,
+    /// Indexes of the records that finished a segment.
+    opened_by: Vec<usize>,
+    fed: usize,
+}
+
+impl Run {
+    fn new(state: SegmenterState) -> Self {
+        let segmenter = Segmenter::new(SegmenterOptions::new(4000), state);
+        Self { segmenter, segments: Vec::new(), open: Vec::new(), unsupported: Vec::new(), opened_by: Vec::new(), fed: 0 }
+    }
+
+    fn fresh() -> Self {
+        Self::new(SegmenterState::new("v/live/a", 1))
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.segmenter.poll_output() {
+            match output {
+                SegmenterOutput::Started { number } => {
+                    assert_eq!(number, self.segments.last().map_or(number, |(info, _)| info.number + 1));
+                    assert!(self.open.is_empty(), "one segment at a time");
+                }
+                SegmenterOutput::Bytes(bytes) => self.open.extend_from_slice(&bytes),
+                SegmenterOutput::Finished(info) => {
+                    assert_eq!(SegmentInfo::of_segment(&self.open).as_ref(), Some(&info));
+                    self.segments.push((info, std::mem::take(&mut self.open)));
+                    self.opened_by.push(self.fed);
+                }
+                SegmenterOutput::Unsupported(codec) => self.unsupported.push(codec),
+            }
+        }
+    }
+
+    fn feed(&mut self, records: &[Rec]) -> &mut Self {
+        for &(kind, timestamp_ms, payload) in records {
+            self.segmenter.handle_record(kind, timestamp_ms, payload, 1_000_000 + u64::from(timestamp_ms));
+            self.drain();
+            self.fed += 1;
+        }
+        self
+    }
+
+    fn discontinuity(&mut self) -> &mut Self {
+        self.segmenter.discontinuity();
+        self.drain();
+        self
+    }
+
+    fn finish(&mut self) -> &mut Self {
+        self.segmenter.finish();
+        self.drain();
+        self
+    }
+
+    /// Start and length of each segment in milliseconds, "independent", "discontinuity".
+    fn cuts(&self) -> Vec<(u64, u64, bool, bool)> {
+        let cut =
+            |(info, _): &(SegmentInfo, Vec<u8>)| (info.media_start_90k / 90, info.duration_90k / 90, info.independent, info.discontinuity);
+        self.segments.iter().map(cut).collect()
+    }
+
+    /// PES packets of audio and of video in each segment.
+    fn frames(&self) -> Vec<(usize, usize)> {
+        let count = |bytes: &[u8], pid| bytes.chunks(188).filter(|p| p[1] == 0x41 && p[2] == pid).count();
+        self.segments.iter().map(|(_, bytes)| (count(bytes, 1), count(bytes, 0))).collect()
+    }
+}
+
+/// Both tracks from `from` to `to`: video every 40 ms with a keyframe every `group` ms, audio every 20 ms.
+fn both(from: u32, to: u32, group: u32) -> Vec<Rec> {
+    let mut records = Vec::new();
+    for time in (from..to).step_by(20) {
+        if (time - from).is_multiple_of(40) {
+            records.push((Video, time, if (time - from).is_multiple_of(group) { KEY } else { DELTA }));
+        }
+        records.push((Audio, time, SOUND));
+    }
+    records
+}
+
+const HEADERS: [Rec; 2] = [(Video, 0, AVC), (Audio, 0, AAC)];
+
+#[test]
+fn it_cuts_at_the_first_keyframe_after_a_fragment() {
+    let mut run = Run::fresh();
+    run.feed(&HEADERS).feed(&both(0, 13_000, 3000)).finish();
+    assert_eq!(run.cuts(), [(0, 6000, true, false), (6000, 6000, true, false), (12_000, 1000, true, false)]);
+    assert_eq!(run.frames(), [(300, 150), (300, 150), (50, 25)]);
+    let info = &run.segments[1].0;
+    assert_eq!((info.wall_start_ms, info.wall_end_ms), (1_006_000, 1_012_000));
+}
+
+#[test]
+fn without_keyframes_it_cuts_at_the_hard_maximum() {
+    let mut run = Run::fresh();
+    run.feed(&HEADERS).feed(&both(0, 25_000, 60_000)).finish();
+    assert_eq!(run.cuts(), [(0, 12_000, true, false), (12_000, 12_000, false, false), (24_000, 1000, false, false)]);
+}
+
+#[test]
+fn audio_alone_is_cut_at_the_fragment() {
+    let mut run = Run::fresh();
+    let sound: Vec<Rec> = (0..10_000).step_by(20).map(|time| (Audio, time, SOUND)).collect();
+    run.feed(&HEADERS[1..]).feed(&sound).finish();
+    assert_eq!(run.cuts(), [(0, 4000, true, false), (4000, 4000, true, false), (8000, 2000, true, false)]);
+}
+
+#[test]
+fn what_comes_before_the_first_keyframe_is_dropped() {
+    let mut records = both(0, 3000, 2000);
+    records.drain(..1); // joined just behind a keyframe
+    let mut run = Run::fresh();
+    run.feed(&HEADERS).feed(&records).finish();
+    // Audio of the last second before the keyframe is kept.
+    assert_eq!(run.cuts(), [(1000, 2000, true, false)]);
+    assert_eq!(run.frames(), [(100, 25)]);
+}
+
+#[test]
+fn early_audio_comes_after_the_keyframe() {
+    let mut run = Run::fresh();
+    run.feed(&[(Audio, 0, AAC), (Audio, 0, SOUND), (Audio, 20, SOUND), (Video, 40, AVC), (Video, 40, KEY)]).finish();
+    assert_eq!(run.frames(), [(2, 1)]);
+    let info = &run.segments[0].0;
+    assert_eq!((info.media_start_90k, info.wall_start_ms), (0, 1_000_000));
+    let pids: Vec<u8> = run.segments[0].1.chunks(188).filter(|p| p[1] == 0x41).map(|p| p[2]).collect();
+    assert_eq!(pids, [0, 1, 1]);
+}
+
+#[test]
+fn mp3_is_waited_for_because_no_header_announces_it() {
+    let mut run = Run::fresh();
+    run.feed(&[(Video, 0, AVC), (Video, 0, KEY), (Video, 40, DELTA), (Audio, 30, MP3), (Video, 80, DELTA), (Audio, 56, MP3)]).finish();
+    assert_eq!(run.cuts().len(), 1);
+    assert_eq!(run.frames(), [(2, 3)]);
+}
+
+#[test]
+fn a_discontinuity_ends_the_segment_and_is_counted_once() {
+    let mut run = Run::fresh();
+    run.feed(&HEADERS).feed(&both(0, 1000, 1000)).discontinuity().discontinuity().feed(&both(1500, 2500, 1000)).finish();
+    assert_eq!(run.cuts(), [(0, 1000, true, false), (1500, 1000, true, true)]);
+    assert_eq!(run.segments[1].0.discontinuity_sequence, 1);
+}
+
+#[test]
+fn a_publisher_that_comes_back_without_audio_is_announced_without() {
+    let mut run = Run::fresh();
+    let video: Vec<Rec> = both(1000, 4000, 1000).into_iter().filter(|record| record.0 == Video).collect();
+    run.feed(&HEADERS).feed(&both(0, 1000, 1000)).discontinuity().feed(&video).finish();
+    assert_eq!(run.cuts(), [(0, 1000, true, false), (1000, 3000, true, true)]);
+    assert_eq!(run.segments[1].1[188 + 4 + 3], 18, "length of a PMT with one stream");
+}
+
+#[test]
+fn a_new_video_configuration_takes_effect_at_its_keyframe() {
+    let mut run = Run::fresh();
+    run.feed(&HEADERS).feed(&both(0, 2000, 2000)).feed(&[(Video, 0, AVC), (Video, 0, AVC_OTHER)]).feed(&both(2000, 3000, 1000)).finish();
+    assert_eq!(run.cuts(), [(0, 2000, true, false), (2000, 1000, true, true)]);
+}
+
+#[test]
+fn a_keyframe_that_steps_back_does_not_overlap_the_segment_before() {
+    let mut run = Run::fresh();
+    run.feed(&HEADERS).feed(&both(0, 5000, 1000)).feed(&[(Video, 0, AVC_OTHER), (Video, 3990, KEY)]).feed(&both(4000, 5000, 2000)).finish();
+    assert_eq!(run.cuts(), [(0, 4000, true, false), (4000, 0, true, false), (4000, 1000, true, true)]);
+}
+
+#[test]
+fn a_new_audio_configuration_waits_for_the_next_keyframe() {
+    let mut run = Run::fresh();
+    let records = both(0, 3000, 1000);
+    run.feed(&HEADERS).feed(&records[..10]).feed(&[(Audio, 0, AAC_MONO)]).feed(&records[10..]).finish();
+    assert_eq!(run.cuts(), [(0, 1000, true, false), (1000, 2000, true, true)]);
+    assert_eq!(run.frames().iter().map(|(audio, _)| audio).sum::<usize>(), 150, "no audio is lost");
+}
+
+#[test]
+fn video_that_appears_or_disappears_makes_another_program() {
+    let mut run = Run::fresh();
+    let sound = |from: u32, to: u32| (from..to).step_by(20).map(|time| (Audio, time, SOUND)).collect::<Vec<Rec>>();
+    run.feed(&HEADERS[1..]).feed(&sound(0, 2000)).feed(&HEADERS[..1]).feed(&both(2000, 3000, 1000)).feed(&sound(3000, 30_000)).finish();
+    // Video appears at 2 s; it is gone for all of the segment that starts at 14 s, so that from 26 s on it is audio alone.
+    let expected = [(0, 2000, true, false), (2000, 12_000, true, true), (14_000, 12_000, false, false), (26_000, 4000, true, true)];
+    assert_eq!(run.cuts(), expected);
+}
+
+#[test]
+fn a_jump_of_the_timestamps_is_a_discontinuity() {
+    let mut run = Run::fresh();
+    run.feed(&HEADERS).feed(&both(0, 2000, 1000)).feed(&both(3_600_000, 3_602_000, 1000)).feed(&both(100_000, 102_000, 1000)).finish();
+    assert_eq!(run.cuts(), [(0, 2000, true, false), (3_600_000, 2000, true, true), (100_000, 2000, true, true)]);
+}
+
+#[test]
+fn timestamps_that_jump_to_and_fro_make_few_segments() {
+    let mut run = Run::fresh();
+    run.feed(&HEADERS);
+    for _ in 0..1000 {
+        run.feed(&[(Video, 0, KEY), (Audio, 1 << 30, SOUND), (Video, 1 << 30, KEY), (Audio, 0, SOUND)]);
+    }
+    assert!(run.finish().segments.len() < 4000 / MIN_FRAMES_BEFORE_JUMP as usize, "{}", run.segments.len());
+}
+
+#[test]
+fn timestamps_wrap_without_a_seam() {
+    let mut run = Run::fresh();
+    let start = u32::MAX - 4999;
+    let records: Vec<Rec> =
+        both(0, 13_000, 1000).into_iter().map(|(kind, time, payload)| (kind, start.wrapping_add(time), payload)).collect();
+    run.feed(&HEADERS).feed(&records).finish();
+    let start = u64::from(start);
+    assert_eq!(
+        run.cuts().iter().map(|cut| (cut.0 - start, cut.1)).collect::<Vec<_>>(),
+        [(0, 4000), (4000, 4000), (8000, 4000), (12_000, 1000)]
+    );
+}
+
+#[test]
+fn other_codecs_are_told_of_once_and_the_rest_goes_on() {
+    let mut run = Run::fresh();
+    let sound: Vec<Rec> = (0..2000).step_by(20).flat_map(|time| [(Video, time, &b"\x91hvc1"[..]), (Audio, time, SOUND)]).collect();
+    run.feed(&HEADERS[1..]).feed(&[(Data, 0, b"\x02")]).feed(&sound).finish();
+    assert_eq!(run.unsupported, [Codec::FourCc(*b"hvc1")]);
+    assert_eq!(run.frames(), [(100, 0)]);
+}
+
+#[test]
+fn a_broken_frame_costs_itself_only() {
+    let mut records = both(0, 2000, 1000);
+    records.insert(20, (Video, 777_777_777, b"\x17\x01\0\0\0\xff\xff\xff\xff\x65"));
+    let mut run = Run::fresh();
+    run.feed(&HEADERS).feed(&records).finish();
+    assert_eq!(run.cuts(), [(0, 2000, true, false)]);
+    assert_eq!(run.frames(), [(100, 50)]);
+}
+
+fn record() -> impl Strategy<Value = Rec> {
+    let payload = prop::sample::select(vec![
+        (Video, AVC),
+        (Video, KEY),
+        (Video, KEY),
+        (Video, DELTA),
+        (Video, DELTA),
+        (Video, DELTA),
+        (Audio, SOUND),
+        (Audio, SOUND),
+        (Audio, SOUND),
+        (Audio, AAC),
+        (Audio, MP3),
+        (Video, AVC_OTHER),
+        (Audio, AAC_MONO),
+        (Data, b"\x02"),
+        (Video, b"\x91hvc1"),
+    ]);
+    (payload, 0_u32..3000).prop_map(|((kind, payload), step)| (kind, step, payload))
+}
+
+/// Mostly ordinary streams: steps become timestamps, and now and then something odd is among them.
+fn stream() -> impl Strategy<Value = Vec<Rec>> {
+    let odd = prop::collection::vec((0_usize..400, record(), any::<u32>()), 0..6);
+    (prop::sample::select(vec![200_u32, 1000, 2000, 5000, 60_000]), any::<u32>(), 0_u32..20_000, odd).prop_map(
+        |(group, start, length, odd)| {
+            let mut records: Vec<Rec> = HEADERS.to_vec();
+            records.extend(both(0, length, group).into_iter().map(|(kind, time, payload)| (kind, start.wrapping_add(time), payload)));
+            for (at, (kind, step, payload), jump) in odd {
+                let time = if jump % 8 == 0 { jump } else { start.wrapping_add(step) };
+                records.insert(at.min(records.len()), (kind, time, payload));
+            }
+            records
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_restart_at_any_segment_gives_the_same_bytes(records in stream(), break_at in prop::option::of(0_usize..1000)) {
+        let break_at = break_at.map(|at| at.min(records.len()));
+        let mut whole = Run::fresh();
+        let mut states = Vec::new();
+        for (index, record) in records.iter().enumerate() {
+            if break_at == Some(index) {
+                whole.discontinuity();
+            }
+            whole.feed(&[*record]);
+            while states.len() < whole.segments.len() {
+                states.push(whole.segmenter.state().clone());
+            }
+        }
+        whole.finish();
+        // Only the newest state of each record can be had from outside; a record that finishes two segments leaves one.
+        for (index, state) in states.iter().enumerate() {
+            let from = whole.opened_by[index];
+            if whole.opened_by.get(index + 1) == Some(&from) || state.next_number != whole.segments[index].0.number + 1 {
+                continue;
+            }
+            let mut again = Run::new(postcard::from_bytes(&postcard::to_allocvec(state).unwrap()).unwrap());
+            for (at, record) in records.iter().enumerate().skip(from) {
+                if break_at == Some(at) && at > from {
+                    again.discontinuity();
+                }
+                again.feed(&[*record]);
+            }
+            again.finish();
+            prop_assert_eq!(&again.segments[..], &whole.segments[index + 1..], "restarted after segment {}", index + 1);
+        }
+    }
+
+    #[test]
+    fn durations_add_up_and_counters_go_on(records in stream()) {
+        let mut run = Run::fresh();
+        run.feed(&records).finish();
+        let mut counters = std::collections::HashMap::new();
+        let mut end = None;
+        for (info, bytes) in &run.segments {
+            prop_assert_eq!(info.duration_90k, info.media_end_90k - info.media_start_90k);
+            if !info.discontinuity {
+                prop_assert!(end.is_none_or(|end| end == info.media_start_90k));
+            }
+            end = Some(info.media_end_90k);
+            prop_assert_eq!(bytes.len() % 188, 0);
+            for packet in bytes.chunks(188).filter(|packet| packet[1] & 0x1f != 0x1f) {
+                let counter = packet[3] & 15;
+                let before = counters.insert((packet[1] & 0x1f, packet[2]), counter);
+                prop_assert!(before.is_none_or(|before| (before + 1) & 15 == counter));
+            }
+        }
+    }
+
+    #[test]
+    fn no_records_make_it_panic(records in prop::collection::vec((any::<bool>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..24), record()), 0..200)) {
+        let mut run = Run::fresh();
+        for (video, timestamp, payload, (kind, _, known)) in records {
+            run.segmenter.handle_record(if video { Video } else { Audio }, timestamp, &payload, 0);
+            run.segmenter.handle_record(kind, timestamp, known, u64::MAX);
+            run.drain();
+        }
+        run.discontinuity().finish();
+    }
+}

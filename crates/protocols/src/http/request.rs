@@ -1,0 +1,209 @@
+//! A parsed request, and what can be wrong with one.
+//!
+//! Only what the media ports use is kept of a head; the rest is checked and forgotten.
+
+use super::range::ByteRange;
+use super::response::Status;
+use super::target;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The most header fields a request may have; more is answered with 431.
+const MAX_FIELDS: usize = 96;
+
+/// The methods of the media ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// HEAD: answered like GET, without the body.
+    Head,
+    /// OPTIONS: a browser's preflight.
+    Options,
+}
+
+/// A request, ready to be routed and answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// What to do.
+    pub method: Method,
+    /// The path, percent-decoded once: valid UTF-8 without control characters and dot segments, starts with `/`; or `*`.
+    pub path: String,
+    /// The query as it was sent, without the `?`; empty if there was none.
+    pub query: String,
+    /// The authority of the target or of the `Host` header, port included.
+    pub host: Option<String>,
+    /// Whether the client means to send another request on this connection.
+    pub keep_alive: bool,
+    /// The byte range asked for; `None` if none was, or one that has to be ignored.
+    pub range: Option<ByteRange>,
+    /// Bytes of a body that follows the head, already discarded when the request is handed out.
+    pub(super) body_bytes: u64,
+}
+
+/// What is malformed about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// The head is not HTTP/1.x.
+    Syntax,
+    /// The target is of no known form.
+    Target,
+    /// The path holds a control character or a dot segment.
+    Path,
+    /// The path's percent-encoding is broken, or is not UTF-8.
+    PathEncoding,
+    /// No host where one is needed, several, or an impossible one.
+    Host,
+    /// A transfer encoding where no body belongs: a shape of request smuggling.
+    TransferEncoding,
+    /// A content length that is no number, or several.
+    ContentLength,
+}
+
+/// Why a connection's bytes are not a request that can be served. The connection is answered with [`HttpError::status`] and closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HttpError {
+    /// 400.
+    BadRequest(Fault),
+    /// 405: a method other than GET, HEAD and OPTIONS.
+    Method,
+    /// 413: a longer body than is read and thrown away.
+    BodyTooLarge,
+    /// 417: the client wants to be asked for its body.
+    Expectation,
+    /// 431: the head exceeds its limit, or has too many fields.
+    HeadTooLarge,
+    /// 505: not HTTP/1.0 or 1.1.
+    Version,
+}
+
+impl HttpError {
+    /// What to answer.
+    pub fn status(self) -> Status {
+        match self {
+            Self::BadRequest(_) => Status::BAD_REQUEST,
+            Self::Method => Status::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge => Status::CONTENT_TOO_LARGE,
+            Self::Expectation => Status::EXPECTATION_FAILED,
+            Self::HeadTooLarge => Status::HEAD_TOO_LARGE,
+            Self::Version => Status::VERSION_NOT_SUPPORTED,
+        }
+    }
+}
+
+impl fmt::Display for HttpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BadRequest(Fault::Syntax) => "the request head is malformed",
+            Self::BadRequest(Fault::Target) => "the request target is malformed",
+            Self::BadRequest(Fault::Path) => "the path holds a control character or a dot segment",
+            Self::BadRequest(Fault::PathEncoding) => "the path's percent-encoding is broken or not UTF-8",
+            Self::BadRequest(Fault::Host) => "the Host header is missing, repeated or malformed",
+            Self::BadRequest(Fault::TransferEncoding) => "a transfer encoding is not accepted here",
+            Self::BadRequest(Fault::ContentLength) => "the content length is malformed or repeated",
+            Self::Method => "only GET, HEAD and OPTIONS are served here",
+            Self::BodyTooLarge => "the request body is too long",
+            Self::Expectation => "no request body is wanted here",
+            Self::HeadTooLarge => "the request head is too long",
+            Self::Version => "only HTTP/1.0 and HTTP/1.1 are served here",
+        })
+    }
+}
+
+impl std::error::Error for HttpError {}
+
+impl From<Fault> for HttpError {
+    fn from(fault: Fault) -> Self {
+        Self::BadRequest(fault)
+    }
+}
+
+/// The fields of a head that matter here, gathered in one pass.
+#[derive(Default)]
+struct Fields {
+    host: Option<String>,
+    content_length: Option<u64>,
+    close: bool,
+    keep_alive: bool,
+    range: Option<ByteRange>,
+    conditional_range: bool,
+}
+
+/// Parses a whole head, blank line included.
+pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut fields);
+    match parsed.parse(head) {
+        Ok(httparse::Status::Complete(bytes)) if bytes == head.len() => {}
+        Ok(_) => return Err(Fault::Syntax.into()),
+        Err(httparse::Error::TooManyHeaders) => return Err(HttpError::HeadTooLarge),
+        Err(httparse::Error::Version) => return Err(HttpError::Version),
+        Err(_) => return Err(Fault::Syntax.into()),
+    }
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(Fault::Syntax.into());
+    };
+    let method = match method {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "OPTIONS" => Method::Options,
+        _ => return Err(HttpError::Method),
+    };
+    let fields = gather(parsed.headers)?;
+    let target = target::parse(target)?;
+    if fields.host.is_none() && minor == 1 {
+        return Err(Fault::Host.into());
+    }
+    if target.path == "*" && method != Method::Options {
+        return Err(Fault::Target.into());
+    }
+    Ok(Request {
+        method,
+        path: target.path,
+        query: target.query,
+        host: target.authority.or(fields.host).filter(|host| !host.is_empty()),
+        keep_alive: !fields.close && (minor == 1 || fields.keep_alive),
+        range: fields.range.filter(|_| method == Method::Get && !fields.conditional_range),
+        body_bytes: fields.content_length.unwrap_or(0),
+    })
+}
+
+fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
+    let mut fields = Fields::default();
+    for header in headers {
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        if is("transfer-encoding") {
+            return Err(Fault::TransferEncoding.into());
+        } else if is("expect") {
+            return Err(HttpError::Expectation);
+        } else if is("host") {
+            let host = std::str::from_utf8(header.value).map_err(|_| Fault::Host)?;
+            if fields.host.is_some() || !(host.is_empty() || target::is_authority(host)) {
+                return Err(Fault::Host.into());
+            }
+            fields.host = Some(host.to_owned());
+        } else if is("content-length") {
+            if fields.content_length.is_some() {
+                return Err(Fault::ContentLength.into());
+            }
+            fields.content_length = Some(content_length(header.value).ok_or(Fault::ContentLength)?);
+        } else if is("connection") {
+            for token in header.value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                fields.close |= token.eq_ignore_ascii_case(b"close");
+                fields.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+            }
+        } else if is("range") {
+            fields.range = std::str::from_utf8(header.value).ok().and_then(ByteRange::parse);
+        } else if is("if-range") {
+            // No validators are given out, so the condition cannot hold: the whole file is sent (RFC 9110 section 13.1.5).
+            fields.conditional_range = true;
+        }
+    }
+    Ok(fields)
+}
+
+/// Digits and nothing else: a sign, a list, or 2^64 - 1 and beyond (no body is that long) are refused.
+fn content_length(value: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(value).ok().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))?;
+    digits.parse().ok().filter(|length| *length < u64::MAX)
+}

@@ -1,0 +1,294 @@
+//! Writes one program: PAT and PMT, a PES packet per video and audio frame, PCR, continuity counters.
+//!
+//! Times come in as 90 kHz ticks that never wrap and go out modulo 2^33, all moved by [`START_90K`]. Frames go out in the order
+//! in which they come. The state that goes on from segment to segment is a plain value.
+
+use super::aac::{AdtsConfig, MAX_FRAME_BYTES};
+use super::avc::AvcConfig;
+use super::packet::{UnitStart, write_unit};
+use super::tables::{Elementary, PAT_PID, PMT_PID, pat, pmt};
+use serde::{Deserialize, Serialize};
+
+/// Added to every timestamp, so that neither the clock reference nor a negative composition time goes below zero: 10 s.
+pub const START_90K: u64 = 900_000;
+/// How far the clock reference runs ahead of decoding: 0.7 s, which is also how far audio may come behind video.
+const PCR_LEAD_90K: u64 = 63_000;
+/// A frame may be shown at most this long before its FLV decoding time (negative composition time): 2 s.
+const MAX_DECODE_LEAD_90K: u64 = 180_000;
+/// The longest MP3 payload: what a PES packet's 16-bit length can say, less its header's 8 bytes after that field.
+pub const MAX_MP3_BYTES: usize = u16::MAX as usize - 8;
+
+const VIDEO_PID: u16 = 0x100;
+const AUDIO_PID: u16 = 0x101;
+const VIDEO_STREAM_ID: u8 = 0xe0;
+const AUDIO_STREAM_ID: u8 = 0xc0;
+const STREAM_TYPE_H264: u8 = 0x1b;
+const TIMESTAMP_MASK: u64 = (1 << 33) - 1;
+
+/// An audio codec that the muxer carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AudioKind {
+    /// ADTS, stream type 0x0F.
+    Aac,
+    /// MPEG-1 or MPEG-2 audio, stream type 0x03.
+    Mp3,
+}
+
+/// What the PMT announces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// H.264 video, which then also carries the clock reference.
+    pub video: bool,
+    /// The audio, if any.
+    pub audio: Option<AudioKind>,
+}
+
+/// One video frame as FLV carries it.
+#[derive(Clone, Copy, Debug)]
+pub struct VideoFrame<'a> {
+    /// Decoding time in 90 kHz ticks, not wrapped.
+    pub dts_90k: u64,
+    /// Presentation less decoding time in milliseconds; 24 bits, may be negative.
+    pub composition_ms: i32,
+    /// A decoder can start with it.
+    pub keyframe: bool,
+    /// NAL units behind length fields.
+    pub units: &'a [u8],
+}
+
+/// What goes on from one segment to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MuxerState {
+    pat_counter: u8,
+    pmt_counter: u8,
+    video_counter: u8,
+    audio_counter: u8,
+    pmt_version: u8,
+    program: Option<Program>,
+    /// How much earlier than FLV says frames are decoded, because a composition time was negative.
+    decode_lead_90k: u64,
+}
+
+/// Writes packets; see the module's head.
+#[derive(Debug, Default)]
+pub struct Muxer {
+    state: MuxerState,
+    /// The PES packet that is being put together; kept for its capacity.
+    pes: Vec<u8>,
+}
+
+impl Muxer {
+    /// Goes on from `state`.
+    pub fn new(state: MuxerState) -> Self {
+        Self { state, pes: Vec::new() }
+    }
+
+    /// What another muxer needs to go on from here.
+    pub fn state(&self) -> &MuxerState {
+        &self.state
+    }
+
+    /// Writes PAT and PMT. To be called at the start of every segment; a different program gets a new PMT version.
+    pub fn write_tables(&mut self, out: &mut Vec<u8>, program: Program) {
+        if self.state.program.is_some_and(|before| before != program) {
+            self.state.pmt_version = (self.state.pmt_version + 1) & 31;
+        }
+        self.state.program = Some(program);
+        let video = program.video.then_some(Elementary { stream_type: STREAM_TYPE_H264, pid: VIDEO_PID });
+        let audio = program.audio.map(|kind| {
+            let stream_type = match kind {
+                AudioKind::Aac => 0x0f,
+                AudioKind::Mp3 => 0x03,
+            };
+            Elementary { stream_type, pid: AUDIO_PID }
+        });
+        let streams: Vec<_> = video.into_iter().chain(audio).collect();
+        let pcr_pid = if program.video { VIDEO_PID } else { AUDIO_PID };
+        write_unit(out, PAT_PID, &mut self.state.pat_counter, UnitStart::default(), &padded(pat()));
+        let pmt = padded(pmt(self.state.pmt_version, pcr_pid, &streams));
+        write_unit(out, PMT_PID, &mut self.state.pmt_counter, UnitStart::default(), &pmt);
+    }
+
+    /// Writes a frame that `config` accepts ([`AvcConfig::accepts`]).
+    pub fn write_video(&mut self, out: &mut Vec<u8>, config: &AvcConfig, frame: VideoFrame<'_>) {
+        let (pts, dts) = self.video_times(frame.dts_90k, frame.composition_ms);
+        self.start_pes(VIDEO_STREAM_ID, pts, dts);
+        config.write_access_unit(&mut self.pes, frame.units, frame.keyframe);
+        self.close_pes();
+        let start = UnitStart { random_access: frame.keyframe, pcr_90k: Some(clock_reference(dts)) };
+        write_unit(out, VIDEO_PID, &mut self.state.video_counter, start, &self.pes);
+    }
+
+    /// Writes a raw AAC frame of at most [`MAX_FRAME_BYTES`] bytes; a longer one is left out.
+    pub fn write_aac(&mut self, out: &mut Vec<u8>, config: AdtsConfig, time_90k: u64, frame: &[u8]) {
+        if frame.len() <= MAX_FRAME_BYTES {
+            self.write_audio(out, time_90k, &config.header(frame.len()), frame);
+        }
+    }
+
+    /// Writes MP3 frames of at most [`MAX_MP3_BYTES`] bytes together; more are left out.
+    pub fn write_mp3(&mut self, out: &mut Vec<u8>, time_90k: u64, frames: &[u8]) {
+        if frames.len() <= MAX_MP3_BYTES {
+            self.write_audio(out, time_90k, &[], frames);
+        }
+    }
+
+    /// One PES packet per frame: its time is exact, at the price of some stuffing.
+    fn write_audio(&mut self, out: &mut Vec<u8>, time_90k: u64, header: &[u8], frame: &[u8]) {
+        let pts = time_90k.saturating_add(START_90K);
+        self.start_pes(AUDIO_STREAM_ID, pts, pts);
+        self.pes.extend_from_slice(header);
+        self.pes.extend_from_slice(frame);
+        self.close_pes();
+        let carries_clock = self.state.program.is_none_or(|program| !program.video);
+        let start = UnitStart { random_access: carries_clock, pcr_90k: carries_clock.then(|| clock_reference(pts)) };
+        write_unit(out, AUDIO_PID, &mut self.state.audio_counter, start, &self.pes);
+    }
+
+    /// PTS and DTS, moved but not wrapped. A transport stream cannot decode a frame after it is shown, so the first negative
+    /// composition time moves all decoding times from then on, back over the last ones once; presentation times stay what
+    /// the encoder said. Moving them from the start for all streams would cost every player a delay.
+    fn video_times(&mut self, dts_90k: u64, composition_ms: i32) -> (u64, u64) {
+        let composition = i64::from(composition_ms) * 90;
+        if composition < 0 {
+            self.state.decode_lead_90k = self.state.decode_lead_90k.max(composition.unsigned_abs()).min(MAX_DECODE_LEAD_90K);
+        }
+        let base = dts_90k.saturating_add(START_90K);
+        let pts = base.saturating_add_signed(composition.max(-(MAX_DECODE_LEAD_90K as i64)));
+        (pts, base.saturating_sub(self.state.decode_lead_90k).min(pts))
+    }
+
+    /// Begins a PES packet (ISO/IEC 13818-1 section 2.4.3.6) with its length still open.
+    fn start_pes(&mut self, stream_id: u8, pts: u64, dts: u64) {
+        self.pes.clear();
+        self.pes.extend_from_slice(&[0, 0, 1, stream_id, 0, 0, 0x84]); // data_alignment_indicator
+        if pts == dts {
+            self.pes.extend_from_slice(&[0x80, 5]);
+            self.pes.extend_from_slice(&timestamp(2, pts));
+        } else {
+            self.pes.extend_from_slice(&[0xc0, 10]);
+            self.pes.extend_from_slice(&timestamp(3, pts));
+            self.pes.extend_from_slice(&timestamp(1, dts));
+        }
+    }
+
+    /// Fills in the length; a video packet too long for 16 bits says 0, which is allowed for video only.
+    fn close_pes(&mut self) {
+        let length = u16::try_from(self.pes.len() - 6).unwrap_or(0);
+        self.pes[4..6].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+fn clock_reference(dts: u64) -> u64 {
+    dts.saturating_sub(PCR_LEAD_90K) & TIMESTAMP_MASK
+}
+
+/// A timestamp with its marker bits; `prefix` is 2 for a lone PTS, 3 for a PTS before a DTS, 1 for a DTS.
+fn timestamp(prefix: u8, ticks: u64) -> [u8; 5] {
+    let ticks = ticks & TIMESTAMP_MASK;
+    [prefix << 4 | (ticks >> 29) as u8 & 0x0e | 1, (ticks >> 22) as u8, (ticks >> 14) as u8 | 1, (ticks >> 7) as u8, (ticks << 1) as u8 | 1]
+}
+
+/// A section is padded with 0xFF behind it, not with an adaptation field, because some players read no other tables.
+fn padded(mut section: Vec<u8>) -> Vec<u8> {
+    section.resize(super::PACKET_BYTES - 4, 0xff);
+    section
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BOTH: Program = Program { video: true, audio: Some(AudioKind::Aac) };
+
+    fn avc() -> AvcConfig {
+        AvcConfig::parse(b"\x01\x64\0\x1f\xff\xe1\0\x01\x67\x01\0\x01\x68").unwrap()
+    }
+
+    fn read_timestamp(bytes: &[u8]) -> u64 {
+        let b: Vec<u64> = bytes[..5].iter().map(|&b| u64::from(b)).collect();
+        assert!(b[0] & b[2] & b[4] & 1 == 1, "marker bits");
+        (b[0] >> 1 & 7) << 30 | b[1] << 22 | (b[2] >> 1) << 15 | b[3] << 7 | b[4] >> 1
+    }
+
+    /// PES packets by PID, with continuity checked on the way.
+    fn pes_of(out: &[u8], pid: u16) -> Vec<Vec<u8>> {
+        let (mut all, mut counter): (Vec<Vec<u8>>, Option<u8>) = (Vec::new(), None);
+        for packet in out.chunks(188).filter(|p| u16::from_be_bytes([p[1] & 0x1f, p[2]]) == pid) {
+            assert_eq!(counter.replace(packet[3] & 15).map_or(packet[3] & 15, |c| (c + 1) & 15), packet[3] & 15);
+            let skip = if packet[3] & 0x20 != 0 { 5 + usize::from(packet[4]) } else { 4 };
+            if packet[1] & 0x40 != 0 {
+                all.push(Vec::new());
+            }
+            all.last_mut().unwrap().extend_from_slice(&packet[skip..]);
+        }
+        all
+    }
+
+    #[test]
+    fn times_wrap_at_33_bits() {
+        let mut muxer = Muxer::default();
+        let mut out = Vec::new();
+        muxer.write_tables(&mut out, BOTH);
+        let dts_90k = (1 << 33) - START_90K - 1;
+        muxer.write_video(&mut out, &avc(), VideoFrame { dts_90k, composition_ms: 40, keyframe: true, units: b"\0\0\0\x01\x65" });
+        let pes = pes_of(&out, VIDEO_PID);
+        assert_eq!(read_timestamp(&pes[0][9..]), 3599);
+        assert_eq!(read_timestamp(&pes[0][14..]), (1 << 33) - 1);
+    }
+
+    #[test]
+    fn a_negative_composition_time_moves_decoding_not_presentation() {
+        let mut muxer = Muxer::default();
+        let mut shown = Vec::new();
+        for (frame, composition_ms) in [(0, 0), (1, 40), (2, -40), (3, 0)] {
+            let (pts, dts) = muxer.video_times(frame * 3600, composition_ms);
+            assert!(dts <= pts);
+            shown.push((pts - START_90K) / 3600);
+        }
+        assert_eq!(shown, [0, 2, 1, 3]);
+        assert_eq!(muxer.video_times(4 * 3600, 0).1, START_90K + 3 * 3600);
+    }
+
+    #[test]
+    fn a_new_program_has_a_new_version() {
+        let mut muxer = Muxer::default();
+        let versions = [BOTH, BOTH, Program { video: true, audio: None }].map(|program| {
+            let mut out = Vec::new();
+            muxer.write_tables(&mut out, program);
+            out[188 + 4 + 6] >> 1 & 31
+        });
+        assert_eq!(versions, [0, 0, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn lengths_and_counters_are_right(frames in prop::collection::vec((any::<bool>(), any::<u64>(), any::<i32>(), 0_usize..70_000), 1..20)) {
+            let mut muxer = Muxer::default();
+            let (mut out, mut sent) = (Vec::new(), (0, 0));
+            muxer.write_tables(&mut out, BOTH);
+            for (video, time, cts, bytes) in frames {
+                muxer = Muxer::new(muxer.state().clone());
+                if video {
+                    let units = [&(bytes as u32).to_be_bytes()[..], &vec![0x65; bytes]].concat();
+                    let frame = VideoFrame { dts_90k: time, composition_ms: cts >> 8, keyframe: time % 2 == 0, units: &units };
+                    muxer.write_video(&mut out, &avc(), frame);
+                    sent.0 += 1;
+                } else if bytes <= MAX_MP3_BYTES {
+                    muxer.write_mp3(&mut out, time, &vec![0xff; bytes]);
+                    sent.1 += 1;
+                }
+            }
+            for (pid, count) in [(VIDEO_PID, sent.0), (AUDIO_PID, sent.1), (PAT_PID, 1), (PMT_PID, 1)] {
+                let all = pes_of(&out, pid);
+                prop_assert_eq!(all.len(), count);
+                for pes in all.iter().filter(|_| pid == VIDEO_PID || pid == AUDIO_PID) {
+                    let length = usize::from(u16::from_be_bytes([pes[4], pes[5]]));
+                    prop_assert!(length == pes.len() - 6 || (length == 0 && pes.len() > 65_541 && pid == VIDEO_PID));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Cutting a PES packet or a table section into transport stream packets (ISO/IEC 13818-1 section 2.4.3).
+//!
+//! It never keeps bytes: whoever calls owns the output and the continuity counter.
+
+/// Bytes of a transport stream packet.
+pub const PACKET_BYTES: usize = 188;
+/// Bytes of a packet after its four-byte header.
+const BODY_BYTES: usize = PACKET_BYTES - 4;
+
+const SYNC: u8 = 0x47;
+const UNIT_START: u8 = 0x40;
+const HAS_ADAPTATION: u8 = 0x20;
+const HAS_PAYLOAD: u8 = 0x10;
+const RANDOM_ACCESS: u8 = 0x40;
+const PCR_PRESENT: u8 = 0x10;
+
+/// What the first packet of a unit says in its adaptation field.
+#[derive(Clone, Copy, Default)]
+pub(super) struct UnitStart {
+    /// A decoder can start here.
+    pub random_access: bool,
+    /// Program clock reference, in 90 kHz ticks (33 bits are used, the 27 MHz extension is 0).
+    pub pcr_90k: Option<u64>,
+}
+
+impl UnitStart {
+    /// Flags and PCR of the adaptation field; empty if the field is not needed.
+    fn adaptation(self) -> ([u8; 7], usize) {
+        let mut field = [0; 7];
+        field[0] = if self.random_access { RANDOM_ACCESS } else { 0 };
+        let Some(pcr) = self.pcr_90k else {
+            return (field, usize::from(self.random_access));
+        };
+        field[0] |= PCR_PRESENT;
+        // Section 2.4.3.4: 33 bits of base, 6 reserved ones, 9 bits of extension.
+        let bits = (pcr & 0x1_ffff_ffff) << 15 | 0x7e00;
+        field[1..].copy_from_slice(&bits.to_be_bytes()[2..]);
+        (field, field.len())
+    }
+}
+
+/// Appends the packets that carry `unit`, whose first byte starts a PES packet or a pointer field and section.
+/// The last packet is filled up with stuffing in the adaptation field.
+pub(super) fn write_unit(out: &mut Vec<u8>, pid: u16, counter: &mut u8, start: UnitStart, unit: &[u8]) {
+    out.reserve(unit.len() / (BODY_BYTES - 8) * PACKET_BYTES + 2 * PACKET_BYTES);
+    let (field, mut field_bytes) = start.adaptation();
+    let mut unit_start = UNIT_START;
+    let mut rest = unit;
+    while !rest.is_empty() {
+        let room = BODY_BYTES - if field_bytes > 0 { 1 + field_bytes } else { 0 };
+        let (payload, after) = rest.split_at(rest.len().min(room));
+        let stuffed = payload.len() < BODY_BYTES;
+        let [pid_high, pid_low] = pid.to_be_bytes();
+        let control = HAS_PAYLOAD | if stuffed { HAS_ADAPTATION } else { 0 } | (*counter & 0x0f);
+        out.extend_from_slice(&[SYNC, unit_start | (pid_high & 0x1f), pid_low, control]);
+        if stuffed {
+            write_adaptation(out, &field[..field_bytes], BODY_BYTES - payload.len());
+        }
+        out.extend_from_slice(payload);
+        *counter = (*counter + 1) & 0x0f;
+        (rest, unit_start, field_bytes) = (after, 0, 0);
+    }
+}
+
+/// Writes an adaptation field of exactly `bytes` bytes, its length byte included.
+fn write_adaptation(out: &mut Vec<u8>, field: &[u8], bytes: usize) {
+    let end = out.len() + bytes;
+    out.push((bytes - 1) as u8);
+    out.extend_from_slice(field);
+    if field.is_empty() && bytes > 1 {
+        out.push(0); // no flag set
+    }
+    out.resize(end, 0xff);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_length_comes_back_whole(bytes in 1_usize..800, random_access: bool, pcr in prop::option::of(any::<u64>()), first in 0_u8..16) {
+            let unit: Vec<u8> = (0..bytes).map(|i| i as u8).collect();
+            let (mut out, mut counter) = (Vec::new(), first);
+            write_unit(&mut out, 0x101, &mut counter, UnitStart { random_access, pcr_90k: pcr }, &unit);
+            prop_assert_eq!(out.len() % PACKET_BYTES, 0);
+            let mut read = Vec::new();
+            for (index, packet) in out.chunks(PACKET_BYTES).enumerate() {
+                prop_assert_eq!(packet[0], 0x47);
+                prop_assert_eq!(packet[1] & 0x40 != 0, index == 0);
+                prop_assert_eq!(u16::from_be_bytes([packet[1] & 0x1f, packet[2]]), 0x101);
+                prop_assert_eq!(usize::from(packet[3] & 15), (usize::from(first) + index) % 16);
+                let field = if packet[3] & 0x20 != 0 { 1 + usize::from(packet[4]) } else { 0 };
+                if index == 0 && pcr.is_some() {
+                    let base = u64::from_be_bytes(packet[4..12].try_into().expect("eight bytes")) << 16 >> 31;
+                    prop_assert_eq!(Some(base), pcr.map(|p| p & 0x1_ffff_ffff));
+                }
+                if index == 0 && random_access {
+                    prop_assert_eq!(packet[5] & 0x40, 0x40);
+                }
+                read.extend_from_slice(&packet[4 + field..]);
+            }
+            prop_assert_eq!(usize::from(counter), (usize::from(first) + out.len() / PACKET_BYTES) % 16);
+            prop_assert_eq!(read, unit);
+        }
+    }
+}
