@@ -1,0 +1,281 @@
+//! `braidcast check`: reads the configuration and looks at the machine, one line for each finding. Starts nothing and leaves nothing behind.
+
+use super::ports::who_listens;
+use super::print;
+use super::serve::ConfigArgs;
+use crate::config::{self, Config, Size};
+use crate::front;
+use crate::status::instance;
+use braidcast_sys::{file, limits, net};
+use clap::Args;
+use std::fmt::Write;
+use std::fs::OpenOptions;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Less room than this in the shared directory is worth a warning: 20 s of ten streams of 10 Mbit/s, without their segments.
+const SMALL_DIRECTORY: Size = Size::mib(256);
+
+#[derive(Args)]
+#[command(after_help = "\
+Each finding is a line that begins with ok, warn or error. The exit code is 1 if there is an error.
+
+Examples:
+  braidcast check
+  braidcast check -c /etc/braidcast.toml
+  braidcast check --http 127.0.0.1:8081 --set log.budget=2GiB
+  braidcast check --print > /etc/braidcast.toml")]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print the configuration that takes effect, every key of it, and look at nothing else
+    #[arg(long)]
+    print: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Warn,
+    Error,
+}
+
+#[derive(Default)]
+struct Findings(Vec<(Verdict, String)>);
+
+impl Findings {
+    fn add(&mut self, verdict: Verdict, finding: impl Into<String>) {
+        self.0.push((verdict, finding.into()));
+    }
+
+    fn failed(&self) -> bool {
+        self.0.iter().any(|(verdict, _)| *verdict == Verdict::Error)
+    }
+
+    fn text(&self) -> String {
+        let mut out = String::new();
+        for (verdict, finding) in &self.0 {
+            let word = match verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warn => "warn",
+                Verdict::Error => "error",
+            };
+            writeln!(out, "{word:<6} {finding}").expect("writing to a string does not fail");
+        }
+        out
+    }
+}
+
+pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let sources = args.config.sources()?;
+    if args.print {
+        print(&config::load(&sources)?.config.to_toml())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut findings = Findings::default();
+    match config::load(&sources) {
+        Ok(loaded) => {
+            let name = sources.file.as_ref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
+            findings.add(Verdict::Ok, format!("configuration: {name}"));
+            for warning in &loaded.warnings {
+                findings.add(Verdict::Warn, format!("configuration: {warning}"));
+            }
+            machine(&loaded.config, &mut findings);
+        }
+        Err(problems) => {
+            for problem in &problems.0 {
+                findings.add(Verdict::Error, format!("configuration: {problem}"));
+            }
+        }
+    }
+    print(&findings.text())?;
+    Ok(if findings.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn machine(config: &Config, findings: &mut Findings) {
+    let running = instance::lock_holder(&config.server.shared_dir);
+    if let Some(pid) = running {
+        findings.add(Verdict::Warn, format!("instance: one runs with this shared directory (pid {pid})"));
+    }
+    for (section, addresses) in [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen)] {
+        if addresses.is_empty() {
+            findings.add(Verdict::Warn, format!("{section}: listens nowhere"));
+        }
+        for address in addresses {
+            port(section, *address, running, findings);
+        }
+    }
+    for id in 1..=config.workers() {
+        if let Some(sub_port) = config.sub_port(id) {
+            port(&format!("worker {id}"), ([127, 0, 0, 1], sub_port).into(), running, findings);
+        }
+    }
+    shared_directory(config, findings);
+    state_directory(&config.server.state_dir, running, findings);
+    descriptors(config, findings);
+}
+
+fn port(what: &str, address: SocketAddr, running: Option<u32>, findings: &mut Findings) {
+    let error = match net::listen(address, 1, true, true) {
+        Ok(_) => return findings.add(Verdict::Ok, format!("{what}: {address} is free")),
+        Err(error) => error,
+    };
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let holder = who_listens(address);
+            let ours = holder.as_ref().is_some_and(|holder| Some(holder.pid) == running);
+            let verdict = if ours { Verdict::Warn } else { Verdict::Error };
+            let holder = holder.map_or("a process that cannot be seen from here".to_owned(), |holder| holder.to_string());
+            findings.add(verdict, format!("{what}: {address} is taken by {holder}"));
+        }
+        io::ErrorKind::PermissionDenied => {
+            findings.add(Verdict::Error, format!("{what}: {address}: this user may not listen there ({error})"))
+        }
+        // A machine without IPv6 serves IPv4 all the same, if nobody asked for a certain address.
+        _ if address.is_ipv6() && address.ip().is_unspecified() => {
+            findings.add(Verdict::Warn, format!("{what}: {address}: no IPv6 here ({error})"));
+        }
+        _ => findings.add(Verdict::Error, format!("{what}: {address}: {error}")),
+    }
+}
+
+fn shared_directory(config: &Config, findings: &mut Findings) {
+    let directory = &config.server.shared_dir;
+    let name = format!("shared_dir {}", directory.display());
+    let existing = match writable(directory) {
+        Ok(existing) => existing,
+        Err(fault) => return findings.add(Verdict::Error, format!("{name}: {fault}")),
+    };
+    let system = match file::file_system(existing) {
+        Ok(system) => system,
+        Err(error) => return findings.add(Verdict::Error, format!("{name}: {error}")),
+    };
+    match (system.is_tmpfs, config.server.allow_disk) {
+        (true, _) => {}
+        (false, true) => findings.add(Verdict::Warn, format!("{name}: not in memory (not tmpfs), as allow_disk allows")),
+        (false, false) => {
+            let message = format!("{name}: not in memory (not tmpfs); choose a directory in /dev/shm, or set [server] allow_disk = true");
+            return findings.add(Verdict::Error, message);
+        }
+    }
+    let size = Some(system.total_bytes).filter(|bytes| *bytes != 0);
+    let allowed = [size, limits::cgroup_memory_max()].into_iter().flatten().min();
+    let Some(allowed) = allowed else { return findings.add(Verdict::Ok, format!("{name}: no limit on its size")) };
+    let shown = format!("{name}: {} in all, {} free", in_mib(allowed), in_mib(system.free_bytes.min(allowed)));
+    if allowed < SMALL_DIRECTORY.bytes() {
+        findings.add(
+            Verdict::Warn,
+            format!("{shown}: that is small (in a container: --shm-size, in Kubernetes: an emptyDir with medium Memory)"),
+        );
+    } else {
+        findings.add(Verdict::Ok, shown);
+    }
+    if config.log.budget.bytes() > allowed {
+        findings.add(Verdict::Error, format!("[log] budget = {} is more than there is: {}", config.log.budget, in_mib(allowed)));
+    }
+}
+
+fn state_directory(directory: &Path, running: Option<u32>, findings: &mut Findings) {
+    let name = format!("state_dir {}", directory.display());
+    if let Some(pid) = instance::state_lock_holder(directory).filter(|pid| Some(*pid) != running) {
+        let message = format!("{name}: another instance uses it (pid {pid}): give this one its own, with --state-dir");
+        return findings.add(Verdict::Error, message);
+    }
+    match writable(directory).map(file::file_system) {
+        Ok(Ok(system)) if system.is_tmpfs => {
+            findings.add(Verdict::Warn, format!("{name}: in memory: after a reboot segment numbers begin at 1 again"));
+        }
+        Ok(_) => findings.add(Verdict::Ok, name),
+        Err(fault) => findings.add(Verdict::Error, format!("{name}: {fault}")),
+    }
+}
+
+fn descriptors(config: &Config, findings: &mut Findings) {
+    let wanted = front::descriptors_wanted(config);
+    // The limit that is raised is this process's own, and ends with it.
+    match limits::raise_rlimit_nofile(wanted) {
+        Ok(limit) if limit.soft >= wanted => {
+            findings.add(Verdict::Ok, format!("descriptors: {wanted} can be had for {} connections", config.limits.connections))
+        }
+        result => {
+            let soft = result.unwrap_or(limits::rlimit_nofile()).soft;
+            let message = format!(
+                "descriptors: only {soft}, but [limits] connections = {} needs {wanted} (ulimit -n, LimitNOFILE)",
+                config.limits.connections
+            );
+            findings.add(Verdict::Warn, message);
+        }
+    }
+}
+
+/// The directory itself, or the nearest one above it that is there, if files can be made in it.
+fn writable(directory: &Path) -> Result<&Path, String> {
+    let existing = directory.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    if !existing.is_dir() {
+        return Err(format!("{} is not a directory", existing.display()));
+    }
+    let probe = existing.join(format!(".braidcast-check-{}", std::process::id()));
+    let made = OpenOptions::new().write(true).create_new(true).open(&probe);
+    made.and_then(|_| std::fs::remove_file(&probe))
+        .map_err(|error| format!("this user cannot write in {} ({error})", existing.display()))?;
+    Ok(existing)
+}
+
+fn in_mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn text_of(config: &Config) -> (String, bool) {
+        let mut findings = Findings::default();
+        machine(config, &mut findings);
+        (findings.text(), findings.failed())
+    }
+
+    fn quiet(directory: &Path) -> Config {
+        let mut config = Config::default();
+        config.rtmp.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.http.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.api.listen = vec!["127.0.0.1:0".parse().unwrap()];
+        config.limits.connections = 10;
+        config.server.shared_dir = directory.join("shared");
+        config.server.state_dir = directory.join("state");
+        config
+    }
+
+    #[test]
+    fn a_taken_port_names_its_holder() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let mut config = quiet(directory.path());
+        assert!(!text_of(&config).1, "{}", text_of(&config).0);
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        config.http.listen = vec![taken.local_addr().unwrap()];
+        let (text, failed) = text_of(&config);
+        assert!(failed);
+        assert!(text.contains(&format!("error  http: {} is taken by ", taken.local_addr().unwrap())), "{text}");
+        assert!(text.contains(&format!("(pid {})", std::process::id())), "{text}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_shared_directory_on_a_disk_is_refused_unless_allowed() {
+        let mut config = quiet(Path::new("/dev/shm"));
+        config.server.shared_dir = "/proc/self".into();
+        assert!(text_of(&config).0.contains("error  shared_dir /proc/self: this user cannot write in /proc/self"));
+        let disk = std::env::current_dir().unwrap();
+        if file::file_system(&disk).unwrap().is_tmpfs {
+            return;
+        }
+        config.server.shared_dir = disk.join("shared");
+        assert!(text_of(&config).1);
+        config.server.allow_disk = true;
+        assert!(!text_of(&config).1, "{}", text_of(&config).0);
+    }
+}

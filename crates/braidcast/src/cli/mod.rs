@@ -1,0 +1,106 @@
+//! The command line: which commands there are, what they are told, what they print. No command's work is done here.
+
+mod check;
+mod index;
+mod ports;
+mod serve;
+mod status;
+
+use crate::config;
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::process::ExitCode;
+
+pub use ports::who_listens;
+pub use serve::ServeOptions;
+
+#[derive(Parser)]
+#[command(
+    name = "braidcast",
+    version,
+    about = "A live streaming server that uses every core of a machine.",
+    after_help = "\
+Examples:
+  braidcast serve                             listen on RTMP 1935, HTTP 8080, API 1985
+  braidcast serve -c braidcast.toml --workers 4
+  braidcast check -c braidcast.toml           say what would be wrong, start nothing
+  braidcast status                            what a running server is doing
+
+Push:  ffmpeg -re -i film.mp4 -c copy -f flv rtmp://HOST/live/name
+Watch: http://HOST:8080/live/name.flv, http://HOST:8080/live/name.m3u8, rtmp://HOST/live/name"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server: a front and its workers.
+    Serve(serve::ServeArgs),
+    /// One of the server's workers; started by the front alone.
+    #[command(hide = true)]
+    Worker(serve::WorkerArgs),
+    /// Say what is wrong with a configuration and with the machine for it, and start nothing.
+    Check(check::CheckArgs),
+    /// Say what an instance is doing
+    Status(status::StatusArgs),
+    /// Make an index from the segments of a stream.
+    #[command(subcommand)]
+    Index(index::IndexCommand),
+    /// Measure servers, this one and others, on this machine.
+    #[command(subcommand)]
+    Bench(braidcast_bench::cli::Command),
+    /// Print the reference of the configuration, as Markdown.
+    ConfigDocs,
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            // Each problem of a configuration is a line of its own.
+            for line in format!("{error:#}").lines() {
+                eprintln!("braidcast: {line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::run(args),
+        Command::Worker(args) => serve::run_worker(&args),
+        Command::Check(args) => check::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Index(command) => Ok(index::run(command)),
+        Command::Bench(command) => braidcast_bench::cli::run(command),
+        Command::ConfigDocs => {
+            print(&config::markdown())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

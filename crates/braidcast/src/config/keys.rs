@@ -1,0 +1,247 @@
+//! The table of all keys: what they mean, their defaults and what they may be. Nothing else says so a second time.
+
+use super::table::section;
+use super::units::{Size, Span};
+use super::value::choice;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// The most workers there can be: the descriptors of their doorbells travel in one message (`SCM_MAX_FD` of the kernel is 253).
+pub const MAX_WORKERS: u16 = 253;
+
+section! {
+    /// The instance: its processes, its directories, its log.
+    Server {
+        /// How many workers there are. 0: one for each core that the process may use.
+        workers: u16 = 0, in 0..=MAX_WORKERS;
+        /// First port of the workers' own sub-ports: worker *i* also listens on this port + *i* − 1, on loopback, for RTMP and HTTP alike.
+        /// A connection that comes in there stays in that worker. 0: no sub-ports.
+        worker_base_port: u16 = 0, in 0..=65_535;
+        /// The directory in memory through which the processes share streams. Every instance needs one of its own.
+        shared_dir: PathBuf = PathBuf::from("/dev/shm/braidcast");
+        /// Whether `shared_dir` may be on something else than tmpfs. It will wear a disk out, and stall when the disk stalls.
+        allow_disk: bool = false;
+        /// What becomes of the shared directory when the server ends: `"keep"` leaves segments, indexes and counters for the next start.
+        on_exit: OnExit = OnExit::Keep;
+        /// A directory that outlives a reboot. It keeps the next segment number of each stream, so that a number is never used twice.
+        state_dir: PathBuf = PathBuf::from("/var/lib/braidcast");
+        /// How long the workers go on by themselves when the front is gone, before they end in order.
+        front_grace: Span = Span::secs(60), in Span::ms(0)..=Span::secs(3_600);
+        /// How long workers may take to end in order when the server is stopped; then they are killed.
+        stop_grace: Span = Span::secs(5), in Span::ms(0)..=Span::secs(600);
+        /// The virtual hosts that there are; a client that names another one gets the default one. Empty: every virtual host that a client names.
+        vhosts: Vec<String> = Vec::new();
+        /// The least important log lines that are written.
+        log_level: LogLevel = LogLevel::Info;
+    }
+}
+
+section! {
+    /// RTMP, for publishers and viewers.
+    Rtmp {
+        /// Addresses to listen on. A port alone means all addresses, IPv4 and IPv6; port 0 takes a free one; an empty list turns RTMP off.
+        listen: Vec<SocketAddr> = everywhere(1_935);
+    }
+}
+
+section! {
+    /// HTTP for viewers: HTTP-FLV, HLS, the web page.
+    Http {
+        /// Addresses to listen on, as in `[rtmp]`; an empty list turns HTTP off.
+        listen: Vec<SocketAddr> = everywhere(8_080);
+        /// Whether `/` shows the page with the live streams and a player for each.
+        page: bool = true;
+    }
+}
+
+section! {
+    /// The HTTP API, for operators. It asks for no password: keep it on loopback, or behind something that does.
+    Api {
+        /// Addresses to listen on, as in `[rtmp]`; an empty list turns the API off.
+        listen: Vec<SocketAddr> = loopback(1_985);
+    }
+}
+
+section! {
+    /// Publishers.
+    Publish {
+        /// What happens when somebody publishes a stream that is being published: `"refuse"` the newcomer, or `"replace"` the holder.
+        /// A newcomer from the holder's address with the same stream parameters always replaces it: that is an encoder that lost its connection.
+        on_duplicate: OnDuplicate = OnDuplicate::Refuse;
+        /// A publisher that sent nothing for so long may be replaced by anybody.
+        silent_after: Span = Span::secs(3), in Span::ms(100)..=Span::secs(3_600);
+    }
+}
+
+section! {
+    /// Viewers.
+    Play {
+        /// How long somebody who plays a stream that nobody publishes waits for it, before "not found".
+        play_wait: Span = Span::secs(10), in Span::ms(0)..=Span::secs(600);
+        /// How long viewers stay, and the HLS index stays open, when a publisher is gone. If it is back in time the stream goes on.
+        reconnect_grace: Span = Span::secs(15), in Span::ms(0)..=Span::secs(3_600);
+        /// A viewer that is so far behind is jumped to the newest keyframe.
+        max_lag: Span = Span::secs(10), in Span::ms(500)..=Span::secs(600);
+        /// A viewer that lacks so many bytes is jumped to the newest keyframe.
+        max_lag_bytes: Size = Size::mib(32), in Size::kib(64)..=Size::mib(4_096);
+        /// How long frames may be gathered, so that several go to a viewer with one send. More costs delay, less costs CPU. 0: send at once.
+        flush_interval: Span = Span::ms(5), in Span::ms(0)..=Span::secs(1);
+    }
+}
+
+section! {
+    /// Which worker serves whom.
+    Placement {
+        /// Where a publisher goes: `"weighted"` shares publishers out by the workers' weights, `"even"` gives each worker as many,
+        /// `"measured"` takes the CPU time that the workers have to spare as their weights.
+        publish: PublishPolicy = PublishPolicy::Weighted;
+        /// Where a viewer goes: `"least-loaded"` is the worker with the fewest connections, `"fewest-publish-slots"` the one with the
+        /// least room for publishers, so that the room stays where it is.
+        play: PlayPolicy = PlayPolicy::LeastLoaded;
+        /// How many publishers the server takes in all; the next one is refused. 0: no limit but those of the workers.
+        max_publishers: u32 = 0, in 0..=1_000_000;
+    }
+}
+
+section! {
+    /// The stream logs in the shared directory.
+    Log {
+        /// A block ends at the first keyframe after so long.
+        block_min: Span = Span::secs(2), in Span::ms(100)..=Span::secs(60);
+        /// A block ends after so long, keyframe or not.
+        block_max: Span = Span::secs(10), in Span::ms(100)..=Span::secs(600);
+        /// A block ends at this size, keyframe or not.
+        block_max_bytes: Size = Size::mib(32), in Size::kib(64)..=Size::mib(1_024);
+        /// How much of a stream is kept for viewers that lag and for takeovers. What is older goes, block by block.
+        keep: Span = Span::secs(20), in Span::ms(500)..=Span::secs(3_600);
+        /// How many bytes the log of one stream may hold; its oldest blocks go first.
+        stream_budget: Size = Size::mib(256), in Size::mib(1)..=Size::mib(65_536);
+        /// How many bytes logs and segments may hold in all. Old ones go in the order of their age, and new publishers are refused before it is
+        /// full. 0: 80 % of what the directory's file system and the memory limit of the container allow.
+        budget: Size = Size::new(0), in Size::new(0)..=Size::mib(16 << 20);
+    }
+}
+
+section! {
+    /// HLS segments and indexes, in the shared directory.
+    Hls {
+        /// Whether streams are cut into segments.
+        enabled: bool = true;
+        /// A segment ends at the first keyframe after so long.
+        fragment: Span = Span::secs(4), in Span::ms(500)..=Span::secs(60);
+        /// How much of the stream the live index lists.
+        window: Span = Span::secs(60), in Span::secs(2)..=Span::secs(86_400);
+        /// How long after its end a stream's directory stays.
+        hls_dispose: Span = Span::secs(120), in Span::ms(0)..=Span::secs(7 * 86_400);
+        /// How long segments stay, for indexes by time.
+        retention: Span = Span::secs(300), in Span::secs(2)..=Span::secs(7 * 86_400);
+    }
+}
+
+section! {
+    /// What clients may do at most. Each refusal is logged with the client's address, and counted.
+    Limits {
+        /// Open connections in all.
+        connections: u32 = 20_000, in 1..=1_000_000;
+        /// Open connections from one address, over all workers.
+        connections_per_address: u32 = 4_096, in 1..=1_000_000;
+        /// Connections that wait to be passed to a worker.
+        pending_connections: u32 = 1_024, in 1..=65_536;
+        /// How long the RTMP handshake, or the head of an HTTP request, may take.
+        handshake: Span = Span::secs(10), in Span::ms(100)..=Span::secs(300);
+        /// How long after the handshake a client may take to publish or play.
+        first_packet: Span = Span::secs(20), in Span::ms(100)..=Span::secs(300);
+        /// How long a connection may be silent: a publisher that sends nothing, a viewer that takes nothing, an HTTP connection between requests.
+        idle: Span = Span::secs(60), in Span::ms(500)..=Span::secs(3_600);
+        /// The longest RTMP message.
+        message_bytes: Size = Size::mib(16), in Size::kib(64)..=Size::new(0xff_ffff + 1);
+        /// RTMP chunk streams of one connection.
+        chunk_streams: u32 = 64, in 4..=65_600;
+        /// Bytes of RTMP messages of one connection that were announced and have not all come.
+        unfinished_message_bytes: Size = Size::mib(32), in Size::kib(64)..=Size::mib(1_024);
+        /// How deep AMF values may be nested.
+        amf_depth: u32 = 32, in 2..=128;
+        /// The longest vhost, app or stream name, in bytes.
+        name_bytes: u32 = 80, in 1..=80;
+        /// The longest head of an HTTP request, in bytes.
+        http_head_bytes: u32 = 16_384, in 512..=1_048_576;
+    }
+}
+
+section! {
+    /// A worker that differs from the others: one `[[worker]]` for each. Workers that are not named have the defaults.
+    Worker {
+        /// Which worker, from 1.
+        id: u16 = 0, in 1..=MAX_WORKERS;
+        /// How many publishers it takes; past it they go elsewhere, or are refused. 0: no limit.
+        max_publishers: u32 = 0, in 0..=1_000_000;
+        /// Its share of the publishers, in proportion to the other workers' weights. 0: `max_publishers` is its weight, or 1 if that is 0 too.
+        weight: u32 = 0, in 0..=1_000_000;
+    }
+}
+
+choice! {
+    /// What becomes of the shared directory at the end.
+    OnExit {
+        /// It stays.
+        Keep = "keep",
+        /// It is deleted.
+        Remove = "remove",
+    }
+}
+
+choice! {
+    /// What a second publisher of a stream meets.
+    OnDuplicate {
+        /// It is refused.
+        Refuse = "refuse",
+        /// It takes the stream over.
+        Replace = "replace",
+    }
+}
+
+choice! {
+    /// How publishers are shared out.
+    PublishPolicy {
+        /// By weights.
+        Weighted = "weighted",
+        /// To each worker as many.
+        Even = "even",
+        /// By CPU time to spare.
+        Measured = "measured",
+    }
+}
+
+choice! {
+    /// How viewers are shared out.
+    PlayPolicy {
+        /// To the worker with the fewest connections.
+        LeastLoaded = "least-loaded",
+        /// To the worker with the least room for publishers.
+        FewestPublishSlots = "fewest-publish-slots",
+    }
+}
+
+choice! {
+    /// The least important lines that are logged.
+    LogLevel {
+        /// What failed.
+        Error = "error",
+        /// What an operator must act on.
+        Warn = "warn",
+        /// What happened to streams and processes.
+        Info = "info",
+        /// What happened to connections.
+        Debug = "debug",
+        /// Every packet.
+        Trace = "trace",
+    }
+}
+
+fn everywhere(port: u16) -> Vec<SocketAddr> {
+    vec![(IpAddr::from(Ipv4Addr::UNSPECIFIED), port).into(), (IpAddr::from(Ipv6Addr::UNSPECIFIED), port).into()]
+}
+
+fn loopback(port: u16) -> Vec<SocketAddr> {
+    vec![(IpAddr::from(Ipv4Addr::LOCALHOST), port).into(), (IpAddr::from(Ipv6Addr::LOCALHOST), port).into()]
+}

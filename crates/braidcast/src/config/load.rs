@@ -1,0 +1,239 @@
+//! Puts the layers on top of each other: defaults, file, environment, flags. Reports everything that is wrong at once.
+
+use super::check::contradictions;
+use super::file::{Assignment, assignments};
+use super::problem::{Origin, Problem, Problems};
+use super::table::{Rejected, Section};
+use super::value::Raw;
+use super::{Config, MAX_WORKERS, WORKER, Worker, sections};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// How every variable begins that sets a key.
+pub(super) const PREFIX: &str = "BRAIDCAST_";
+
+/// Variables that begin so and set no key.
+pub(super) const OTHER_VARIABLES: &[(&str, &str)] = &[
+    ("BRAIDCAST_CONFIG", "the configuration file, if `-c` names none"),
+    ("BRAIDCAST_LOG", "log levels by module, as in `info,braidcast::front=debug`; goes before `log_level`"),
+    ("BRAIDCAST_BIN", "tests only: the server's program"),
+    ("BRAIDCAST_KILL_POINT", "tests only: where the process kills itself"),
+];
+
+/// Variables that begin so are left to the tests and the bench.
+pub(super) const OTHER_PREFIXES: &[&str] = &["BRAIDCAST_TEST_", "BRAIDCAST_BENCH_"];
+
+/// What a configuration is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// The environment; variables that do not begin with `BRAIDCAST_` are ignored.
+    pub environment: Vec<(String, String)>,
+    /// Flags: how it was given (for messages), `section.key`, value.
+    pub flags: Vec<(String, String, String)>,
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// It.
+    pub config: Config,
+    /// What is odd about it.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads and checks all layers; the error holds all that is wrong with any of them.
+pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    let mut loader = Loader::default();
+    if let Some(path) = &sources.file {
+        match std::fs::read_to_string(path) {
+            Ok(text) => loader.file(path, &text),
+            Err(error) => loader.problems.add(Origin::file(path, 0), format!("cannot be read: {error}")),
+        }
+    }
+    let mut environment = sources.environment.clone();
+    environment.sort();
+    for (name, value) in &environment {
+        loader.variable(name, value);
+    }
+    for (flag, path, value) in &sources.flags {
+        loader.path(Origin::Flag(flag.clone()), path, value);
+    }
+    loader.finish()
+}
+
+#[derive(Default)]
+struct Loader {
+    config: Config,
+    /// Who set a key last, for contradictions. Of `[[worker]]` the last one.
+    origins: HashMap<(String, String), Origin>,
+    problems: Problems,
+}
+
+impl Loader {
+    fn file(&mut self, path: &std::path::Path, text: &str) {
+        // With the heading's place, and whether an id was written at all, right or wrong.
+        let mut workers: Vec<(Worker, Origin, bool)> = Vec::new();
+        for Assignment { section, index, key, raw, origin } in assignments(path, text, &mut self.problems) {
+            if keys_of(&section).is_none() {
+                if key.is_none() {
+                    self.unknown_section(origin, &section);
+                }
+                continue;
+            }
+            let Some(key) = key else {
+                match (section == WORKER, index.is_some()) {
+                    (true, true) => workers.push((Worker::default(), origin, false)),
+                    (true, false) => self.problems.add(origin, "[worker] is written [[worker]], once for each worker"),
+                    (false, true) => self.problems.add(origin, format!("[[{section}]] is written [{section}], and is there only once")),
+                    (false, false) => {}
+                }
+                continue;
+            };
+            match (section == WORKER, index) {
+                (true, Some(index)) => {
+                    let Some((worker, _, has_id)) = workers.get_mut(index) else { continue };
+                    *has_id |= key == "id";
+                    let result = worker.set(&key, &raw);
+                    self.note(origin, &section, &key, &raw, result);
+                }
+                (false, None) => self.assign(origin, &section, &key, &raw),
+                // The heading was reported.
+                _ => {}
+            }
+        }
+        for (worker, origin, has_id) in workers {
+            if !has_id {
+                self.problems.add(origin, format!("[[worker]] without an id; allowed: 1 to {MAX_WORKERS}"));
+            }
+            self.config.worker.push(worker);
+        }
+    }
+
+    fn variable(&mut self, name: &str, value: &str) {
+        let known = |(other, _): &(&str, &str)| *other == name;
+        let Some(rest) = name.strip_prefix(PREFIX) else { return };
+        if OTHER_VARIABLES.iter().any(known) || OTHER_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+            return;
+        }
+        let origin = Origin::Environment(name.to_owned());
+        if let Some((id, key)) =
+            rest.strip_prefix("WORKER_").and_then(|rest| rest.split_once('_')).filter(|(id, _)| id.parse::<u16>().is_ok())
+        {
+            return self.path(origin, &format!("{WORKER}.{id}.{}", key.to_lowercase()), value);
+        }
+        let found = sections().into_iter().filter(|(section, ..)| *section != WORKER).find_map(|(section, _, keys)| {
+            let key = keys.iter().find(|key| variable_name(section, key.name) == name)?.name;
+            Some((section, key))
+        });
+        match found {
+            Some((section, key)) => self.assign(origin, section, key, &Raw::Bare(value.to_owned())),
+            None => {
+                let names = variable_names();
+                let names: Vec<&str> = names.iter().map(String::as_str).chain(OTHER_VARIABLES.iter().map(|(name, _)| *name)).collect();
+                self.problems.add(origin, format!("no such setting; {}", suggestion(name, &names, str::to_owned)));
+            }
+        }
+    }
+
+    /// Sets `section.key`, or `worker.ID.key`.
+    fn path(&mut self, origin: Origin, path: &str, value: &str) {
+        let raw = Raw::Bare(value.to_owned());
+        let parts: Vec<&str> = path.split('.').collect();
+        match parts[..] {
+            [WORKER, id, key] => match id.parse() {
+                Ok(id @ 1..=MAX_WORKERS) => {
+                    let known = self.config.worker.iter().position(|worker| worker.id == id);
+                    let index = known.unwrap_or_else(|| {
+                        self.config.worker.push(Worker { id, ..Worker::default() });
+                        self.config.worker.len() - 1
+                    });
+                    let result = self.config.worker[index].set(key, &raw);
+                    self.note(origin, WORKER, key, &raw, result);
+                }
+                _ => self.problems.add(origin, format!("{id:?} is no worker's id; allowed: 1 to {MAX_WORKERS}")),
+            },
+            [section, _] if keys_of(section).is_none() => self.unknown_section(origin, section),
+            [section, key] if section != WORKER => self.assign(origin, section, key, &raw),
+            _ => self.problems.add(origin, format!("{path:?} names no key; it is written section.key=value, or worker.ID.key=value")),
+        }
+    }
+
+    fn unknown_section(&mut self, origin: Origin, section: &str) {
+        let names: Vec<&str> = sections().iter().map(|(name, ..)| *name).collect();
+        self.problems.add(origin, format!("unknown section [{section}]; {}", suggestion(section, &names, |name| format!("[{name}]"))));
+    }
+
+    fn assign(&mut self, origin: Origin, section: &str, key: &str, raw: &Raw) {
+        let result = self.config.set(section, key, raw);
+        self.note(origin, section, key, raw, result);
+    }
+
+    fn note(&mut self, origin: Origin, section: &str, key: &str, raw: &Raw, result: Result<(), Rejected>) {
+        let heading = if section == WORKER { format!("[[{section}]]") } else { format!("[{section}]") };
+        match result {
+            Ok(()) => {
+                self.origins.insert((section.to_owned(), key.to_owned()), origin);
+            }
+            Err(Rejected::BadValue { fault, allowed }) => {
+                self.problems.add(origin, format!("{heading} {key} = {}: {fault}; allowed: {allowed}", raw.show()))
+            }
+            Err(Rejected::UnknownKey) => {
+                let elsewhere = sections().into_iter().find(|(_, _, keys)| keys.iter().any(|other| other.name == key));
+                let hint = match elsewhere {
+                    Some((other, ..)) => format!("there is one in [{other}]"),
+                    None => suggestion(key, &keys_of(section).unwrap_or_default(), str::to_owned),
+                };
+                self.problems.add(origin, format!("unknown key {key:?} in {heading}; {hint}"));
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<Loaded, Problems> {
+        if !self.problems.0.is_empty() {
+            return Err(self.problems);
+        }
+        let mut warnings = Vec::new();
+        for finding in contradictions(&self.config) {
+            let (section, key) = finding.key;
+            let origin = self.origins.get(&(section.to_owned(), key.to_owned())).cloned().unwrap_or(Origin::Default);
+            if finding.harmless {
+                warnings.push(Problem { origin, message: finding.message });
+            } else {
+                self.problems.add(origin, finding.message);
+            }
+        }
+        if self.problems.0.is_empty() { Ok(Loaded { config: self.config, warnings }) } else { Err(self.problems) }
+    }
+}
+
+/// The variable that sets a key.
+pub(super) fn variable_name(section: &str, key: &str) -> String {
+    format!("{PREFIX}{}_{}", section.to_uppercase(), key.to_uppercase())
+}
+
+fn variable_names() -> Vec<String> {
+    let of_section = |(section, _, keys): (&'static str, _, Vec<super::KeyInfo>)| {
+        keys.into_iter().map(move |key| match section {
+            WORKER => variable_name("worker_1", key.name),
+            _ => variable_name(section, key.name),
+        })
+    };
+    sections().into_iter().flat_map(of_section).collect()
+}
+
+fn keys_of(section: &str) -> Option<Vec<&'static str>> {
+    sections().into_iter().find(|(name, ..)| *name == section).map(|(_, _, keys)| keys.iter().map(|key| key.name).collect())
+}
+
+/// "did you mean …?" if something is near, else what there is.
+fn suggestion(given: &str, names: &[&str], written: impl Fn(&str) -> String) -> String {
+    let near = |name: &&&str| strsim::normalized_damerau_levenshtein(&given.to_lowercase(), &name.to_lowercase());
+    let nearest = names.iter().max_by(|a, b| near(a).total_cmp(&near(b)));
+    match nearest {
+        Some(name) if near(&name) >= 0.45 => format!("did you mean {}?", written(name)),
+        Some(name) if names.len() > 20 => format!("the nearest is {}", written(name)),
+        _ => format!("there are {}", names.iter().map(|name| written(name)).collect::<Vec<_>>().join(", ")),
+    }
+}

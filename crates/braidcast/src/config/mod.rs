@@ -1,0 +1,141 @@
+//! The configuration: read once at the start, checked as a whole, plain structs from then on.
+//!
+//! Defaults, then the file, then the environment, then flags. The front sends what came out to the workers as JSON, so that every process of an
+//! instance has the same.
+
+mod check;
+mod docs;
+mod file;
+mod keys;
+mod load;
+mod problem;
+mod table;
+mod units;
+mod value;
+
+pub use docs::markdown;
+pub use keys::{
+    Api, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, Publish, PublishPolicy, Rtmp,
+    Server, Worker,
+};
+pub use load::{Sources, load};
+pub use table::KeyInfo;
+pub use units::{Size, Span};
+
+use serde::{Deserialize, Serialize};
+use std::num::NonZero;
+use table::{Rejected, Section};
+use value::Raw;
+
+/// The name of the section that may be there several times, as `[[worker]]`.
+const WORKER: &str = "worker";
+
+macro_rules! config {
+    ($($section:ident: $type:ident,)+) => {
+        /// The whole configuration.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Config {
+            $(#[doc = concat!("`[", stringify!($section), "]`")] pub $section: $type,)+
+            /// `[[worker]]`, in the order of the file.
+            pub worker: Vec<Worker>,
+        }
+
+        /// A section's name, what it is for, and its keys.
+        fn sections() -> Vec<(&'static str, &'static str, Vec<KeyInfo>)> {
+            vec![$((stringify!($section), $type::DOC, $type::keys()),)+ (WORKER, Worker::DOC, Worker::keys())]
+        }
+
+        impl Config {
+            /// Sets a key of any section but `[[worker]]`.
+            fn set(&mut self, section: &str, key: &str, raw: &Raw) -> Result<(), Rejected> {
+                match section {
+                    $(stringify!($section) => self.$section.set(key, raw),)+
+                    _ => Err(Rejected::UnknownKey),
+                }
+            }
+
+            /// A key's value as it would be written in a file; `None` for a key that does not exist, and for `[[worker]]`.
+            fn show(&self, section: &str, key: &str) -> Option<String> {
+                match section {
+                    $(stringify!($section) => self.$section.show(key),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+config! {
+    server: Server,
+    rtmp: Rtmp,
+    http: Http,
+    api: Api,
+    publish: Publish,
+    play: Play,
+    placement: Placement,
+    log: Log,
+    hls: Hls,
+    limits: Limits,
+}
+
+impl Config {
+    /// How many workers there are: the configured number, or one for each core that this process may use. At least 1.
+    pub fn workers(&self) -> u16 {
+        match self.server.workers {
+            0 => u16::try_from(std::thread::available_parallelism().map_or(1, NonZero::get)).unwrap_or(MAX_WORKERS).min(MAX_WORKERS),
+            configured => configured,
+        }
+    }
+
+    /// What is configured for the worker with this id, or the defaults.
+    pub fn worker(&self, id: u16) -> Worker {
+        self.worker.iter().find(|worker| worker.id == id).cloned().unwrap_or(Worker { id, ..Worker::default() })
+    }
+
+    /// The sub-port of the worker with this id (from 1), if workers have sub-ports.
+    pub fn sub_port(&self, id: u16) -> Option<u16> {
+        let base = Some(self.server.worker_base_port).filter(|port| *port != 0)?;
+        base.checked_add(id.checked_sub(1)?)
+    }
+
+    /// As a file that says every key, defaults too.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        for (section, _, keys) in sections().into_iter().filter(|(section, ..)| *section != WORKER) {
+            let lines = keys.iter().filter_map(|key| Some(format!("{} = {}\n", key.name, self.show(section, key.name)?)));
+            out += &format!("[{section}]\n{}\n", lines.collect::<String>());
+        }
+        for worker in &self.worker {
+            let lines = Worker::keys().into_iter().filter_map(|key| Some(format!("{} = {}\n", key.name, worker.show(key.name)?)));
+            out += &format!("[[{WORKER}]]\n{}\n", lines.collect::<String>());
+        }
+        out.truncate(out.trim_end().len() + 1);
+        out
+    }
+
+    /// For the workers; [`Config::from_json`] reads it back.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a configuration holds only text, numbers and lists")
+    }
+
+    /// What [`Config::to_json`] wrote. It was checked when it was loaded.
+    pub fn from_json(json: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+}
+
+impl Worker {
+    /// Its weight when publishers are shared out by weights: the configured one, else `max_publishers`, else 1.
+    pub fn effective_weight(&self) -> u32 {
+        match (self.weight, self.max_publishers) {
+            (0, 0) => 1,
+            (0, most) => most,
+            (weight, _) => weight,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

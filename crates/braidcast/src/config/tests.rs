@@ -1,0 +1,218 @@
+//! The configuration as a person meets it: a file, variables, flags, and what is said when they are wrong.
+
+use super::table::Section;
+use super::*;
+use std::io::Write;
+use std::path::PathBuf;
+
+fn with_file(text: &str) -> (tempfile::NamedTempFile, Sources) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
+    (file, sources)
+}
+
+fn from_file(text: &str) -> Result<Config, String> {
+    let (file, sources) = with_file(text);
+    // The tests compare messages; the file's name is not interesting.
+    load(&sources).map(|loaded| loaded.config).map_err(|problems| problems.to_string().replace(file.path().to_str().unwrap(), "b.toml"))
+}
+
+fn from_environment(variables: &[(&str, &str)]) -> Result<Config, String> {
+    let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    load(&Sources { environment, ..Sources::default() }).map(|loaded| loaded.config).map_err(|problems| problems.to_string())
+}
+
+fn from_set(path: &str, value: &str) -> Result<Config, String> {
+    let flags = vec![(format!("--set {path}={value}"), path.to_owned(), value.to_owned())];
+    load(&Sources { flags, ..Sources::default() }).map(|loaded| loaded.config).map_err(|problems| problems.to_string())
+}
+
+#[test]
+fn defaults_have_no_contradiction() {
+    let loaded = load(&Sources::default()).unwrap();
+    assert_eq!(loaded.config, Config::default());
+    assert_eq!(loaded.warnings, []);
+}
+
+#[test]
+fn every_documented_default_is_the_default_and_allowed() {
+    let config = Config::default();
+    for (section, _, keys) in sections().into_iter().filter(|(section, ..)| *section != WORKER) {
+        for key in keys {
+            assert_eq!(config.show(section, key.name).as_deref(), Some(&*key.default), "[{section}] {}", key.name);
+        }
+    }
+    assert_eq!(from_file(&config.to_toml()), Ok(Config::default()));
+    for key in Worker::keys() {
+        assert_eq!(Worker::default().show(key.name).as_deref(), Some(&*key.default));
+    }
+}
+
+#[test]
+fn the_keys_are_those_that_were_promised() {
+    let names: Vec<String> = sections()
+        .iter()
+        .map(|(section, _, keys)| format!("{section}: {}", keys.iter().map(|key| key.name).collect::<Vec<_>>().join(" ")))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "server: workers worker_base_port shared_dir allow_disk on_exit state_dir front_grace stop_grace vhosts log_level",
+            "rtmp: listen",
+            "http: listen page",
+            "api: listen",
+            "publish: on_duplicate silent_after",
+            "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
+            "placement: publish play max_publishers",
+            "log: block_min block_max block_max_bytes keep stream_budget budget",
+            "hls: enabled fragment window hls_dispose retention",
+            "limits: connections connections_per_address pending_connections handshake first_packet idle message_bytes chunk_streams unfinished_message_bytes amf_depth name_bytes http_head_bytes",
+            "worker: id max_publishers weight",
+        ]
+    );
+}
+
+#[test]
+fn json_carries_everything_to_the_workers_and_toml_to_people() {
+    let config = from_file(
+        "[server]\nvhosts = ['a.b']\non_exit = 'remove'\n[rtmp]\nlisten = 0\n[play]\nflush_interval = 0.25\n[log]\nbudget = '1GB'\n[[worker]]\nid = 1\nweight = 3",
+    )
+    .unwrap();
+    assert_ne!(config, Config::default());
+    assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+    assert_eq!(from_file(&config.to_toml()), Ok(config.clone()));
+    assert_eq!(Config::from_json(&Config::default().to_json()).unwrap(), Config::default());
+    assert!(config.to_json().len() < crate::control::MAX_MESSAGE_BYTES / 4);
+}
+
+#[test]
+fn later_layers_win() {
+    let (_file, mut sources) = with_file("[hls]\nfragment = 2\nwindow = 30\n[play]\nplay_wait = '1m'");
+    sources.environment =
+        vec![("BRAIDCAST_HLS_FRAGMENT".into(), "3s".into()), ("BRAIDCAST_HLS_WINDOW".into(), "40".into()), ("HOME".into(), "/".into())];
+    sources.flags = vec![("--set hls.fragment=5".into(), "hls.fragment".into(), "5".into())];
+    let config = load(&sources).unwrap().config;
+    assert_eq!((config.hls.fragment, config.hls.window, config.play.play_wait), (Span::secs(5), Span::secs(40), Span::secs(60)));
+}
+
+#[test]
+fn all_errors_of_a_file_come_together_with_line_and_nearest_name() {
+    let file = "\
+[server]
+worker = 4
+
+[htp]
+listen = 80
+
+[hls]
+fragment = '2x'
+max_lag = 3
+window = 1
+page = true
+
+[limits]
+connections = -1
+[placement]
+publish = \"random\"
+";
+    assert_eq!(
+        from_file(file).unwrap_err(),
+        "\
+b.toml:2: unknown key \"worker\" in [server]; did you mean workers?
+b.toml:4: unknown section [htp]; did you mean [http]?
+b.toml:8: [hls] fragment = \"2x\": not a duration (10, 2.5, \"500ms\", \"2m\"); allowed: 500ms to 1m
+b.toml:9: unknown key \"max_lag\" in [hls]; there is one in [play]
+b.toml:10: [hls] window = 1: out of range; allowed: 2s to 1d
+b.toml:11: unknown key \"page\" in [hls]; there is one in [http]
+b.toml:14: [limits] connections = -1: out of range; allowed: 1 to 1000000
+b.toml:16: [placement] publish = \"random\": not one of these; allowed: `\"weighted\"`, `\"even\"` or `\"measured\"`"
+    );
+}
+
+#[test]
+fn what_is_not_toml_is_an_error_with_its_line() {
+    let message = from_file("[server]\nworkers = \n[hls]\nfragmnt = 2\n").unwrap_err();
+    assert!(message.starts_with("b.toml:2: "), "{message}");
+    assert!(message.contains("b.toml:4: unknown key \"fragmnt\" in [hls]; did you mean fragment?"), "{message}");
+    assert!(from_file("workers = 4").unwrap_err().starts_with("b.toml:1: workers: a key outside of a section"));
+    assert!(from_file("[hls]\nfragment = 2\nfragment = 3").unwrap_err().starts_with("b.toml:3: "));
+    let missing = load(&Sources { file: Some(PathBuf::from("/nowhere/b.toml")), ..Sources::default() }).unwrap_err();
+    assert!(missing.to_string().starts_with("/nowhere/b.toml: cannot be read"));
+}
+
+#[test]
+fn contradictions_name_the_line_of_the_key() {
+    assert_eq!(
+        from_file("[hls]\nfragment = 60\nwindow = 30").unwrap_err(),
+        "b.toml:2: [hls] fragment = 1m is more than [hls] window = 30s"
+    );
+    assert_eq!(from_file("[http]\nlisten = 1935").unwrap_err().lines().count(), 2);
+    assert!(from_file("[http]\nlisten = 0\n[rtmp]\nlisten = 0").is_ok());
+    assert!(from_file("[server]\nworkers = 8\nworker_base_port = 65530").unwrap_err().contains("allowed: at most 65528"));
+    assert!(from_file("[server]\nvhosts = ['a/b']").unwrap_err().starts_with("b.toml:2: [server] vhosts: \"a/b\""));
+}
+
+#[test]
+fn workers_are_named_by_id() {
+    let config = from_file("[server]\nworkers = 3\n[[worker]]\nid = 3\nmax_publishers = 4\n[[worker]]\nid = 1\nweight = 2").unwrap();
+    assert_eq!([1, 2, 3].map(|id| config.worker(id).effective_weight()), [2, 1, 4]);
+    assert_eq!(
+        from_file("[server]\nworkers = 2\n[[worker]]\nid = 1\n[[worker]]\nid = 1\n[[worker]]\nid = 3").unwrap_err(),
+        "b.toml:8: [[worker]] id = 1 is there twice\nb.toml:8: [[worker]] id = 3: there are only 2 workers ([server] workers = 2)"
+    );
+    assert_eq!(from_file("[[worker]]\nweight = 1").unwrap_err(), "b.toml:1: [[worker]] without an id; allowed: 1 to 253");
+    assert_eq!(from_file("[[worker]]\nid = 0").unwrap_err(), "b.toml:2: [[worker]] id = 0: out of range; allowed: 1 to 253");
+    assert_eq!(from_file("[worker]\nid = 1").unwrap_err(), "b.toml:1: [worker] is written [[worker]], once for each worker");
+    let config = from_set("worker.1.max_publishers", "7").unwrap();
+    assert_eq!(config.worker(1).max_publishers, 7);
+    assert_eq!(from_environment(&[("BRAIDCAST_WORKER_1_WEIGHT", "7")]).unwrap().worker(1).weight, 7);
+}
+
+#[test]
+fn every_key_has_a_variable_and_others_are_refused() {
+    let all: Vec<(String, String)> = sections()
+        .into_iter()
+        .filter(|(section, ..)| *section != WORKER)
+        .flat_map(|(section, _, keys)| keys.into_iter().map(move |key| (load::variable_name(section, key.name), key.default)))
+        .map(|(name, default)| {
+            (name, default.replace(['"', '[', ']'], "").replace("::", "[::]").replace("[::]1:", "[::1]:").replace(", ", ","))
+        })
+        .collect();
+    let loaded = load(&Sources { environment: all, ..Sources::default() }).map(|loaded| loaded.config);
+    assert_eq!(loaded, Ok(Config::default()));
+    assert_eq!(from_environment(&[("BRAIDCAST_LOG", "debug"), ("BRAIDCAST_TEST_X", "1")]), Ok(Config::default()));
+    assert_eq!(
+        from_environment(&[("BRAIDCAST_HLS_FRAGMNT", "2s"), ("BRAIDCAST_HLS_WINDOW", "x")]).unwrap_err(),
+        "\
+environment BRAIDCAST_HLS_FRAGMNT: no such setting; did you mean BRAIDCAST_HLS_FRAGMENT?
+environment BRAIDCAST_HLS_WINDOW: [hls] window = x: not a duration (10, 2.5, \"500ms\", \"2m\"); allowed: 2s to 1d"
+    );
+}
+
+#[test]
+fn flags_that_set_nothing_are_refused() {
+    assert_eq!(from_set("hls.fragmnt", "2").unwrap_err(), "--set hls.fragmnt=2: unknown key \"fragmnt\" in [hls]; did you mean fragment?");
+    assert_eq!(from_set("hsl.fragment", "2").unwrap_err(), "--set hsl.fragment=2: unknown section [hsl]; did you mean [hls]?");
+    assert!(from_set("fragment", "2").unwrap_err().contains("section.key=value"));
+    assert!(from_set("worker.x.weight", "2").unwrap_err().contains("no worker's id"));
+}
+
+#[test]
+fn the_documentation_is_not_stale() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+    let written = std::fs::read_to_string(&path).unwrap();
+    assert!(written == markdown(), "docs/configuration.md is stale: cargo run -- config-docs > docs/configuration.md");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_file_panics_and_every_refusal_has_a_line(text in r#"(\[{0,2}(server|worker|hls|x)\]{0,2}\n|(workers|id|fragment|listen|é) ?= ?(-?[0-9]{1,30}|"[^"\n]{0,5}"|\[1, "a"\]|true|1979-05-27|\{ a = 1 \})\n|.{0,9}\n){0,6}"#) {
+        if let Err(message) = from_file(&text) {
+            for line in message.lines() {
+                let place = line.strip_prefix("b.toml:").and_then(|rest| rest.split_once(": ")).and_then(|(number, _)| number.parse::<usize>().ok());
+                proptest::prop_assert!(place.is_some_and(|number| number >= 1 && number <= text.lines().count() + 1), "{}", message);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The counters that each process keeps in its own shared page, by name; `status` and the metrics add them up.
+//!
+//! A counter's place in the page is its place in the list: append, never reorder.
+
+macro_rules! counters {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $label:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl $name {
+            /// All of them, in the order of their places.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name in `status` and in the metrics.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label),+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Counters and gauges of a worker.
+    WorkerCounter {
+        /// Gauge: process id.
+        Pid = "pid",
+        /// Gauge: open client connections.
+        Sessions = "sessions",
+        /// Gauge: publishers.
+        Publishers = "publishers",
+        /// Gauge: HTTP-FLV viewers.
+        FlvViewers = "flv_viewers",
+        /// Gauge: RTMP viewers.
+        RtmpViewers = "rtmp_viewers",
+        /// Bytes received from clients.
+        BytesIn = "bytes_in",
+        /// Bytes sent to clients.
+        BytesOut = "bytes_out",
+        /// CPU time used, microseconds.
+        CpuMicros = "cpu_us",
+        /// Gauge: share of one core used in the last second, per mille.
+        CpuPermille = "cpu_permille",
+        /// HTTP requests answered.
+        HttpRequests = "http_requests",
+        /// Viewers that were jumped to the newest keyframe because they lagged.
+        ViewerJumps = "viewer_jumps",
+        /// Sessions handed to another worker.
+        MovesOut = "moves_out",
+        /// Sessions taken from another worker.
+        MovesIn = "moves_in",
+        /// Segments finished.
+        Segments = "segments",
+        /// Closed: the handshake was not done in time.
+        HandshakeTimeouts = "handshake_timeouts",
+        /// Closed: no publish or play in time.
+        FirstPacketTimeouts = "first_packet_timeouts",
+        /// Closed: silent for too long.
+        IdleTimeouts = "idle_timeouts",
+        /// Closed: what the peer sent broke the protocol or a limit of it.
+        ProtocolErrors = "protocol_errors",
+        /// Refused: an RTMP message longer than `message_bytes`.
+        RefusedMessageBytes = "refused_message_bytes",
+        /// Refused: more chunk streams than `chunk_streams`.
+        RefusedChunkStreams = "refused_chunk_streams",
+        /// Refused: more declared and unfinished message bytes than `unfinished_message_bytes`.
+        RefusedUnfinishedBytes = "refused_unfinished_bytes",
+        /// Refused: AMF values nested deeper than `amf_depth`.
+        RefusedAmfDepth = "refused_amf_depth",
+        /// Refused: an app, stream or vhost name that is too long or not allowed.
+        RefusedNames = "refused_names",
+        /// Refused: an HTTP head longer than `http_head_bytes`.
+        RefusedHttpHeads = "refused_http_heads",
+        /// Refused: publishers, for any reason the front gave.
+        RefusedPublishers = "refused_publishers",
+        /// Plays that ended because nobody published in `play_wait`.
+        PlayWaitTimeouts = "play_wait_timeouts",
+        /// Records that could not be written because the directory was full.
+        RecordsDropped = "records_dropped",
+        /// Log lines about clients that were suppressed by the rate limit.
+        LogLinesSuppressed = "log_lines_suppressed",
+        /// Blocks evicted from logs.
+        BlocksEvicted = "blocks_evicted",
+        /// Segments deleted: past their retention, or for want of room.
+        SegmentsEvicted = "segments_evicted",
+    }
+}
+
+counters! {
+    /// Counters of the front.
+    FrontCounter {
+        /// Gauge: process id.
+        Pid = "pid",
+        /// Connections accepted.
+        Accepted = "accepted",
+        /// Gauge: open connections over all workers.
+        Connections = "connections",
+        /// Refused: `connections` reached.
+        RefusedConnections = "refused_connections",
+        /// Refused: `connections_per_address` reached.
+        RefusedPerAddress = "refused_per_address",
+        /// Refused: the pending list of every worker is full, or no worker serves.
+        RefusedPending = "refused_pending",
+        /// Refused publish: stream busy.
+        RefusedStreamBusy = "refused_stream_busy",
+        /// Refused publish: `max_publishers`.
+        RefusedPublishersFull = "refused_publishers_full",
+        /// Refused publish: shared directory full.
+        RefusedDirectoryFull = "refused_directory_full",
+        /// Refused: no worker could take it.
+        RefusedUnavailable = "refused_unavailable",
+        /// Publishers that replaced an older one of the same stream.
+        Replaced = "publishers_replaced",
+        /// Sessions moved between workers.
+        Moves = "moves",
+        /// Sessions lost with a worker.
+        SessionsLost = "sessions_lost",
+        /// Workers restarted.
+        WorkerRestarts = "worker_restarts",
+        /// Gauge: bytes of the shared directory in use.
+        DirectoryBytes = "directory_bytes",
+        /// Gauge: the budget, in bytes.
+        DirectoryBudgetBytes = "directory_budget_bytes",
+        /// Streams whose next segment number was dropped from the state file because it was full.
+        StateDropped = "state_dropped",
+        /// Log lines about clients that were suppressed by the rate limit.
+        LogLinesSuppressed = "log_lines_suppressed",
+        /// Messages of workers that were malformed, or spoke of what the front does not know.
+        BadMessages = "bad_messages",
+        /// Pauses of accepting because the process was at its descriptor limit.
+        AcceptPauses = "accept_pauses",
+    }
+}

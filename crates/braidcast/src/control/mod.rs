@@ -1,0 +1,265 @@
+//! What the front and the workers say to each other.
+//!
+//! One message is one packet of a `SOCK_SEQPACKET` socket pair: postcard-encoded, at most [`MAX_MESSAGE_BYTES`], with the
+//! descriptors its variant names. Nothing a client sent travels here except names that were checked ([`StreamKey`]) and
+//! short credentials; the bytes of a moved session lie in the shared directory, not in a message.
+
+pub mod channel;
+pub mod counters;
+pub mod pages;
+
+use braidcast_media::StreamKey;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::SocketAddr;
+
+/// The longest encoded message, in bytes. The configuration in [`ToWorker::Welcome`] is the longest part.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Identifies a client connection for as long as the instance runs; given at accept, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ConnId(pub u64);
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{}", self.0)
+    }
+}
+
+/// Identifies a worker's place, from 1; a restarted worker keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WorkerId(pub u16);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Which listening socket a connection came in by, and so which protocol is spoken on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Listener {
+    /// RTMP.
+    Rtmp,
+    /// HTTP media and the web page.
+    Http,
+    /// The HTTP API.
+    Api,
+    /// A worker's own sub-port: RTMP or HTTP, told apart by the first byte. Such a connection is never placed elsewhere.
+    Sub,
+}
+
+/// What a client wants to do with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Intent {
+    /// Send it.
+    Publish,
+    /// Receive it.
+    Play,
+}
+
+/// Where a connection belongs, decided by the front alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Placement {
+    /// The asking worker serves it. For a publisher: the number of the stream's next segment, if the front knows of one.
+    Here {
+        /// Next segment number that was never used, from 1.
+        next_segment: u64,
+    },
+    /// Another worker shall serve it: the asking worker saves the session and answers with [`ToFront::Move`].
+    MoveTo(WorkerId),
+    /// It is not admitted.
+    Refused(Refusal),
+}
+
+/// Why a connection was not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Refusal {
+    /// Another publisher has the stream.
+    StreamBusy,
+    /// `max_publishers` of every worker, or in all, is reached.
+    PublishersFull,
+    /// The shared directory has no room for another stream.
+    DirectoryFull,
+    /// No worker can take it: the server is starting or ending.
+    Unavailable,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StreamBusy => "the stream is being published by somebody else",
+            Self::PublishersFull => "the server takes no more publishers (max_publishers)",
+            Self::DirectoryFull => "the shared directory has no room for another stream ([log] budget)",
+            Self::Unavailable => "no worker can take the connection now",
+        })
+    }
+}
+
+/// What a worker shall do with a stream that has no publisher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Settling {
+    /// Cut the log's tail, finish the open segment, rebuild the index; the stream may come back.
+    Recover,
+    /// Recover, then write the index's end: viewers are told that the stream is over.
+    End,
+    /// Delete the stream's directory.
+    Dispose,
+}
+
+/// From the front to a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// First message. Descriptors: the doorbells of all workers, in the order of their ids.
+    Welcome {
+        /// Who the worker is.
+        worker: WorkerId,
+        /// How many workers there are.
+        workers: u16,
+        /// The effective configuration, as JSON.
+        config: String,
+    },
+    /// A new connection. Descriptor: the socket.
+    Connection {
+        /// Its id.
+        conn: ConnId,
+        /// Where it came in.
+        listener: Listener,
+        /// The client's address.
+        peer: SocketAddr,
+        /// The address it connected to.
+        local: SocketAddr,
+    },
+    /// The answer to [`ToFront::Place`].
+    Placed {
+        /// Whose question it was.
+        conn: ConnId,
+        /// The answer.
+        placement: Placement,
+    },
+    /// A moved session; its saved state is in `sessions/<conn>`. Descriptor: the socket.
+    Adopt {
+        /// Its id.
+        conn: ConnId,
+        /// As in [`Placement::Here`].
+        next_segment: u64,
+    },
+    /// The publisher lost its stream to a newer one: close it.
+    Evict {
+        /// The publisher's connection.
+        conn: ConnId,
+    },
+    /// See [`Settling`].
+    Settle {
+        /// The stream.
+        key: StreamKey,
+        /// What to do.
+        settling: Settling,
+        /// As in [`Placement::Here`].
+        next_segment: u64,
+    },
+    /// Logs, segments older than this (wall clock, milliseconds) have to go: the directory is near its budget. 0: no need.
+    EvictOlderThan {
+        /// Wall clock, milliseconds.
+        wall_ms: u64,
+    },
+    /// End in order: tell viewers and publishers, finish segments, exit.
+    Stop,
+}
+
+/// From a worker to the front.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToFront {
+    /// The worker serves.
+    Ready,
+    /// Where does this connection belong? Reserves the place until [`ToFront::Released`] or [`ToFront::Closed`].
+    Place {
+        /// The connection.
+        conn: ConnId,
+        /// Publish or play.
+        intent: Intent,
+        /// The stream.
+        key: StreamKey,
+        /// A hash of the stream's parameters: with the address it tells a publisher that comes back from a stranger.
+        credential: u64,
+        /// The connection must stay in the asking worker (it came by the worker's sub-port).
+        pinned: bool,
+    },
+    /// The session is saved in `sessions/<conn>`: pass it on. Descriptor: the socket.
+    Move {
+        /// The connection.
+        conn: ConnId,
+        /// To whom.
+        to: WorkerId,
+    },
+    /// The connection no longer publishes or plays, but is still open.
+    Released {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The connection is closed.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// A segment was finished.
+    Segment {
+        /// Its stream.
+        key: StreamKey,
+        /// The number the next one will have.
+        next: u64,
+    },
+    /// [`ToWorker::Settle`] was carried out, or could not be.
+    Settled {
+        /// The stream.
+        key: StreamKey,
+        /// What was asked.
+        settling: Settling,
+        /// False if somebody else holds the stream (a publisher is back), or an error was logged.
+        done: bool,
+    },
+}
+
+/// Why a packet is not a message.
+#[derive(Debug)]
+pub struct Malformed(postcard::Error);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "malformed control message: {}", self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// Encodes a message.
+pub fn encode<M: Serialize>(message: &M) -> Vec<u8> {
+    postcard::to_stdvec(message).expect("control messages hold only types that can be encoded")
+}
+
+/// Decodes a packet.
+pub fn decode<'a, M: Deserialize<'a>>(packet: &'a [u8]) -> Result<M, Malformed> {
+    postcard::from_bytes(packet).map_err(Malformed)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_round_trip_and_cut_ones_are_errors() {
+        let message = ToFront::Place {
+            conn: ConnId(7),
+            intent: Intent::Publish,
+            key: StreamKey::new("v", "a", "s").unwrap(),
+            credential: 9,
+            pinned: false,
+        };
+        let packet = encode(&message);
+        assert_eq!(decode::<ToFront>(&packet).unwrap(), message);
+        for cut in 0..packet.len() {
+            assert!(decode::<ToFront>(&packet[..cut]).is_err());
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! How full the shared directory is, and what has to go: old blocks and segments of all streams in the order of their age.
+//!
+//! A thread walks the directory, so that the front's loop never does; it decides nothing but a time, and deletes nothing:
+//! what is older than that time is evicted by the workers that write the streams.
+
+use anyhow::Context;
+use braidcast_sys::{clock, file, limits};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Eviction begins above this share of the budget, and aims at the lower one.
+const HIGH_PERCENT: u64 = 90;
+const LOW_PERCENT: u64 = 80;
+/// Of what file system and control group allow, unless a budget is configured.
+const AUTO_PERCENT: u64 = 80;
+/// What a new stream takes at least until the next walk has seen it: this, but never more than an eighth of the budget.
+const STREAM_BYTES: u64 = 8 << 20;
+/// How long a new stream is counted as that much although the walk does not see it yet, milliseconds.
+const FRESH_MS: u64 = 10_000;
+
+/// The budget of the shared directory.
+#[derive(Debug)]
+pub struct Budget {
+    seen: Arc<Seen>,
+    thread: JoinHandle<()>,
+    /// When streams were admitted that the walk cannot have seen grow yet.
+    fresh: Vec<u64>,
+}
+
+/// What the thread found out.
+#[derive(Debug, Default)]
+struct Seen {
+    bytes: AtomicU64,
+    limit_bytes: AtomicU64,
+    cutoff_wall_ms: AtomicU64,
+    tight: AtomicBool,
+    stop: AtomicBool,
+}
+
+/// What lies in the directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Usage {
+    bytes: u64,
+    /// Blocks and segments that may go: wall clock of their last byte in milliseconds, and their size.
+    evictable: Vec<(u64, u64)>,
+}
+
+/// What follows from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Plan {
+    /// What ended before this has to go, wall clock in milliseconds; 0: nothing has to.
+    cutoff_wall_ms: u64,
+    /// Even what viewers may still be reading has to go: there is no room for another stream.
+    tight: bool,
+}
+
+impl Budget {
+    /// Measures once, says what the budget is, and starts the thread. `configured_bytes` 0: as much as is sensible. `keep_ms` is
+    /// `[log] keep`: what is younger is evicted only when nothing else is left.
+    pub fn start(shared_dir: &Path, configured_bytes: u64, keep_ms: u64) -> anyhow::Result<Self> {
+        let usage = walk(shared_dir).context("measuring the shared directory")?;
+        let allowed = allowed_bytes(shared_dir, usage.bytes)?;
+        let bytes = match configured_bytes {
+            0 => allowed / 100 * AUTO_PERCENT,
+            configured => configured.min(allowed),
+        };
+        if configured_bytes > allowed {
+            tracing::warn!(
+                "[log] budget is {} MiB, but file system and memory limit allow only {} MiB: using that",
+                configured_bytes >> 20,
+                allowed >> 20
+            );
+        }
+        tracing::info!("logs and segments may take {} MiB in {} ({} MiB are in use)", bytes >> 20, shared_dir.display(), usage.bytes >> 20);
+        let seen = Arc::new(Seen::default());
+        let walker = Walker { shared_dir: shared_dir.to_owned(), budget_bytes: bytes, keep_ms, seen: seen.clone() };
+        walker.take_in(&usage);
+        let thread =
+            std::thread::Builder::new().name("budget".into()).spawn(move || walker.run()).context("starting the budget's thread")?;
+        Ok(Self { seen, thread, fresh: Vec::new() })
+    }
+
+    /// Bytes that logs and segments took when they were last measured.
+    pub fn bytes(&self) -> u64 {
+        self.seen.bytes.load(Relaxed)
+    }
+
+    /// The budget, or what the file system still allows if that is less.
+    pub fn limit_bytes(&self) -> u64 {
+        self.seen.limit_bytes.load(Relaxed)
+    }
+
+    /// What ended before this (wall clock, milliseconds) has to go; 0: nothing.
+    pub fn cutoff_wall_ms(&self) -> u64 {
+        self.seen.cutoff_wall_ms.load(Relaxed)
+    }
+
+    /// Whether one more stream has room.
+    pub fn has_room(&mut self, now_ms: u64) -> bool {
+        self.fresh.retain(|admitted_ms| now_ms.saturating_sub(*admitted_ms) < FRESH_MS);
+        let one = STREAM_BYTES.min(self.limit_bytes() / 8);
+        let wanted = one.saturating_mul(self.fresh.len() as u64 + 1);
+        !self.seen.tight.load(Relaxed) && self.bytes().saturating_add(wanted) <= self.limit_bytes()
+    }
+
+    /// A new stream was admitted.
+    pub fn admitted(&mut self, now_ms: u64) {
+        self.fresh.push(now_ms);
+    }
+
+    /// Ends the thread.
+    pub fn close(self) {
+        self.seen.stop.store(true, Relaxed);
+        self.thread.thread().unpark();
+        if self.thread.join().is_err() {
+            tracing::error!("the budget's thread had died");
+        }
+    }
+}
+
+struct Walker {
+    shared_dir: PathBuf,
+    budget_bytes: u64,
+    keep_ms: u64,
+    seen: Arc<Seen>,
+}
+
+impl Walker {
+    fn run(&self) {
+        let mut took = Duration::ZERO;
+        while !self.seen.stop.load(Relaxed) {
+            // A large directory is walked less often: at most a twentieth of one core.
+            std::thread::park_timeout((took * 20).clamp(Duration::from_secs(1), Duration::from_secs(10)));
+            let started = Instant::now();
+            match walk(&self.shared_dir) {
+                Ok(usage) => self.take_in(&usage),
+                Err(error) => tracing::warn!(%error, "cannot measure the shared directory"),
+            }
+            took = started.elapsed();
+        }
+    }
+
+    fn take_in(&self, usage: &Usage) {
+        // Others may take space in the same file system, and so do deleted blocks that a reader has still mapped.
+        let free = file::file_system(&self.shared_dir)
+            .map_or(u64::MAX, |system| if system.total_bytes == 0 { u64::MAX } else { system.free_bytes });
+        let limit_bytes = self.budget_bytes.min(usage.bytes.saturating_add(free));
+        let plan = plan(usage, limit_bytes, clock::wall_ms(), self.keep_ms);
+        self.seen.bytes.store(usage.bytes, Relaxed);
+        self.seen.limit_bytes.store(limit_bytes, Relaxed);
+        self.seen.cutoff_wall_ms.store(plan.cutoff_wall_ms, Relaxed);
+        self.seen.tight.store(plan.tight, Relaxed);
+    }
+}
+
+fn plan(usage: &Usage, limit_bytes: u64, now_wall_ms: u64, keep_ms: u64) -> Plan {
+    if usage.bytes <= limit_bytes / 100 * HIGH_PERCENT {
+        return Plan::default();
+    }
+    let mut excess = usage.bytes.saturating_sub(limit_bytes / 100 * LOW_PERCENT);
+    let mut oldest_first = usage.evictable.clone();
+    oldest_first.sort_unstable();
+    let mut cutoff_wall_ms = 0;
+    for (ended_wall_ms, bytes) in oldest_first {
+        if excess == 0 {
+            break;
+        }
+        cutoff_wall_ms = ended_wall_ms + 1;
+        excess = excess.saturating_sub(bytes);
+    }
+    Plan { cutoff_wall_ms, tight: excess > 0 || cutoff_wall_ms.saturating_add(keep_ms) > now_wall_ms }
+}
+
+/// What the directory may grow to: its own bytes and the free ones, but no more than the memory limit.
+fn allowed_bytes(shared_dir: &Path, own_bytes: u64) -> anyhow::Result<u64> {
+    let system = file::file_system(shared_dir).context("looking at the shared directory's file system")?;
+    let by_system = match system.total_bytes {
+        // A tmpfs without a limit: what the kernel gives one by default, half of the memory.
+        0 => memory_bytes() / 2,
+        _ => own_bytes.saturating_add(system.free_bytes),
+    };
+    let by_group = if system.is_tmpfs { limits::cgroup_memory_max() } else { None };
+    Ok(by_group.map_or(by_system, |group| by_system.min(group)))
+}
+
+fn memory_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    total.unwrap_or(1 << 20) << 10
+}
+
+/// Adds up `streams/<vhost>/<app>/<stream>/…`. What disappears during the walk is not counted.
+fn walk(shared_dir: &Path) -> io::Result<Usage> {
+    let mut usage = Usage::default();
+    walk_level(&shared_dir.join("streams"), 0, &mut usage)?;
+    Ok(usage)
+}
+
+/// A stream's directory has one more level (`log`, `hls`) of plain files.
+const DEEPEST: usize = 4;
+
+fn walk_level(directory: &Path, level: usize, usage: &mut Usage) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut newest: Option<(u64, u64)> = None;
+    for entry in entries {
+        let entry = entry?;
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            if level < DEEPEST {
+                walk_level(&entry.path(), level + 1, usage)?;
+            }
+            continue;
+        }
+        let bytes = metadata.blocks() * 512;
+        usage.bytes += bytes;
+        let name = entry.file_name();
+        if level == DEEPEST && name.to_str().is_some_and(|name| name.ends_with(".flv") || name.ends_with(".ts")) {
+            let ended_wall_ms = u64::try_from(metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000).unwrap_or(0);
+            // The newest of a directory is being written, or is all that there is.
+            let older = match newest.replace((ended_wall_ms, bytes)) {
+                Some(before) if before.0 > ended_wall_ms => newest.replace(before),
+                before => before,
+            };
+            usage.evictable.extend(older);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn nothing_goes_below_nine_tenths() {
+        let usage = Usage { bytes: 900, evictable: vec![(1, 900)] };
+        assert_eq!(plan(&usage, 1_000, 1_000_000, 0), Plan::default());
+        let usage = Usage { bytes: 901, ..usage };
+        assert_eq!(plan(&usage, 1_000, 1_000_000, 0), Plan { cutoff_wall_ms: 2, tight: false });
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_the_young_ones_last() {
+        let usage = Usage { bytes: 1_000, evictable: vec![(50_000, 100), (10_000, 100), (30_000, 100), (20_000, 100)] };
+        // 200 have to go: those of 10 s and 20 s.
+        assert_eq!(plan(&usage, 1_000, 60_000, 20_000), Plan { cutoff_wall_ms: 20_001, tight: false });
+        assert_eq!(plan(&usage, 1_000, 40_000, 20_000), Plan { cutoff_wall_ms: 20_001, tight: true });
+        let little = Usage { bytes: 1_000, evictable: vec![(10_000, 100)] };
+        assert_eq!(plan(&little, 1_000, 60_000, 20_000), Plan { cutoff_wall_ms: 10_001, tight: true });
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_is_enough_and_not_more_than_needed(sizes in proptest::collection::vec((1u64..1_000, 1u64..100), 0..40), limit in 1u64..3_000) {
+            let usage = Usage { bytes: sizes.iter().map(|(_, bytes)| bytes).sum(), evictable: sizes.clone() };
+            let plan = plan(&usage, limit, 1_000_000, 0);
+            let freed = |cutoff: u64| sizes.iter().filter(|(ended, _)| *ended < cutoff).map(|(_, bytes)| bytes).sum::<u64>();
+            let left = usage.bytes - freed(plan.cutoff_wall_ms);
+            prop_assert!(left <= limit / 100 * HIGH_PERCENT || plan.tight);
+            if plan.cutoff_wall_ms > 0 {
+                prop_assert!(usage.bytes - freed(plan.cutoff_wall_ms - 1) > limit / 100 * LOW_PERCENT);
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_counts_everything_and_spares_the_newest_of_each_directory() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let stream = directory.path().join("streams/v/live/a");
+        for name in ["log/1.flv", "log/2.flv", "hls/1.ts", "hls/index.m3u8", "head"] {
+            let path = stream.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, vec![1; 4096]).unwrap();
+        }
+        let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567);
+        fs::File::open(stream.join("log/1.flv")).unwrap().set_modified(old).unwrap();
+        let usage = walk(directory.path()).unwrap();
+        assert_eq!(usage, Usage { bytes: 5 * 4096, evictable: vec![(1_234_567, 4096)] });
+        assert_eq!(walk(&directory.path().join("nowhere")).unwrap(), Usage::default());
+    }
+
+    #[test]
+    fn a_burst_of_new_streams_does_not_get_more_room_than_there_is() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let mut budget = Budget::start(directory.path(), 64 << 20, 20_000).unwrap();
+        let mut admitted = 0;
+        while budget.has_room(1_000) && admitted < 100 {
+            budget.admitted(1_000);
+            admitted += 1;
+        }
+        assert_eq!(admitted, 8);
+        assert!(!budget.has_room(1_000 + FRESH_MS - 1));
+        assert!(budget.has_room(1_000 + FRESH_MS));
+        budget.close();
+    }
+}

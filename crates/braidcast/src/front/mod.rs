@@ -1,0 +1,402 @@
+//! The front: listens, accepts, places, watches, and keeps the table of who publishes what where.
+//!
+//! One thread, one epoll loop: commands first, then accepting, each in bounded turns. It never reads a byte that a client
+//! sent, never waits for a worker, and holds nothing whose loss a worker would notice before `front_grace` is over.
+
+mod accept;
+mod addresses;
+mod budget;
+mod hear;
+mod lifecycle;
+mod listen;
+mod next_segments;
+mod notify;
+mod orphans;
+mod placement;
+mod registry;
+mod shared_dir;
+mod signals;
+mod supervise;
+mod timers;
+mod workers;
+
+use crate::cli::ServeOptions;
+use crate::config::{Config, OnDuplicate, OnExit};
+use crate::control::WorkerId;
+use crate::control::counters::FrontCounter;
+use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS};
+use crate::logging::{self, RateLimit};
+use anyhow::{Context, bail};
+use braidcast_stream_log::WorkerPage;
+use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
+use budget::Budget;
+use listen::Socket;
+use next_segments::NextSegments;
+use placement::Load;
+use registry::{Registry, Rules};
+use shared_dir::SharedDir;
+use signals::Signals;
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use timers::{Timer, Timers};
+use workers::Worker;
+
+/// Tokens of the poller: what it is in the upper half, which one in the lower.
+const SIGNALS: u64 = 1;
+const LISTENER: u64 = 2;
+const CHANNEL: u64 = 3;
+const PROCESS: u64 = 4;
+
+/// How often gauges, CPU times and the budget are looked at, milliseconds.
+const TICK_MS: u64 = 1_000;
+/// How long an order waits when no worker can take it, milliseconds.
+const SETTLE_RETRY_MS: u64 = 200;
+/// Events taken from the kernel in one turn.
+const EVENTS: usize = 256;
+/// Descriptors beyond one for each connection: listeners, and a handful for each worker.
+const OWN_DESCRIPTORS: u64 = 128;
+const DESCRIPTORS_PER_WORKER: u64 = 8;
+
+fn token(kind: u64, index: usize) -> u64 {
+    kind << 32 | index as u64
+}
+
+/// A worker's place in the table.
+fn index(worker: WorkerId) -> usize {
+    usize::from(worker.0).wrapping_sub(1)
+}
+
+/// The state of the front.
+struct Front {
+    config: Config,
+    config_json: String,
+    shared: SharedDir,
+    page: FrontPage,
+    /// What the page shows too; decided from here, where no other process can write.
+    state: InstanceState,
+    poller: Poller,
+    signals: Signals,
+    sockets: Vec<Socket>,
+    /// The listening sockets are watched.
+    accepting: bool,
+    accept_paused: bool,
+    workers: Vec<Worker>,
+    last_given: WorkerId,
+    doorbells: Vec<EventFd>,
+    registry: Registry,
+    numbers: NextSegments,
+    budget: Budget,
+    evicting: bool,
+    /// When it was last said that the directory is nearly full.
+    eviction_told_ms: Option<u64>,
+    timers: Timers,
+    peer_lines: RateLimit,
+    worker_lines: RateLimit,
+    ready_fd: Option<OwnedFd>,
+    now_ms: u64,
+}
+
+/// Runs an instance until somebody asks it to end. The error says what an operator can do about it.
+pub fn run(config: Config, options: ServeOptions) -> anyhow::Result<ExitCode> {
+    logging::start(config.server.log_level, "front");
+    if config.workers() > MAX_WORKERS {
+        bail!("[server] workers = {}: an instance has at most {MAX_WORKERS} workers", config.workers());
+    }
+    let ready_fd = options.ready_fd.map(notify::ready_fd).transpose()?;
+    let signals = Signals::take_over()?;
+    let shared = SharedDir::open(&config.server)?;
+    let (path, remove) = (shared.path().to_owned(), config.server.on_exit == OnExit::Remove);
+    match Front::new(config, shared, signals, ready_fd) {
+        Ok(mut front) => {
+            front.run()?;
+            front.end()
+        }
+        Err((error, shared)) => {
+            // What was made for this start and is not wanted after the end is not wanted after a failed start either.
+            if let Some(shared) = shared.filter(|_| remove)
+                && let Err(error) = shared.close()
+            {
+                tracing::warn!(path = %path.display(), error = format!("{error:#}"), "cannot remove the shared directory");
+            }
+            Err(error)
+        }
+    }
+}
+
+impl Front {
+    /// Opens everything; on failure gives the shared directory back.
+    fn new(
+        config: Config,
+        shared: SharedDir,
+        signals: Signals,
+        ready_fd: Option<OwnedFd>,
+    ) -> Result<Self, (anyhow::Error, Option<SharedDir>)> {
+        match Opened::new(&config, &shared) {
+            Ok(opened) => Self::assemble(config, shared, signals, ready_fd, opened).map_err(|error| (error, None)),
+            Err(error) => Err((error, Some(shared))),
+        }
+    }
+
+    fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
+        let Opened { sockets, page, numbers, budget, doorbells, streams, connections } = opened;
+        let now_ms = clock::monotonic_ms();
+        let poller = Poller::new().context("epoll")?;
+        poller.add(&signals, token(SIGNALS, 0), Interest::READ).context("watching signals")?;
+        let mut registry = Registry::new(rules(&config, connections), 0);
+        for key in streams.iter().take(registry::MAX_STREAMS) {
+            registry.found(key, now_ms);
+        }
+        let listening: Vec<Listening> = sockets.iter().map(Socket::listening).collect();
+        page.set_listening(&listening);
+        page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);
+        page.counter(FrontCounter::Pid).store(std::process::id().into(), Relaxed);
+        Ok(Self {
+            config_json: config.to_json(),
+            workers: (1..=config.workers()).map(|id| Worker::new(config.worker(id))).collect(),
+            config,
+            shared,
+            page,
+            state: InstanceState::Starting,
+            poller,
+            signals,
+            sockets,
+            accepting: false,
+            accept_paused: false,
+            last_given: WorkerId(0),
+            doorbells,
+            registry,
+            numbers,
+            budget,
+            evicting: false,
+            eviction_told_ms: None,
+            timers: Timers::default(),
+            peer_lines: RateLimit::default(),
+            worker_lines: RateLimit::default(),
+            ready_fd,
+            now_ms,
+        })
+    }
+
+    fn run(&mut self) -> anyhow::Result<()> {
+        for id in self.ids() {
+            self.start_worker(id);
+        }
+        self.timers.set(Timer::Tick, self.now_ms);
+        self.timers.set(Timer::ReadyAnyway, self.now_ms + supervise::READY_ANYWAY_MS);
+        let mut events = Events::with_capacity(EVENTS);
+        while !self.is_over() {
+            let timeout = self.timers.next_due_ms().map(|due_ms| Duration::from_millis(due_ms.saturating_sub(clock::monotonic_ms())));
+            self.poller.wait(&mut events, timeout).context("waiting for events")?;
+            self.now_ms = clock::monotonic_ms();
+            self.turn(&events);
+        }
+        Ok(())
+    }
+
+    /// One turn: commands and deaths, timers, new connections.
+    fn turn(&mut self, events: &Events) {
+        for event in events.iter() {
+            let worker = WorkerId(event.token as u16);
+            match event.token >> 32 {
+                SIGNALS => (0..self.signals.drain()).for_each(|_| self.stop()),
+                CHANNEL => {
+                    if event.writable {
+                        self.flush(worker);
+                    }
+                    self.hear(worker);
+                }
+                PROCESS => self.worker_ended(worker),
+                _ => {}
+            }
+        }
+        for timer in self.timers.take_due(self.now_ms) {
+            self.due(timer);
+        }
+        for event in events.iter().filter(|event| event.token >> 32 == LISTENER) {
+            self.accept_turn(event.token as u32 as usize);
+        }
+        self.deliver();
+        self.settle();
+        self.show_rows();
+    }
+
+    fn due(&mut self, timer: Timer) {
+        match timer {
+            Timer::Tick => self.tick(),
+            Timer::Restart(worker) => self.restart_worker(worker),
+            Timer::Overdue(worker) => self.worker_overdue(worker),
+            Timer::ResumeAccept => {
+                self.accept_paused = false;
+                self.watch_sockets();
+            }
+            Timer::RetrySends => self.ids().for_each(|id| self.flush(id)),
+            // Looked at in every turn; the timer only ends the wait.
+            Timer::Settle => {}
+            Timer::ReadyAnyway => {
+                self.announce_if_ready(true);
+                if self.state == InstanceState::Starting {
+                    self.timers.set(Timer::ReadyAnyway, self.now_ms + supervise::READY_ANYWAY_MS);
+                }
+            }
+            Timer::StopOverdue => self.kill_all(),
+        }
+    }
+
+    /// Orders what is due for streams that nobody publishes, and plans the next look.
+    fn settle(&mut self) {
+        if self.is_stopping() {
+            return self.timers.clear(Timer::Settle);
+        }
+        while let Some((key, settling)) = self.registry.poll_settling(self.now_ms) {
+            let Some(worker) = self.least_busy() else {
+                return self.timers.set(Timer::Settle, self.now_ms + SETTLE_RETRY_MS);
+            };
+            let next_segment = self.numbers.next(&key);
+            tracing::debug!(stream = %key, %worker, "nobody publishes the stream: {settling:?}");
+            self.registry.lifecycle().ordered(&key, worker, self.now_ms);
+            self.send(worker, &crate::control::ToWorker::Settle { key, settling, next_segment }, Vec::new());
+        }
+        match self.registry.lifecycle().next_due_ms() {
+            Some(due_ms) => self.timers.set(Timer::Settle, due_ms),
+            None => self.timers.clear(Timer::Settle),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_stopping() && self.workers.iter().all(|worker| worker.process.is_none())
+    }
+
+    /// After the last worker: writes down what is to stay, removes what is not.
+    fn end(mut self) -> anyhow::Result<ExitCode> {
+        self.show_rows();
+        self.show_gauges();
+        self.page.counter(FrontCounter::StateDropped).fetch_add(self.numbers.dropped(), Relaxed);
+        let Self { budget, numbers, page, shared, .. } = self;
+        budget.close();
+        let written = numbers.close();
+        page.set_state(InstanceState::Ended);
+        let tidied = shared.close();
+        tracing::info!("ended in order");
+        written.and(tidied)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn ids(&self) -> impl Iterator<Item = WorkerId> + use<> {
+        (1..=self.config.workers()).map(WorkerId)
+    }
+
+    fn worker(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(index(id))
+    }
+
+    fn worker_mut(&mut self, id: WorkerId) -> Option<&mut Worker> {
+        self.workers.get_mut(index(id))
+    }
+
+    /// The workers that can take sessions, for placement; their counts are the registry's to fill in.
+    fn loads(&self) -> Vec<Load> {
+        let serving = self.workers.iter().filter(|worker| worker.serves());
+        let load = |worker: &Worker| Load {
+            worker: worker.id,
+            publishers: 0,
+            viewers: 0,
+            allowed: worker.limits.max_publishers,
+            weight: worker.limits.effective_weight(),
+            spare_permille: worker.spare_permille,
+        };
+        serving.map(load).collect()
+    }
+
+    fn set_state(&mut self, state: InstanceState) {
+        self.state = state;
+        self.page.set_state(state);
+    }
+
+    fn count(&self, counter: FrontCounter) {
+        self.count_by(counter, 1);
+    }
+
+    fn count_by(&self, counter: FrontCounter, by: u64) {
+        self.page.counter(counter).fetch_add(by, Relaxed);
+    }
+}
+
+/// What can fail for a reason that an operator can do something about.
+struct Opened {
+    sockets: Vec<Socket>,
+    page: FrontPage,
+    numbers: NextSegments,
+    budget: Budget,
+    doorbells: Vec<EventFd>,
+    streams: HashSet<braidcast_media::StreamKey>,
+    connections: u64,
+}
+
+impl Opened {
+    fn new(config: &Config, shared: &SharedDir) -> anyhow::Result<Self> {
+        let sockets = listen::open_all(config)?;
+        let connections = cover_connections(config)?;
+        let full = "making the pages in the shared directory: is it full?";
+        let page = FrontPage::create(shared.path()).context(full)?;
+        for id in 1..=config.workers() {
+            // Made here, so that each worker finds the pages of all others whichever starts first.
+            WorkerPage::create(shared.root(), id).context(full)?;
+        }
+        let streams: HashSet<_> = shared.streams()?.into_iter().collect();
+        if !streams.is_empty() {
+            tracing::info!("{} streams of an earlier instance were found: their indexes are rebuilt", streams.len());
+        }
+        let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
+        let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
+        let doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
+        Ok(Self { sockets, page, numbers, budget, doorbells, streams, connections })
+    }
+}
+
+/// How many descriptors the front needs for all the connections that the configuration allows.
+pub fn descriptors_wanted(config: &Config) -> u64 {
+    u64::from(config.limits.connections) + own_descriptors(config)
+}
+
+fn own_descriptors(config: &Config) -> u64 {
+    OWN_DESCRIPTORS + DESCRIPTORS_PER_WORKER * u64::from(config.workers())
+}
+
+/// Raises the descriptor limit so that it covers the connections of all workers together; returns how many it covers.
+fn cover_connections(config: &Config) -> anyhow::Result<u64> {
+    let own = own_descriptors(config);
+    let wanted = u64::from(config.limits.connections);
+    let limit = limits::raise_rlimit_nofile(wanted + own).context("raising the descriptor limit")?.soft;
+    let covered = limit.saturating_sub(own).min(wanted);
+    if covered == 0 {
+        bail!("the descriptor limit is {limit}, which leaves none for connections: raise it (LimitNOFILE=, ulimit -n) to {}", wanted + own);
+    }
+    if covered < wanted {
+        tracing::warn!(
+            "the descriptor limit is {limit}: taking {covered} connections instead of {wanted}; raise it (LimitNOFILE=, ulimit -n) to {}, or lower [limits] connections",
+            wanted + own
+        );
+    }
+    Ok(covered)
+}
+
+fn rules(config: &Config, connections: u64) -> Rules {
+    Rules {
+        connections: usize::try_from(connections).unwrap_or(usize::MAX),
+        connections_per_address: config.limits.connections_per_address,
+        publish: config.placement.publish,
+        play: config.placement.play,
+        max_publishers: config.placement.max_publishers,
+        replace: config.publish.on_duplicate == OnDuplicate::Replace,
+        silent_after_ms: config.publish.silent_after.as_ms(),
+        reconnect_grace_ms: config.play.reconnect_grace.as_ms(),
+        hls_dispose_ms: config.hls.hls_dispose.as_ms(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,155 @@
+//! Workers that outlived their front: who they are is noted in the shared directory, and the next front ends them before it starts.
+//!
+//! A process is named by its number, its start time and the boot, so that no stranger who got the number later is ever harmed.
+
+use super::next_segments::boot_id;
+use crate::control::WorkerId;
+use anyhow::{Context, bail};
+use braidcast_sys::process::{SIGKILL, SIGTERM, start_time_ticks};
+use braidcast_sys::{Events, Interest, PidFd, Poller};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const SUFFIX: &str = ".pid";
+
+/// Notes who a worker is: `workers/<id>.pid`.
+pub fn note(shared_dir: &Path, worker: WorkerId, pid: u32) -> io::Result<()> {
+    let Some(started) = start_time_ticks(pid)? else { return Ok(()) };
+    fs::write(path(shared_dir, worker), format!("{pid} {started} {}\n", boot_id()))
+}
+
+/// The worker is dead.
+pub fn forget(shared_dir: &Path, worker: WorkerId) {
+    if let Err(error) = fs::remove_file(path(shared_dir, worker))
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%worker, %error, "cannot remove the note of a dead worker");
+    }
+}
+
+/// Ends the workers of a dead front: asks them, and kills those that still run after `grace`. Waits until all are dead.
+pub fn end_all(shared_dir: &Path, grace: Duration) -> anyhow::Result<()> {
+    let boot = boot_id();
+    let orphans: Vec<(u32, PidFd)> = notes(shared_dir)?.into_iter().filter_map(|note| alive(&note, &boot)).collect();
+    for (pid, process) in &orphans {
+        tracing::warn!(pid, "a worker of a front that died still runs: ending it");
+        signal(*pid, process, SIGTERM);
+    }
+    for (pid, process) in wait(orphans, grace)? {
+        tracing::warn!(pid, "it did not end in {} ms: killing it", grace.as_millis());
+        signal(pid, &process, SIGKILL);
+        if !wait(vec![(pid, process)], Duration::from_secs(10))?.is_empty() {
+            bail!("a worker of an earlier front, process {pid}, cannot be killed");
+        }
+    }
+    for note in notes(shared_dir)? {
+        fs::remove_file(&note).with_context(|| format!("removing {}", note.display()))?;
+    }
+    Ok(())
+}
+
+fn path(shared_dir: &Path, worker: WorkerId) -> PathBuf {
+    shared_dir.join("workers").join(format!("{worker}{SUFFIX}"))
+}
+
+fn notes(shared_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let directory = shared_dir.join("workers");
+    let entries = fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter(|path| path.to_str().is_some_and(|path| path.ends_with(SUFFIX))).collect())
+}
+
+/// The process that a note names, if it runs. The handle is opened before the start time is looked at: it cannot come to mean another.
+fn alive(note: &Path, boot: &str) -> Option<(u32, PidFd)> {
+    let text = fs::read_to_string(note).ok()?;
+    let mut fields = text.split_ascii_whitespace();
+    let (pid, started): (u32, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let process = PidFd::open(pid).ok()?;
+    let same = fields.next() == Some(boot) && start_time_ticks(pid).ok()? == Some(started);
+    (same && !process.has_ended().ok()?).then_some((pid, process))
+}
+
+fn signal(pid: u32, process: &PidFd, signal: i32) {
+    if let Err(error) = process.send_signal(signal) {
+        tracing::debug!(pid, %error, "it is gone already");
+    }
+}
+
+/// Those that still run when the time is over.
+fn wait(mut processes: Vec<(u32, PidFd)>, limit: Duration) -> anyhow::Result<Vec<(u32, PidFd)>> {
+    let deadline = Instant::now() + limit;
+    let poller = Poller::new()?;
+    for (pid, process) in &processes {
+        poller.add(process, (*pid).into(), Interest::READ)?;
+    }
+    let mut events = Events::with_capacity(16);
+    while !processes.is_empty() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        poller.wait(&mut events, Some(left))?;
+        for event in events.iter() {
+            let ended = processes.iter().position(|(pid, _)| u64::from(*pid) == event.token);
+            if let Some((_, process)) = ended.map(|index| processes.swap_remove(index)) {
+                poller.delete(&process)?;
+            }
+        }
+    }
+    Ok(processes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    fn shared_dir() -> tempfile::TempDir {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        fs::create_dir(directory.path().join("workers")).unwrap();
+        directory
+    }
+
+    #[test]
+    #[allow(clippy::zombie_processes)] // Collected by the test's own wait, or by the end of the test process.
+    fn a_worker_that_ignores_the_request_is_killed() {
+        let directory = shared_dir();
+        let mut polite = Command::new("sleep").arg("600").spawn().unwrap();
+        let mut stubborn = Command::new("sh").args(["-c", "trap '' TERM; echo; exec sleep 600"]).stdout(Stdio::piped()).spawn().unwrap();
+        // The line says that the trap is set.
+        io::Read::read_exact(stubborn.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        note(directory.path(), WorkerId(1), polite.id()).unwrap();
+        note(directory.path(), WorkerId(2), stubborn.id()).unwrap();
+        end_all(directory.path(), Duration::from_millis(300)).unwrap();
+        let signals = [&mut polite, &mut stubborn].map(|child| std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()));
+        assert_eq!(signals, [Some(SIGTERM), Some(SIGKILL)]);
+        assert!(notes(directory.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_stranger_with_the_same_number_is_left_alone() {
+        let directory = shared_dir();
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let started = start_time_ticks(child.id()).unwrap().unwrap();
+        let write = |id, text: String| fs::write(path(directory.path(), WorkerId(id)), text).unwrap();
+        write(1, format!("{} {} {}\n", child.id(), started + 1, boot_id()));
+        write(2, format!("{} {started} another-boot\n", child.id()));
+        write(3, "rubbish".into());
+        end_all(directory.path(), Duration::from_millis(300)).unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_dead_worker_is_forgotten() {
+        let directory = shared_dir();
+        note(directory.path(), WorkerId(1), std::process::id()).unwrap();
+        forget(directory.path(), WorkerId(1));
+        forget(directory.path(), WorkerId(1));
+        assert!(notes(directory.path()).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,427 @@
+//! Who is connected, who serves whom, who publishes what: the one table that admission is decided from, for all protocols.
+//!
+//! Pure: events go in, messages for workers come out of [`Registry::poll_message`], which the caller drains after every
+//! input. It never sees a descriptor, a byte a client sent, or a clock of its own.
+
+use super::addresses::Addresses;
+use super::lifecycle::{Gone, Lifecycle};
+use super::placement::{self, Load};
+use crate::config::{PlayPolicy, PublishPolicy};
+use crate::control::{ConnId, Intent, Placement, Refusal, ToWorker, WorkerId};
+use braidcast_media::StreamKey;
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+
+/// The most streams that are known at once: published, waiting for their publisher, or ended and not deleted yet.
+pub const MAX_STREAMS: usize = 65_536;
+
+/// What the registry is told once.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections from one address.
+    pub connections_per_address: u32,
+    /// How publishers are shared out.
+    pub publish: PublishPolicy,
+    /// How viewers are shared out.
+    pub play: PlayPolicy,
+    /// Publishers in all; 0: no limit.
+    pub max_publishers: u32,
+    /// Whether a second publisher always takes the stream over.
+    pub replace: bool,
+    /// A publisher that was silent for so long may be replaced by anybody, milliseconds.
+    pub silent_after_ms: u64,
+    /// `[play] reconnect_grace`, milliseconds.
+    pub reconnect_grace_ms: u64,
+    /// `[hls] hls_dispose`, milliseconds.
+    pub hls_dispose_ms: u64,
+}
+
+/// Why a connection was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwelcome {
+    /// `connections`.
+    TooMany,
+    /// `connections_per_address`.
+    TooManyFromAddress,
+}
+
+/// A worker's question, [`crate::control::ToFront::Place`].
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Whose.
+    pub conn: ConnId,
+    /// Publish or play.
+    pub intent: Intent,
+    /// The stream.
+    pub key: StreamKey,
+    /// Tells a publisher that comes back from a stranger.
+    pub credential: u64,
+    /// It must stay in the asking worker.
+    pub pinned: bool,
+}
+
+/// What the registry cannot know by itself.
+pub struct Circumstances<'a> {
+    /// Workers that can take sessions: limits, weights and spare CPU; their counts are filled in here.
+    pub workers: &'a [Load],
+    /// Whether the shared directory has room for one more stream.
+    pub room: bool,
+    /// When the stream's log last grew, monotonic milliseconds; `None` if there is no log.
+    pub last_append_ms: &'a dyn Fn(&StreamKey) -> Option<u64>,
+    /// The stream's next segment number.
+    pub next_segment: &'a dyn Fn(&StreamKey) -> u64,
+}
+
+/// How a question was answered, for log and counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What the worker is told.
+    pub placement: Placement,
+    /// The publisher that lost its stream to this one.
+    pub replaced: Option<ConnId>,
+}
+
+/// A worker spoke of something that is not so. Logged and counted by the caller; nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// There is no such connection.
+    UnknownConnection,
+    /// The connection is another worker's.
+    NotItsConnection,
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::UnknownConnection => "there is no such connection",
+            Self::NotItsConnection => "the connection is another worker's",
+        })
+    }
+}
+
+/// What becomes of a moved session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moving {
+    /// It goes to its worker, with the stream's next segment number if it publishes (else 0).
+    Forward {
+        /// Whether it publishes.
+        publishes: bool,
+    },
+    /// Its reservation is gone (the chosen worker died): the connection is to be closed. It is no longer known.
+    Homeless,
+}
+
+/// What a worker holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Connections.
+    pub sessions: u32,
+    /// Publishers, reservations included.
+    pub publishers: u32,
+    /// Viewers, reservations included.
+    pub viewers: u32,
+}
+
+#[derive(Debug)]
+struct Conn {
+    worker: WorkerId,
+    address: IpAddr,
+    place: Option<Place>,
+}
+
+/// A reservation: counted at the worker that was chosen, from the answer on.
+#[derive(Debug)]
+struct Place {
+    intent: Intent,
+    key: StreamKey,
+    worker: WorkerId,
+    credential: u64,
+    since_ms: u64,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Registry {
+    rules: Rules,
+    next_conn: u64,
+    conns: HashMap<ConnId, Conn>,
+    publishers: HashMap<StreamKey, ConnId>,
+    tallies: HashMap<WorkerId, Tally>,
+    addresses: Addresses,
+    lifecycle: Lifecycle,
+    messages: VecDeque<(WorkerId, ToWorker)>,
+}
+
+impl Registry {
+    /// An empty one. Connection ids begin behind `first_conn`.
+    pub fn new(rules: Rules, first_conn: u64) -> Self {
+        let lifecycle = Lifecycle::new(rules.reconnect_grace_ms, rules.hls_dispose_ms);
+        Self {
+            rules,
+            next_conn: first_conn,
+            conns: HashMap::new(),
+            publishers: HashMap::new(),
+            tallies: HashMap::new(),
+            addresses: Addresses::default(),
+            lifecycle,
+            messages: VecDeque::new(),
+        }
+    }
+
+    /// Whether a connection from this address may come in.
+    pub fn admit(&self, address: IpAddr) -> Result<(), Unwelcome> {
+        if self.conns.len() >= self.rules.connections {
+            Err(Unwelcome::TooMany)
+        } else if self.addresses.count(address) >= self.rules.connections_per_address {
+            Err(Unwelcome::TooManyFromAddress)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A connection was given to a worker.
+    pub fn connected(&mut self, worker: WorkerId, address: IpAddr) -> ConnId {
+        self.next_conn += 1;
+        let conn = ConnId(self.next_conn);
+        self.conns.insert(conn, Conn { worker, address, place: None });
+        self.addresses.opened(address);
+        self.tally(worker).sessions += 1;
+        conn
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// What a worker holds.
+    pub fn load(&self, worker: WorkerId) -> Tally {
+        self.tallies.get(&worker).copied().unwrap_or_default()
+    }
+
+    /// Whether the stream is known: published, or its directory not deleted yet.
+    pub fn knows(&self, key: &StreamKey) -> bool {
+        self.publishers.contains_key(key) || self.lifecycle.contains(key)
+    }
+
+    /// A stream's directory was found at the start.
+    pub fn found(&mut self, key: &StreamKey, now_ms: u64) {
+        self.lifecycle.unpublished(key, Gone::LeftOpen, now_ms);
+    }
+
+    /// A message for a worker. Drained after every input.
+    pub fn poll_message(&mut self) -> Option<(WorkerId, ToWorker)> {
+        self.messages.pop_front()
+    }
+
+    /// The next step for a stream that nobody publishes; see [`Lifecycle::poll`].
+    pub fn poll_settling(&mut self, now_ms: u64) -> Option<(StreamKey, crate::control::Settling)> {
+        self.lifecycle.poll(now_ms)
+    }
+
+    /// See [`Lifecycle`]; the registry decides only when it is told what.
+    pub fn lifecycle(&mut self) -> &mut Lifecycle {
+        &mut self.lifecycle
+    }
+
+    /// Answers a worker's question; the message is in [`Registry::poll_message`]. A place the connection had before is given up.
+    pub fn place(&mut self, asking: WorkerId, question: Question, around: &Circumstances<'_>, now_ms: u64) -> Result<Answer, Mismatch> {
+        self.owned(question.conn, asking)?;
+        let conn = question.conn;
+        self.release(conn, Gone::InOrder, now_ms);
+        let decided = match question.intent {
+            Intent::Play => self.decide_play(asking, &question, around).map(|worker| (worker, None)),
+            Intent::Publish => self.decide_publish(asking, &question, around, now_ms),
+        };
+        let (placement, replaced) = match decided {
+            Ok((worker, replaced)) => {
+                if let Some(old) = replaced {
+                    self.evict(old, now_ms);
+                }
+                let next_segment = if question.intent == Intent::Publish { (around.next_segment)(&question.key) } else { 0 };
+                self.reserve(question, worker, now_ms);
+                let placement = if worker == asking { Placement::Here { next_segment } } else { Placement::MoveTo(worker) };
+                (placement, replaced)
+            }
+            Err(refusal) => (Placement::Refused(refusal), None),
+        };
+        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone() }));
+        Ok(Answer { placement, replaced })
+    }
+
+    /// The connection neither publishes nor plays any more.
+    pub fn released(&mut self, conn: ConnId, from: WorkerId, now_ms: u64) -> Result<(), Mismatch> {
+        self.owned(conn, from)?;
+        self.release(conn, Gone::InOrder, now_ms);
+        Ok(())
+    }
+
+    /// The connection is closed.
+    pub fn closed(&mut self, conn: ConnId, from: WorkerId, now_ms: u64) -> Result<(), Mismatch> {
+        self.owned(conn, from)?;
+        self.forget(conn, Gone::InOrder, now_ms);
+        Ok(())
+    }
+
+    /// A worker handed a session over. `target_serves`: the worker it names can take it.
+    pub fn moved(&mut self, conn: ConnId, from: WorkerId, to: WorkerId, target_serves: bool, now_ms: u64) -> Result<Moving, Mismatch> {
+        let held = self.owned(conn, from)?;
+        let intent = held.place.as_ref().filter(|place| place.worker == to && to != from && target_serves).map(|place| place.intent);
+        let Some(intent) = intent else {
+            self.forget(conn, Gone::LeftOpen, now_ms);
+            return Ok(Moving::Homeless);
+        };
+        held.worker = to;
+        self.tally(from).sessions -= 1;
+        self.tally(to).sessions += 1;
+        Ok(Moving::Forward { publishes: intent == Intent::Publish })
+    }
+
+    /// The stream that a connection publishes or plays.
+    pub fn stream_of(&self, conn: ConnId) -> Option<&StreamKey> {
+        self.conns.get(&conn)?.place.as_ref().map(|place| &place.key)
+    }
+
+    /// The address of a connection's client; `None` if there is no such connection.
+    pub fn address_of(&self, conn: ConnId) -> Option<IpAddr> {
+        Some(self.conns.get(&conn)?.address)
+    }
+
+    /// A worker is dead: its connections are gone, and every place reserved at it. Returns the connections.
+    pub fn worker_died(&mut self, worker: WorkerId, now_ms: u64) -> Vec<ConnId> {
+        let of_worker = |(conn, held): (&ConnId, &Conn)| (held.worker == worker).then_some(*conn);
+        let lost: Vec<ConnId> = self.conns.iter().filter_map(of_worker).collect();
+        for conn in &lost {
+            self.forget(*conn, Gone::LeftOpen, now_ms);
+        }
+        // Sessions on their way to it: their workers still have them, and will hear that nobody takes them.
+        let reserved_at = |(conn, held): (&ConnId, &Conn)| held.place.as_ref().filter(|place| place.worker == worker).map(|_| *conn);
+        let homeless: Vec<ConnId> = self.conns.iter().filter_map(reserved_at).collect();
+        for conn in homeless {
+            self.release(conn, Gone::LeftOpen, now_ms);
+        }
+        self.lifecycle.worker_died(worker, now_ms);
+        lost
+    }
+
+    /// The streams whose publishers a worker has, in the order of their names.
+    pub fn published_by(&self, worker: WorkerId) -> Vec<StreamKey> {
+        let has = |conn: &ConnId| self.conns.get(conn).is_some_and(|held| held.worker == worker);
+        let mut streams: Vec<StreamKey> = self.publishers.iter().filter(|(_, conn)| has(conn)).map(|(key, _)| key.clone()).collect();
+        streams.sort_unstable();
+        streams
+    }
+
+    fn owned(&mut self, conn: ConnId, by: WorkerId) -> Result<&mut Conn, Mismatch> {
+        let held = self.conns.get_mut(&conn).ok_or(Mismatch::UnknownConnection)?;
+        if held.worker == by { Ok(held) } else { Err(Mismatch::NotItsConnection) }
+    }
+
+    fn decide_play(&self, asking: WorkerId, question: &Question, around: &Circumstances<'_>) -> Result<WorkerId, Refusal> {
+        if question.pinned {
+            return Ok(asking);
+        }
+        placement::play(self.rules.play, &self.loads(around.workers, None), asking).ok_or(Refusal::Unavailable)
+    }
+
+    /// The worker, and the publisher that has to go.
+    fn decide_publish(
+        &self,
+        asking: WorkerId,
+        question: &Question,
+        around: &Circumstances<'_>,
+        now_ms: u64,
+    ) -> Result<(WorkerId, Option<ConnId>), Refusal> {
+        let holder = self.publishers.get(&question.key).copied();
+        if let Some(holder) = holder
+            && !self.may_replace(holder, question, around, now_ms)
+        {
+            return Err(Refusal::StreamBusy);
+        }
+        // A stream that is there already has its room; a publisher that is back goes on however full the directory is.
+        let full = self.publishers.len() + self.lifecycle.len() >= MAX_STREAMS || !around.room;
+        if full && !self.knows(&question.key) {
+            return Err(Refusal::DirectoryFull);
+        }
+        let loads = self.loads(around.workers, holder);
+        if loads.is_empty() {
+            return Err(Refusal::Unavailable);
+        }
+        let worker = match question.pinned {
+            true => placement::publish_here(&loads, asking, self.rules.max_publishers),
+            false => placement::publish(self.rules.publish, &loads, self.rules.max_publishers),
+        };
+        worker.map(|worker| (worker, holder)).ok_or(Refusal::PublishersFull)
+    }
+
+    fn may_replace(&self, holder: ConnId, question: &Question, around: &Circumstances<'_>, now_ms: u64) -> bool {
+        let (Some(held), Some(asks)) = (self.conns.get(&holder), self.conns.get(&question.conn)) else { return true };
+        let Some(place) = &held.place else { return true };
+        let same_publisher = held.address == asks.address && place.credential == question.credential;
+        // The log may last have grown under an earlier publisher: silence is counted from when this one was admitted.
+        let last_sign_ms = (around.last_append_ms)(&question.key).unwrap_or(0).max(place.since_ms);
+        self.rules.replace || same_publisher || now_ms.saturating_sub(last_sign_ms) >= self.rules.silent_after_ms
+    }
+
+    /// What the workers hold, as if the place of `without` were free.
+    fn loads(&self, workers: &[Load], without: Option<ConnId>) -> Vec<Load> {
+        let freed = without.and_then(|conn| self.conns.get(&conn)?.place.as_ref()).map(|place| place.worker);
+        let filled = |load: &Load| {
+            let tally = self.load(load.worker);
+            let publishers = tally.publishers - u32::from(freed == Some(load.worker));
+            Load { publishers, viewers: tally.viewers, ..*load }
+        };
+        workers.iter().map(filled).collect()
+    }
+
+    fn reserve(&mut self, question: Question, worker: WorkerId, now_ms: u64) {
+        let Question { conn, intent, key, credential, .. } = question;
+        match intent {
+            Intent::Publish => {
+                self.tally(worker).publishers += 1;
+                self.lifecycle.published(&key);
+                self.publishers.insert(key.clone(), conn);
+            }
+            Intent::Play => self.tally(worker).viewers += 1,
+        }
+        let held = self.conns.get_mut(&conn).expect("the question came from this connection's worker");
+        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms });
+    }
+
+    fn evict(&mut self, conn: ConnId, now_ms: u64) {
+        let Some(held) = self.conns.get(&conn) else { return };
+        self.messages.push_back((held.worker, ToWorker::Evict { conn }));
+        self.release(conn, Gone::LeftOpen, now_ms);
+    }
+
+    fn release(&mut self, conn: ConnId, gone: Gone, now_ms: u64) {
+        let Some(place) = self.conns.get_mut(&conn).and_then(|held| held.place.take()) else { return };
+        match place.intent {
+            Intent::Play => self.tally(place.worker).viewers -= 1,
+            Intent::Publish => {
+                self.tally(place.worker).publishers -= 1;
+                self.publishers.remove(&place.key);
+                self.lifecycle.unpublished(&place.key, gone, now_ms);
+            }
+        }
+    }
+
+    fn forget(&mut self, conn: ConnId, gone: Gone, now_ms: u64) {
+        self.release(conn, gone, now_ms);
+        if let Some(held) = self.conns.remove(&conn) {
+            self.addresses.closed(held.address);
+            self.tally(held.worker).sessions -= 1;
+        }
+    }
+
+    fn tally(&mut self, worker: WorkerId) -> &mut Tally {
+        self.tallies.entry(worker).or_default()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -1,0 +1,304 @@
+use super::*;
+use crate::control::Settling;
+use proptest::prelude::*;
+use std::collections::HashSet;
+
+const W1: WorkerId = WorkerId(1);
+const W2: WorkerId = WorkerId(2);
+
+fn rules() -> Rules {
+    Rules {
+        connections: 100,
+        connections_per_address: 50,
+        publish: PublishPolicy::Weighted,
+        play: PlayPolicy::LeastLoaded,
+        max_publishers: 0,
+        replace: false,
+        silent_after_ms: 3_000,
+        reconnect_grace_ms: 15_000,
+        hls_dispose_ms: 120_000,
+    }
+}
+
+fn workers(ids: &[u16]) -> Vec<Load> {
+    ids.iter().map(|id| Load { worker: WorkerId(*id), publishers: 0, viewers: 0, allowed: 0, weight: 1, spare_permille: 1000 }).collect()
+}
+
+fn key(name: &str) -> StreamKey {
+    StreamKey::new("v", "live", name).unwrap()
+}
+
+fn address(last: u8) -> IpAddr {
+    [192, 0, 2, last].into()
+}
+
+/// A registry with two workers, and the questions in short.
+struct Desk {
+    registry: Registry,
+    workers: Vec<Load>,
+    room: bool,
+    appended_ms: Option<u64>,
+}
+
+impl Desk {
+    fn new(rules: Rules) -> Self {
+        Self { registry: Registry::new(rules, 0), workers: workers(&[1, 2]), room: true, appended_ms: None }
+    }
+
+    fn ask(&mut self, worker: WorkerId, conn: ConnId, intent: Intent, name: &str, now_ms: u64) -> Answer {
+        let question = Question { conn, intent, key: key(name), credential: 7, pinned: false };
+        self.ask_so(worker, question, now_ms)
+    }
+
+    fn ask_so(&mut self, worker: WorkerId, question: Question, now_ms: u64) -> Answer {
+        let appended_ms = self.appended_ms;
+        let around = Circumstances { workers: &self.workers, room: self.room, last_append_ms: &|_| appended_ms, next_segment: &|_| 42 };
+        self.registry.place(worker, question, &around, now_ms).unwrap()
+    }
+
+    fn messages(&mut self) -> Vec<(WorkerId, ToWorker)> {
+        std::iter::from_fn(|| self.registry.poll_message()).collect()
+    }
+}
+
+const HERE: Placement = Placement::Here { next_segment: 42 };
+
+#[test]
+fn a_publisher_is_placed_moved_and_counted_where_it_was_sent() {
+    let mut desk = Desk::new(rules());
+    let first = desk.registry.connected(W2, address(1));
+    let second = desk.registry.connected(W2, address(2));
+    assert_eq!(desk.ask(W2, first, Intent::Publish, "a", 0).placement, Placement::MoveTo(W1));
+    assert_eq!(desk.registry.load(W1), Tally { sessions: 0, publishers: 1, viewers: 0 });
+    assert_eq!(desk.ask(W2, second, Intent::Publish, "b", 0).placement, HERE);
+    assert_eq!(desk.registry.moved(first, W2, W1, true, 1), Ok(Moving::Forward { publishes: true }));
+    assert_eq!(desk.registry.load(W1).sessions, 1);
+    assert_eq!(desk.registry.moved(first, W2, W1, true, 1), Err(Mismatch::NotItsConnection));
+    assert_eq!(desk.registry.closed(first, W1, 2), Ok(()));
+    assert_eq!(desk.registry.closed(first, W1, 2), Err(Mismatch::UnknownConnection));
+    assert_eq!(desk.registry.load(W1), Tally::default());
+    let told: Vec<_> = desk.messages().into_iter().map(|(worker, message)| (worker, matches!(message, ToWorker::Placed { .. }))).collect();
+    assert_eq!(told, [(W2, true), (W2, true)]);
+}
+
+#[test]
+fn a_second_publisher_is_refused_while_the_first_one_sends() {
+    let mut desk = Desk::new(rules());
+    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last)));
+    desk.ask(W1, first, Intent::Publish, "a", 0);
+    desk.appended_ms = Some(9_000);
+    let busy = desk.ask(W1, second, Intent::Publish, "a", 10_000);
+    assert_eq!((busy.placement, busy.replaced), (Placement::Refused(Refusal::StreamBusy), None));
+    assert_eq!(desk.registry.stream_of(first), Some(&key("a")));
+    let silent = desk.ask(W1, second, Intent::Publish, "a", 12_000);
+    assert_eq!((silent.placement, silent.replaced), (HERE, Some(first)));
+    assert!(desk.messages().contains(&(W1, ToWorker::Evict { conn: first })));
+    assert_eq!((desk.registry.stream_of(first), desk.registry.publishers.len()), (None, 1));
+    // The evicted one closes: its stream stays the newcomer's.
+    desk.registry.closed(first, W1, 12_001).unwrap();
+    assert_eq!((desk.registry.publishers.len(), desk.registry.lifecycle().next_due_ms()), (1, None));
+}
+
+#[test]
+fn a_publisher_that_was_just_admitted_is_not_silent_because_its_stream_was() {
+    let mut desk = Desk::new(rules());
+    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last)));
+    desk.appended_ms = Some(1_000);
+    desk.ask(W1, first, Intent::Publish, "a", 60_000);
+    assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 62_999).placement, Placement::Refused(Refusal::StreamBusy));
+    assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 63_000).replaced, Some(first));
+}
+
+#[test]
+fn an_encoder_that_lost_its_connection_takes_its_stream_back() {
+    let mut desk = Desk::new(rules());
+    desk.appended_ms = Some(0);
+    let [first, stranger, back] = [1, 1, 1].map(|last| desk.registry.connected(W1, address(last)));
+    desk.ask(W1, first, Intent::Publish, "a", 0);
+    let other_key = Question { conn: stranger, intent: Intent::Publish, key: key("a"), credential: 8, pinned: false };
+    assert_eq!(desk.ask_so(W1, other_key, 1).placement, Placement::Refused(Refusal::StreamBusy));
+    assert_eq!(desk.ask(W1, back, Intent::Publish, "a", 1).replaced, Some(first));
+}
+
+#[test]
+fn replace_lets_anybody_in() {
+    let mut desk = Desk::new(Rules { replace: true, ..rules() });
+    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last)));
+    desk.ask(W1, first, Intent::Publish, "a", 0);
+    assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 0).replaced, Some(first));
+}
+
+#[test]
+fn a_replaced_publisher_frees_its_place_before_the_limits_are_looked_at() {
+    let mut desk = Desk::new(Rules { replace: true, max_publishers: 1, ..rules() });
+    let [first, second, third] = [1, 2, 3].map(|last| desk.registry.connected(W1, address(last)));
+    desk.ask(W1, first, Intent::Publish, "a", 0);
+    assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 0).placement, HERE);
+    assert_eq!(desk.ask(W1, third, Intent::Publish, "b", 0).placement, Placement::Refused(Refusal::PublishersFull));
+    assert_eq!(desk.registry.stream_of(second), Some(&key("a")));
+}
+
+#[test]
+fn pinned_connections_stay_within_the_hard_limits() {
+    let mut desk = Desk::new(rules());
+    desk.workers[1].allowed = 1;
+    let [first, second, viewer] = [1, 2, 3].map(|last| desk.registry.connected(W2, address(last)));
+    let pinned = |conn, intent, name| Question { conn, intent, key: key(name), credential: 0, pinned: true };
+    assert_eq!(desk.ask_so(W2, pinned(first, Intent::Publish, "a"), 0).placement, HERE);
+    assert_eq!(desk.ask_so(W2, pinned(second, Intent::Publish, "b"), 0).placement, Placement::Refused(Refusal::PublishersFull));
+    assert_eq!(desk.ask_so(W2, pinned(viewer, Intent::Play, "a"), 0).placement, Placement::Here { next_segment: 0 });
+}
+
+#[test]
+fn a_full_directory_refuses_new_streams_only() {
+    let mut desk = Desk::new(rules());
+    let conn = desk.registry.connected(W1, address(1));
+    desk.ask(W1, conn, Intent::Publish, "a", 0);
+    desk.registry.released(conn, W1, 0).unwrap();
+    desk.room = false;
+    assert_eq!(desk.ask(W1, conn, Intent::Publish, "b", 0).placement, Placement::Refused(Refusal::DirectoryFull));
+    assert_eq!(desk.ask(W1, conn, Intent::Publish, "a", 0).placement, HERE);
+}
+
+#[test]
+fn no_worker_no_place() {
+    let mut desk = Desk::new(rules());
+    let conn = desk.registry.connected(W1, address(1));
+    desk.workers.clear();
+    for intent in [Intent::Publish, Intent::Play] {
+        assert_eq!(desk.ask(W1, conn, intent, "a", 0).placement, Placement::Refused(Refusal::Unavailable));
+    }
+}
+
+#[test]
+fn a_dead_worker_takes_its_connections_along_and_its_streams_are_recovered() {
+    let mut desk = Desk::new(rules());
+    let publisher = desk.registry.connected(W1, address(1));
+    let moving = desk.registry.connected(W2, address(2));
+    let other = desk.registry.connected(W2, address(3));
+    desk.ask(W1, publisher, Intent::Publish, "a", 0);
+    desk.workers.pop();
+    assert_eq!(desk.ask(W2, moving, Intent::Publish, "b", 0).placement, Placement::MoveTo(W1));
+    assert_eq!((desk.registry.published_by(W1), desk.registry.published_by(W2)), (vec![key("a")], vec![key("b")]));
+    assert_eq!(desk.registry.worker_died(W1, 100), [publisher]);
+    assert_eq!(desk.registry.load(W1), Tally::default());
+    let mut settle = Vec::new();
+    while let Some((key, settling)) = desk.registry.poll_settling(100) {
+        desk.registry.lifecycle().ordered(&key, W2, 100);
+        settle.push((key, settling));
+    }
+    assert_eq!(settle, [(key("a"), Settling::Recover), (key("b"), Settling::Recover)]);
+    // The session that was on its way arrives at the front: nobody waits for it any more.
+    assert_eq!(desk.registry.moved(moving, W2, W1, true, 101), Ok(Moving::Homeless));
+    assert_eq!((desk.registry.connections(), desk.registry.load(W2).sessions), (1, 1));
+    // Published again at once.
+    desk.workers = workers(&[2]);
+    assert_eq!(desk.ask(W2, other, Intent::Publish, "a", 102).placement, HERE);
+}
+
+#[test]
+fn connections_are_limited_in_all_and_by_address() {
+    let mut registry = Registry::new(Rules { connections: 3, connections_per_address: 2, ..rules() }, 0);
+    let first = registry.connected(W1, address(1));
+    registry.connected(W1, address(1));
+    assert_eq!(registry.admit(address(1)), Err(Unwelcome::TooManyFromAddress));
+    assert_eq!(registry.admit(address(2)), Ok(()));
+    registry.connected(W2, address(2));
+    assert_eq!(registry.admit(address(3)), Err(Unwelcome::TooMany));
+    registry.closed(first, W1, 0).unwrap();
+    assert_eq!(registry.admit(address(1)), Ok(()));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Connect(u16, u8),
+    Ask { worker: u16, conn: u64, publish: bool, name: u8, pinned: bool, credential: u64 },
+    Released(u16, u64),
+    Closed(u16, u64),
+    Moved { conn: u64, from: u16, to: u16, serves: bool },
+    Died(u16),
+    Wait(u16),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let (worker, conn) = (1u16..4, 1u64..12);
+    let step = prop_oneof![
+        3 => (worker.clone(), 0u8..3).prop_map(|(w, a)| Step::Connect(w, a)),
+        6 => (worker.clone(), conn.clone(), any::<bool>(), 0u8..3, any::<bool>(), 0u64..2).prop_map(|(worker, conn, publish, name, pinned, credential)| {
+            Step::Ask { worker, conn, publish, name, pinned, credential }
+        }),
+        1 => (worker.clone(), conn.clone()).prop_map(|(w, c)| Step::Released(w, c)),
+        1 => (worker.clone(), conn.clone()).prop_map(|(w, c)| Step::Closed(w, c)),
+        3 => (conn, worker.clone(), worker.clone(), any::<bool>()).prop_map(|(conn, from, to, serves)| Step::Moved { conn, from, to, serves }),
+        1 => worker.prop_map(Step::Died),
+        1 => (0u16..4_000).prop_map(Step::Wait),
+    ];
+    proptest::collection::vec(step, 0..120)
+}
+
+/// Everything that is counted twice comes to the same, and nothing is above its limit.
+fn consistent(registry: &Registry, allowed: &[u32], in_all: u32) -> Result<(), TestCaseError> {
+    for (worker, allowed) in (1..).map(WorkerId).zip(allowed) {
+        let tally = registry.load(worker);
+        let count = |intent| {
+            registry.conns.values().filter_map(|c| c.place.as_ref()).filter(|p| p.worker == worker && p.intent == intent).count() as u32
+        };
+        prop_assert_eq!(tally.sessions, registry.conns.values().filter(|c| c.worker == worker).count() as u32);
+        prop_assert_eq!((tally.publishers, tally.viewers), (count(Intent::Publish), count(Intent::Play)));
+        prop_assert!(*allowed == 0 || tally.publishers <= *allowed);
+    }
+    prop_assert!(in_all == 0 || registry.publishers.len() <= in_all as usize);
+    let publishing: Vec<(&StreamKey, ConnId)> = registry
+        .conns
+        .iter()
+        .filter_map(|(conn, held)| held.place.as_ref().filter(|p| p.intent == Intent::Publish).map(|p| (&p.key, *conn)))
+        .collect();
+    prop_assert_eq!(publishing.iter().map(|(key, _)| key).collect::<HashSet<_>>().len(), publishing.len(), "one publisher per stream");
+    for (key, conn) in publishing {
+        prop_assert_eq!(registry.publishers.get(key), Some(&conn));
+        prop_assert!(!registry.lifecycle.contains(key));
+    }
+    prop_assert!(registry.publishers.keys().all(|key| registry.conns.contains_key(&registry.publishers[key])));
+    let by_address: u32 = (0..3).map(|last| registry.addresses.count(address(last))).sum();
+    prop_assert_eq!(by_address as usize, registry.conns.len());
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_workers_say_the_tables_agree(steps in steps(), replace: bool, in_all in 0u32..4) {
+        let allowed = [0, 1, 2];
+        let mut desk = Desk::new(Rules { replace, max_publishers: in_all, ..rules() });
+        desk.workers = workers(&[1, 2, 3]);
+        for (load, allowed) in desk.workers.iter_mut().zip(allowed) {
+            load.allowed = allowed;
+        }
+        let mut now_ms = 0;
+        for step in steps {
+            match step {
+                Step::Connect(worker, last) => {
+                    desk.registry.connected(WorkerId(worker), address(last));
+                }
+                Step::Ask { worker, conn, publish, name, pinned, credential } => {
+                    let intent = if publish { Intent::Publish } else { Intent::Play };
+                    let question = Question { conn: ConnId(conn), intent, key: key(&name.to_string()), credential, pinned };
+                    let around = Circumstances { workers: &desk.workers, room: true, last_append_ms: &|_| None, next_segment: &|_| 1 };
+                    let answer = desk.registry.place(WorkerId(worker), question, &around, now_ms);
+                    if let Ok(Answer { placement: Placement::MoveTo(to), .. }) = answer {
+                        prop_assert!(!pinned && to != WorkerId(worker));
+                    }
+                }
+                Step::Released(worker, conn) => drop(desk.registry.released(ConnId(conn), WorkerId(worker), now_ms)),
+                Step::Closed(worker, conn) => drop(desk.registry.closed(ConnId(conn), WorkerId(worker), now_ms)),
+                Step::Moved { conn, from, to, serves } => drop(desk.registry.moved(ConnId(conn), WorkerId(from), WorkerId(to), serves, now_ms)),
+                Step::Died(worker) => {
+                    desk.registry.worker_died(WorkerId(worker), now_ms);
+                    prop_assert_eq!(desk.registry.load(WorkerId(worker)), Tally::default());
+                }
+                Step::Wait(ms) => now_ms += u64::from(ms),
+            }
+            desk.messages();
+            consistent(&desk.registry, &allowed, in_all)?;
+        }
+    }
+}

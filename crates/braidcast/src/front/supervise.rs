@@ -1,0 +1,271 @@
+//! The workers' lives: started, watched, started again after a death, ended in order.
+
+use super::Front;
+use super::orphans;
+use super::timers::Timer;
+use super::workers::Process;
+use crate::control::counters::FrontCounter;
+use crate::control::pages::{InstanceState, WorkerRow, WorkerState};
+use crate::control::{ToWorker, WorkerId};
+use braidcast_media::StreamKey;
+use braidcast_sys::Interest;
+use braidcast_sys::process::Ending;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// How long a worker may take from its start until it serves, milliseconds.
+const START_MS: u64 = 15_000;
+/// How long the readiness of the last workers is waited for before the instance calls itself ready, milliseconds.
+pub(super) const READY_ANYWAY_MS: u64 = 5_000;
+/// How often it is said, while it lasts, that the directory is nearly full, milliseconds.
+const EVICTION_LINE_MS: u64 = 60_000;
+/// Messages of a dead worker that are still looked at; its channel holds a few hundred at most.
+const LAST_WORDS: usize = 100_000;
+/// How many of the streams that lost their publisher a log line names.
+const NAMED_STREAMS: usize = 10;
+
+impl Front {
+    /// Starts the process of a worker; a failure is tried again later like a death.
+    pub(super) fn start_worker(&mut self, id: WorkerId) {
+        let now_ms = self.now_ms;
+        match self.start_process(id) {
+            Ok(process) => {
+                let pid = process.pid;
+                let Some(worker) = self.worker_mut(id) else { return };
+                worker.process = Some(process);
+                worker.state = WorkerState::Starting;
+                tracing::debug!(worker = %id, pid, "the worker is started");
+                self.timers.set(Timer::Overdue(id), now_ms + START_MS);
+            }
+            Err(error) => {
+                tracing::error!(worker = %id, error = format!("{error:#}"), "the worker cannot be started");
+                self.plan_restart(id, 0);
+            }
+        }
+    }
+
+    fn start_process(&mut self, id: WorkerId) -> anyhow::Result<Process> {
+        let process = Process::start(id, &self.doorbells, &self.config_json, self.now_ms)?;
+        let noted = orphans::note(self.shared.path(), id, process.pid);
+        if let Err(error) = noted.and_then(|()| self.watch(id, &process)) {
+            // Not watched its end would not be noticed, and its place be given twice.
+            let _ = process.handle.send_signal(braidcast_sys::process::SIGKILL);
+            return Err(error.into());
+        }
+        Ok(process)
+    }
+
+    pub(super) fn watch(&self, id: WorkerId, process: &Process) -> io::Result<()> {
+        self.poller.add(&process.handle, super::token(super::PROCESS, id.0.into()), Interest::READ)?;
+        self.poller.add(&process.channel, super::token(super::CHANNEL, id.0.into()), Interest::READ)
+    }
+
+    /// A worker's process has ended: hears its last words, then clears away what it had.
+    pub(super) fn worker_ended(&mut self, id: WorkerId) {
+        let Some(process) = self.worker(id).and_then(|worker| worker.process.as_ref()) else { return };
+        let ending = match process.handle.try_wait() {
+            Ok(None) => return,
+            Ok(Some(ending)) => describe(ending),
+            Err(error) => format!("ended ({error})"),
+        };
+        for _ in 0..LAST_WORDS {
+            if !self.hear_one(id) {
+                break;
+            }
+        }
+        let Some(process) = self.worker_mut(id).and_then(|worker| worker.process.take()) else { return };
+        self.leave(id, &process);
+        let lived_ms = self.now_ms.saturating_sub(process.started_ms);
+        let streams = self.registry.published_by(id);
+        let lost = self.registry.worker_died(id, self.now_ms);
+        self.count_by(FrontCounter::SessionsLost, lost.len() as u64);
+        orphans::forget(self.shared.path(), id);
+        self.sweep_sessions();
+        self.timers.clear(Timer::Overdue(id));
+        if self.is_stopping() {
+            tracing::info!(worker = %id, pid = process.pid, "the worker {ending}");
+            if let Some(worker) = self.worker_mut(id) {
+                worker.state = WorkerState::Empty;
+            }
+        } else {
+            tracing::error!(worker = %id, pid = process.pid, connections = lost.len(), streams = named(&streams), "the worker {ending} after {lived_ms} ms; its connections are closed, its streams can be published again");
+            self.plan_restart(id, lived_ms);
+        }
+        self.deliver();
+        self.watch_sockets();
+    }
+
+    fn leave(&self, id: WorkerId, process: &Process) {
+        let result =
+            self.poller.delete(&process.handle).and_then(|()| if process.deaf { Ok(()) } else { self.poller.delete(&process.channel) });
+        if let Err(error) = result {
+            tracing::debug!(worker = %id, %error, "cannot leave a dead worker's descriptors");
+        }
+    }
+
+    fn plan_restart(&mut self, id: WorkerId, lived_ms: u64) {
+        let now_ms = self.now_ms;
+        let Some(worker) = self.worker_mut(id) else { return };
+        worker.state = WorkerState::Restarting;
+        let pause_ms = worker.next_pause_ms(lived_ms);
+        tracing::info!(worker = %id, "the worker is started again in {pause_ms} ms");
+        self.timers.set(Timer::Restart(id), now_ms + pause_ms);
+    }
+
+    pub(super) fn restart_worker(&mut self, id: WorkerId) {
+        if let Some(worker) = self.worker_mut(id) {
+            worker.restarts += 1;
+        }
+        self.count(FrontCounter::WorkerRestarts);
+        self.start_worker(id);
+    }
+
+    /// A worker that does not become ready, or does not end although its channel is closed, is killed.
+    pub(super) fn worker_overdue(&mut self, id: WorkerId) {
+        let Some(worker) = self.worker(id) else { return };
+        let Some(process) = &worker.process else { return };
+        if worker.state == WorkerState::Starting || process.deaf {
+            let why = if process.deaf { "does not end although its channel is closed" } else { "is not ready in time" };
+            tracing::error!(worker = %id, pid = process.pid, "the worker {why}: killing it");
+            worker.kill();
+        }
+    }
+
+    /// Tells the outside that the instance serves: when all workers do, or (`anyway`) when at least one does.
+    pub(super) fn announce_if_ready(&mut self, anyway: bool) {
+        let serving = self.workers.iter().filter(|worker| worker.serves()).count();
+        let enough = serving == self.workers.len() || (anyway && serving > 0);
+        if self.state != InstanceState::Starting || !enough {
+            return;
+        }
+        self.set_state(InstanceState::Running);
+        self.timers.clear(Timer::ReadyAnyway);
+        self.show_rows();
+        let listening: Vec<_> = self.sockets.iter().map(super::listen::Socket::listening).collect();
+        tracing::info!("ready: {serving} of {} workers serve", self.workers.len());
+        super::notify::ready(&listening, self.ready_fd.take());
+    }
+
+    /// Somebody asks the server to end: the first time in order, from the second time on at once.
+    pub(super) fn stop(&mut self) {
+        if self.is_stopping() {
+            tracing::warn!("asked to end again: killing the workers");
+            return self.kill_all();
+        }
+        tracing::info!(
+            "ending in order: the workers have {} to finish ([server] stop_grace); asking again ends at once",
+            self.config.server.stop_grace
+        );
+        self.set_state(InstanceState::Stopping);
+        super::notify::stopping();
+        self.watch_sockets();
+        self.sockets.clear();
+        for id in self.ids() {
+            self.timers.clear(Timer::Restart(id));
+            if let Some(worker) = self.worker_mut(id) {
+                worker.state = if worker.process.is_some() { WorkerState::Stopping } else { WorkerState::Empty };
+            }
+            self.send(id, &ToWorker::Stop, Vec::new());
+        }
+        self.timers.set(Timer::StopOverdue, self.now_ms + self.config.server.stop_grace.as_ms());
+    }
+
+    /// Kills the workers that still run.
+    pub(super) fn kill_all(&self) {
+        for worker in self.workers.iter().filter(|worker| worker.process.is_some()) {
+            tracing::warn!(worker = %worker.id, "the worker has not ended in time: killing it");
+            worker.kill();
+        }
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.state == InstanceState::Stopping
+    }
+
+    /// Once a second: CPU times, budget, gauges.
+    pub(super) fn tick(&mut self) {
+        let now_ms = self.now_ms;
+        for worker in &mut self.workers {
+            worker.measure(now_ms);
+        }
+        self.evict();
+        self.show_gauges();
+        self.timers.set(Timer::Tick, now_ms + super::TICK_MS);
+    }
+
+    /// While the directory is nearly full every worker hears each second what has to go, and once that nothing has to any more.
+    fn evict(&mut self) {
+        let cutoff_wall_ms = self.budget.cutoff_wall_ms();
+        if cutoff_wall_ms == 0 && !self.evicting {
+            return;
+        }
+        self.evicting = cutoff_wall_ms > 0;
+        if self.evicting && self.eviction_told_ms.is_none_or(|told_ms| self.now_ms - told_ms >= EVICTION_LINE_MS) {
+            self.eviction_told_ms = Some(self.now_ms);
+            tracing::warn!(
+                "the shared directory is nearly full ({} of {} MiB): old blocks and segments go; raise [log] budget or lower [hls] retention",
+                self.budget.bytes() >> 20,
+                self.budget.limit_bytes() >> 20
+            );
+        }
+        for id in self.ids() {
+            // What waits already says the same.
+            if self.worker(id).and_then(|worker| worker.process.as_ref()).is_some_and(|process| process.channel.pending() == 0) {
+                self.send(id, &ToWorker::EvictOlderThan { wall_ms: cutoff_wall_ms }, Vec::new());
+            }
+        }
+    }
+
+    pub(super) fn show_gauges(&self) {
+        let gauges = [
+            (FrontCounter::Connections, self.registry.connections() as u64),
+            (FrontCounter::DirectoryBytes, self.budget.bytes()),
+            (FrontCounter::DirectoryBudgetBytes, self.budget.limit_bytes()),
+            (FrontCounter::LogLinesSuppressed, self.peer_lines.suppressed() + self.worker_lines.suppressed()),
+        ];
+        for (gauge, value) in gauges {
+            self.page.counter(gauge).store(value, Relaxed);
+        }
+    }
+
+    /// Brings the workers' rows on the page up to date.
+    pub(super) fn show_rows(&mut self) {
+        self.page.counter(FrontCounter::Connections).store(self.registry.connections() as u64, Relaxed);
+        for worker in &mut self.workers {
+            let tally = self.registry.load(worker.id);
+            let row = WorkerRow {
+                state: worker.state,
+                pid: worker.process.as_ref().map_or(0, |process| process.pid),
+                allowed: worker.limits.max_publishers,
+                weight: worker.limits.effective_weight(),
+                publishers: tally.publishers,
+                viewers: tally.viewers,
+                sessions: tally.sessions,
+                restarts: worker.restarts,
+                started_wall_ms: worker.process.as_ref().map_or(0, |process| process.started_wall_ms),
+                spare_permille: worker.spare_permille,
+            };
+            if row != worker.shown {
+                self.page.set_row(worker.id, &row);
+                worker.shown = row;
+            }
+        }
+    }
+}
+
+/// Streams for a log line: the first few by name, the rest as a number.
+fn named(streams: &[StreamKey]) -> String {
+    let mut names = streams.iter().take(NAMED_STREAMS).map(StreamKey::to_string).collect::<Vec<_>>().join(", ");
+    if let Some(more) = streams.len().checked_sub(NAMED_STREAMS).filter(|more| *more > 0) {
+        names += &format!(" and {more} more");
+    }
+    names
+}
+
+fn describe(ending: Ending) -> String {
+    match ending {
+        Ending::Code(0) => "ended".to_owned(),
+        Ending::Code(code) => format!("ended with code {code}"),
+        Ending::Signal(signal) => format!("was killed by signal {signal}"),
+    }
+}

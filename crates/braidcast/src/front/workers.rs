@@ -1,0 +1,193 @@
+//! A worker from the front's side: its process, its channel, when it may be started again. Decides nothing about sessions.
+
+use super::notify::NOTIFY_VARIABLE;
+use crate::config;
+use crate::control::channel::Channel;
+use crate::control::pages::{WorkerRow, WorkerState};
+use crate::control::{ToWorker, WorkerId};
+use anyhow::Context;
+use braidcast_sys::process::SIGKILL;
+use braidcast_sys::{EventFd, PidFd, child, clock, net};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+/// The binary that runs now, even if another one lies at its path by now.
+const PROGRAM: &str = "/proc/self/exe";
+/// The first pause before a dead worker is started again, and the longest one, milliseconds.
+const SHORTEST_PAUSE_MS: u64 = 100;
+const LONGEST_PAUSE_MS: u64 = 10_000;
+/// A worker that ran for so long was healthy: the pause begins anew, milliseconds.
+const HEALTHY_MS: u64 = 10_000;
+/// Kernel clock ticks in a second, as /proc shows them (`USER_HZ`; 100 on every Linux of today).
+const TICK_MS: u64 = 10;
+
+/// A worker's place, and the process that has it.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its id, from 1.
+    pub id: WorkerId,
+    /// `max_publishers` and weight.
+    pub limits: config::Worker,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// Its process; there is one in every state but `Empty` and `Restarting`.
+    pub process: Option<Process>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// CPU time to spare in the last second, per mille of a core.
+    pub spare_permille: u32,
+    /// Its row as the page shows it.
+    pub shown: WorkerRow,
+    pause_ms: u64,
+}
+
+/// A worker's process.
+#[derive(Debug)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// A handle that means this process alone.
+    pub handle: PidFd,
+    /// The control channel.
+    pub channel: Channel,
+    /// When it was started, monotonic and wall clock, milliseconds.
+    pub started_ms: u64,
+    /// As above.
+    pub started_wall_ms: u64,
+    /// The loop watches for the channel to become writable.
+    pub watched_for_writing: bool,
+    /// The loop does not watch the channel any more: it is closed or broken.
+    pub deaf: bool,
+    cpu: CpuMeter,
+}
+
+impl Worker {
+    /// A place without a process.
+    pub fn new(limits: config::Worker) -> Self {
+        let (id, state, shown) = (WorkerId(limits.id), WorkerState::Empty, WorkerRow::default());
+        Self { id, limits, state, process: None, restarts: 0, spare_permille: 1000, shown, pause_ms: SHORTEST_PAUSE_MS }
+    }
+
+    /// Whether it can take sessions.
+    pub fn serves(&self) -> bool {
+        self.state == WorkerState::Running
+    }
+
+    /// How long to wait before a process that ran for `lived_ms` is replaced; doubles while they do not live.
+    pub fn next_pause_ms(&mut self, lived_ms: u64) -> u64 {
+        if lived_ms >= HEALTHY_MS {
+            self.pause_ms = SHORTEST_PAUSE_MS;
+        }
+        let pause_ms = self.pause_ms;
+        self.pause_ms = (pause_ms * 2).min(LONGEST_PAUSE_MS);
+        pause_ms
+    }
+
+    /// Measures the CPU time since the last call.
+    pub fn measure(&mut self, now_ms: u64) {
+        if let Some(process) = &mut self.process
+            && let Some(busy_permille) = cpu_ms(process.pid).and_then(|used_ms| process.cpu.permille(used_ms, now_ms))
+        {
+            self.spare_permille = 1000_u32.saturating_sub(busy_permille);
+        }
+    }
+
+    /// Kills its process, if it has one. Its death is noticed by the handle.
+    pub fn kill(&self) {
+        if let Some(process) = &self.process
+            && let Err(error) = process.handle.send_signal(SIGKILL)
+        {
+            tracing::debug!(worker = %self.id, pid = process.pid, %error, "it is dead already");
+        }
+    }
+}
+
+impl Process {
+    /// A process that was started just now.
+    pub fn new(pid: u32, handle: PidFd, channel: Channel, now_ms: u64) -> Self {
+        let (started_wall_ms, cpu) = (clock::wall_ms(), CpuMeter::default());
+        Self { pid, handle, channel, started_ms: now_ms, started_wall_ms, watched_for_writing: false, deaf: false, cpu }
+    }
+
+    /// Starts a worker, and welcomes it with its id, the bells of all workers and the configuration. It is in a process group
+    /// of its own, so that a Ctrl-C reaches the front alone; it is never told to die with its parent.
+    pub fn start(id: WorkerId, doorbells: &[EventFd], config_json: &str, now_ms: u64) -> anyhow::Result<Self> {
+        let (ours, theirs) = net::seqpacket_pair().context("making its control channel")?;
+        let mut command = Command::new(PROGRAM);
+        command.arg0("braidcast").arg("worker").arg("--control-fd").arg(theirs.as_raw_fd().to_string());
+        command.stdin(Stdio::null()).env_remove(NOTIFY_VARIABLE).process_group(0);
+        let mut child = child::spawn(command, &[theirs.as_fd()]).with_context(|| format!("starting {PROGRAM}"))?;
+        let pid = child.id();
+        let greeted = (|| {
+            let handle = PidFd::open(pid).context("watching it")?;
+            let mut channel = Channel::new(ours).context("its control channel")?;
+            welcome(&mut channel, id, doorbells, config_json).context("welcoming it")?;
+            Ok((handle, channel))
+        })();
+        match greeted {
+            Ok((handle, channel)) => Ok(Self::new(pid, handle, channel, now_ms)),
+            Err(error) => {
+                // It has not got its first message: it holds nothing.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+}
+
+fn welcome(channel: &mut Channel, worker: WorkerId, doorbells: &[EventFd], config_json: &str) -> anyhow::Result<()> {
+    let bells: io::Result<Vec<OwnedFd>> = doorbells.iter().map(|bell| Ok(bell.try_clone()?.into())).collect();
+    let workers = u16::try_from(doorbells.len()).context("too many workers")?;
+    channel.send(&ToWorker::Welcome { worker, workers, config: config_json.to_owned() }, bells?)?;
+    Ok(())
+}
+
+/// How busy a process was between two readings of its CPU time.
+#[derive(Clone, Copy, Debug, Default)]
+struct CpuMeter {
+    last: Option<(u64, u64)>,
+}
+
+impl CpuMeter {
+    fn permille(&mut self, used_ms: u64, now_ms: u64) -> Option<u32> {
+        let (used_then, then_ms) = self.last.replace((used_ms, now_ms))?;
+        let elapsed_ms = now_ms.checked_sub(then_ms).filter(|ms| *ms > 0)?;
+        u32::try_from(used_ms.saturating_sub(used_then) * 1000 / elapsed_ms).ok()
+    }
+}
+
+/// CPU time of a process, all threads, in milliseconds (fields 14 and 15 of `/proc/PID/stat`, proc(5)).
+fn cpu_ms(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may hold spaces and parentheses.
+    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some((ticks(14)? + ticks(15)?) * TICK_MS)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_up_to_ten_seconds_and_begins_anew_after_health() {
+        let mut worker = Worker::new(config::Worker { id: 1, ..config::Worker::default() });
+        let pauses: Vec<u64> = (0..9).map(|_| worker.next_pause_ms(50)).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
+        assert_eq!([worker.next_pause_ms(HEALTHY_MS), worker.next_pause_ms(0)], [100, 200]);
+    }
+
+    #[test]
+    fn cpu_time_is_a_share_of_the_time_between_readings() {
+        let mut meter = CpuMeter::default();
+        assert_eq!(meter.permille(500, 1_000), None);
+        assert_eq!(meter.permille(750, 2_000), Some(250));
+        assert_eq!(meter.permille(750, 2_000), None);
+        assert!(cpu_ms(std::process::id()).is_some() && cpu_ms(u32::MAX).is_none());
+    }
+}

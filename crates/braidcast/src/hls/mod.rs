@@ -1,0 +1,19 @@
+//! HLS on disk: a stream's `hls/` directory, and the driver that fills it from the stream's log.
+//!
+//! Whoever holds the stream's writer lock may own a [`StreamSegmenter`] (and with it a [`SegmentStore`]) of that stream; nobody
+//! else writes here. Any process may read: [`serve`] makes the answers of the HTTP side from the files alone.
+
+pub mod cli;
+mod driver;
+#[cfg(test)]
+mod encoder_tests;
+mod files;
+mod scan;
+pub mod serve;
+mod state;
+mod store;
+
+pub use driver::{Options, StreamSegmenter};
+
+/// The name of the live index in a stream's `hls/` directory.
+pub const INDEX: &str = "index.m3u8";

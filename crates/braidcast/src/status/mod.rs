@@ -1,0 +1,233 @@
+//! What an instance is doing, read from its shared directory alone: nobody is asked, nothing is written, and it works while workers are stuck and
+//! after everything is gone.
+//!
+//! Numbers are of slightly different moments; each is right by itself.
+
+pub mod instance;
+mod streams;
+mod table;
+mod text;
+
+use crate::control::WorkerId;
+use crate::control::counters::{FrontCounter, WorkerCounter};
+use crate::control::pages::{FrontPage, InstanceState, Listening, WorkerRow, WorkerState};
+use anyhow::Context;
+use braidcast_stream_log::{Now, Root, WorkerPage};
+use braidcast_sys::file;
+use instance::Locks;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+pub use streams::Stream;
+
+/// How old [`Cached`] answers may become, in milliseconds.
+const CACHED_MS: u64 = 1_000;
+
+/// All that is known of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// The version of the program that asks.
+    pub version: &'static str,
+    /// The instance as a whole.
+    pub instance: Instance,
+    /// The front's counters by name.
+    pub front: Map<String, Value>,
+    /// The workers, by id.
+    pub workers: Vec<Worker>,
+    /// The streams that have a log, by name.
+    pub streams: Vec<Stream>,
+    /// The shared directory.
+    pub directory: Directory,
+}
+
+/// The instance as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Instance {
+    /// The shared directory.
+    pub shared_dir: String,
+    /// Whether the front runs.
+    pub running: bool,
+    /// `starting`, `running`, `stopping`, `ended`; `lost` if the front is gone without having ended in order.
+    pub state: &'static str,
+    /// The front's process, or what it was.
+    pub pid: u64,
+    /// Seconds since the start; 0 if it does not run.
+    pub uptime_s: u64,
+    /// Addresses in use, by what is spoken there: `rtmp`, `http`, `api`, `sub1`, …
+    pub addresses: Map<String, Value>,
+    /// The most publishers in all; `null`: no limit.
+    pub allowed: Option<u32>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Worker {
+    /// From 1.
+    pub id: u16,
+    /// Its process; 0 if there is none.
+    pub pid: u32,
+    /// `empty`, `starting`, `ready`, `restarting`, `stopping`.
+    pub state: &'static str,
+    /// The most publishers it may have; `null`: no limit of its own.
+    pub allowed: Option<u32>,
+    /// Publishers that count against that, reservations included.
+    pub current: u32,
+    /// How many more it may take; `null`: no limit of its own.
+    pub free: Option<u32>,
+    /// Its publishers, as the worker itself counts them.
+    pub publishers: u64,
+    /// Its viewers by HTTP-FLV and RTMP.
+    pub viewers: u64,
+    /// Its client connections.
+    pub sessions: u64,
+    /// Its share of the publishers.
+    pub weight: u32,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Seconds since its process was started; 0 if there is none.
+    pub uptime_s: u64,
+    /// Share of one core used in the last second, per mille.
+    pub cpu_permille: u64,
+    /// Its counters by name.
+    pub counters: Map<String, Value>,
+}
+
+/// The shared directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Directory {
+    /// Bytes in use, as the front last counted them.
+    pub bytes: u64,
+    /// The most that logs and segments may take.
+    pub budget_bytes: u64,
+    /// The size of the file system; 0: no limit.
+    pub total_bytes: u64,
+    /// What is free in it.
+    pub free_bytes: u64,
+}
+
+/// Reads everything.
+pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
+    let front = FrontPage::open(shared_dir)
+        .with_context(|| format!("no instance has run with {} as its shared directory", shared_dir.display()))?;
+    let now = Now::read();
+    let locks = Locks::read();
+    let running = locks.holder(&shared_dir.join(instance::LOCK_NAME)).is_some();
+    let rows: Vec<(WorkerId, WorkerRow)> = (1..=front.workers()).map(WorkerId).map(|id| (id, front.row(id))).collect();
+    let worker_of = |pid: u32| rows.iter().find(|(_, row)| row.pid == pid).map(|(id, _)| id.0);
+    let root = Root::new(shared_dir.to_owned());
+    let system = file::file_system(shared_dir).context("the shared directory's file system")?;
+    let counter = |counter| front.counter(counter).load(Relaxed);
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        instance: Instance {
+            shared_dir: shared_dir.display().to_string(),
+            running,
+            state: if running || front.state() == InstanceState::Ended { front.state().label() } else { "lost" },
+            pid: counter(FrontCounter::Pid),
+            uptime_s: if running { now.wall_ms.saturating_sub(front.started_wall_ms()) / 1_000 } else { 0 },
+            addresses: addresses(&front.listening()),
+            allowed: Some(front.allowed_in_all()).filter(|most| *most != 0),
+        },
+        front: FrontCounter::ALL.iter().map(|known| (known.label().to_owned(), counter(*known).into())).collect(),
+        workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
+        streams: streams::streams(&root, &locks, worker_of, now)?,
+        directory: Directory {
+            bytes: counter(FrontCounter::DirectoryBytes),
+            budget_bytes: counter(FrontCounter::DirectoryBudgetBytes),
+            total_bytes: system.total_bytes,
+            free_bytes: system.free_bytes,
+        },
+    })
+}
+
+/// Addresses by what is spoken there: `{"rtmp":["127.0.0.1:1935"],"http":[…],…}`. The form of the status and of `--ready-fd`.
+pub fn addresses(listening: &[Listening]) -> Map<String, Value> {
+    let mut map = Map::new();
+    for Listening { what, address } in listening {
+        if let Value::Array(list) = map.entry(what.clone()).or_insert_with(|| json!([])) {
+            list.push(address.to_string().into());
+        }
+    }
+    map
+}
+
+fn worker(root: &Root, id: WorkerId, row: &WorkerRow, now: Now) -> Worker {
+    // A worker that never came up has no page, which is no reason to say nothing of the others.
+    let view = WorkerPage::open(root, id.0).ok();
+    let counter = |counter: WorkerCounter| view.as_ref().map_or(0, |view| view.counter(counter as usize));
+    Worker {
+        id: id.0,
+        pid: row.pid,
+        state: if row.state == WorkerState::Running { "ready" } else { row.state.label() },
+        allowed: Some(row.allowed).filter(|most| *most != 0),
+        current: row.publishers,
+        free: row.free(),
+        publishers: counter(WorkerCounter::Publishers),
+        viewers: counter(WorkerCounter::FlvViewers) + counter(WorkerCounter::RtmpViewers),
+        sessions: counter(WorkerCounter::Sessions),
+        weight: row.weight,
+        restarts: row.restarts,
+        uptime_s: if row.pid == 0 { 0 } else { now.wall_ms.saturating_sub(row.started_wall_ms) / 1_000 },
+        cpu_permille: counter(WorkerCounter::CpuPermille),
+        counters: WorkerCounter::ALL.iter().map(|known| (known.label().to_owned(), counter(*known).into())).collect(),
+    }
+}
+
+impl Status {
+    /// Everything, as JSON on one line.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a status holds only text, numbers and lists")
+    }
+
+    /// What the web page needs: the streams, and the port that RTMP is spoken on. Nothing of processes or directories.
+    pub fn streams_json(&self) -> String {
+        let rtmp = self.instance.addresses.get("rtmp").and_then(|list| list.get(0)).and_then(Value::as_str);
+        let port = rtmp.and_then(|address| address.rsplit(':').next()).and_then(|port| port.parse::<u16>().ok());
+        let mut answer = json!({ "streams": self.streams });
+        if let (Some(port), Value::Object(answer)) = (port, &mut answer) {
+            answer.insert("rtmp_port".into(), port.into());
+        }
+        answer.to_string()
+    }
+
+    /// For people.
+    pub fn to_text(&self) -> String {
+        text::text(self)
+    }
+}
+
+/// The last status that was read, for answers to strangers: however often they ask, the directory is read once a second.
+#[derive(Debug, Default)]
+pub struct Cached(Option<(u64, Status)>);
+
+impl Cached {
+    /// The status, at most a second old. `now_ms` is of the monotonic clock.
+    pub fn read(&mut self, shared_dir: &Path, now_ms: u64) -> anyhow::Result<&Status> {
+        let fresh = self.0.take().filter(|(read_ms, _)| now_ms.saturating_sub(*read_ms) < CACHED_MS);
+        let (_, status) = self.0.insert(match fresh {
+            Some(fresh) => fresh,
+            None => (now_ms, read(shared_dir)?),
+        });
+        Ok(status)
+    }
+}
+
+/// The answer of `/api/v1/versions`, in the envelope of SRS's API.
+pub fn versions(pid: u32) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let part = |index| version.split('.').nth(index).and_then(|part| part.parse::<u32>().ok()).unwrap_or(0);
+    json!({
+        "code": 0,
+        "server": "braidcast",
+        "service": pid.to_string(),
+        "pid": pid.to_string(),
+        "data": { "major": part(0), "minor": part(1), "revision": part(2), "version": version },
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,0 +1,118 @@
+//! A status for people: a few lines on the instance, a table of workers, a table of streams.
+
+use super::table::Align::{Left, Right};
+use super::table::{bytes, columns, duration};
+use super::{Status, Stream};
+use braidcast_media::key::DEFAULT_VHOST;
+use serde_json::Value;
+
+pub(super) fn text(status: &Status) -> String {
+    let mut out = instance(status);
+    out.push('\n');
+    out.push_str(&workers(status));
+    out.push('\n');
+    if status.streams.is_empty() {
+        out.push_str("no streams\n");
+    } else {
+        out.push_str(&streams(&status.streams));
+    }
+    out
+}
+
+fn instance(status: &Status) -> String {
+    let (instance, directory) = (&status.instance, &status.directory);
+    let what = if instance.running {
+        format!("{}, pid {}, up {}", instance.state, instance.pid, duration(instance.uptime_s * 1_000))
+    } else {
+        format!("not running ({})", instance.state)
+    };
+    let budget = if directory.budget_bytes == 0 { String::new() } else { format!(" of {}", bytes(directory.budget_bytes)) };
+    let mut lines = vec![
+        format!("braidcast {}: {what}", status.version),
+        format!("{}: {}{budget} used, {} free", instance.shared_dir, bytes(directory.bytes), bytes(directory.free_bytes)),
+    ];
+    if let Some(allowed) = instance.allowed {
+        let current: u32 = status.workers.iter().map(|worker| worker.current).sum();
+        lines.push(format!("publishers: {current} of {allowed} allowed in all, {} free", allowed.saturating_sub(current)));
+    }
+    for (what, addresses) in &instance.addresses {
+        let list: Vec<&str> = addresses.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        lines.push(format!("{what:<5} {}", list.join(" ")));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn workers(status: &Status) -> String {
+    let limit = |number: Option<u32>| number.map_or("-".to_owned(), |number| number.to_string());
+    let row = |worker: &super::Worker| {
+        vec![
+            worker.id.to_string(),
+            if worker.pid == 0 { "-".to_owned() } else { worker.pid.to_string() },
+            worker.state.to_owned(),
+            worker.current.to_string(),
+            limit(worker.allowed),
+            limit(worker.free),
+            worker.weight.to_string(),
+            worker.viewers.to_string(),
+            worker.sessions.to_string(),
+            format!("{}%", (worker.cpu_permille + 5) / 10),
+            worker.restarts.to_string(),
+            if worker.pid == 0 { "-".to_owned() } else { duration(worker.uptime_s * 1_000) },
+        ]
+    };
+    let headings = [
+        ("WORKER", Right),
+        ("PID", Right),
+        ("STATE", Left),
+        ("PUBLISHERS", Right),
+        ("ALLOWED", Right),
+        ("FREE", Right),
+        ("WEIGHT", Right),
+        ("VIEWERS", Right),
+        ("SESSIONS", Right),
+        ("CPU", Right),
+        ("RESTARTS", Right),
+        ("UP", Right),
+    ];
+    columns(&headings, &status.workers.iter().map(row).collect::<Vec<_>>())
+}
+
+fn streams(streams: &[Stream]) -> String {
+    let row = |stream: &Stream| {
+        let name = format!("{}/{}", stream.app, stream.stream);
+        let codecs: Vec<&str> = [&stream.video, &stream.audio].into_iter().flatten().map(String::as_str).collect();
+        vec![
+            printable(&if stream.vhost == DEFAULT_VHOST { name } else { format!("{}/{name}", stream.vhost) }),
+            stream.state.to_owned(),
+            stream.worker.map_or("-".to_owned(), |worker| worker.to_string()),
+            if codecs.is_empty() { "-".to_owned() } else { codecs.join(" + ") },
+            bytes(stream.bytes),
+            stream.records.to_string(),
+            stream.keyframes.to_string(),
+            stream.segment.map_or("-".to_owned(), |number| number.to_string()),
+            bytes(stream.log_bytes),
+            duration(stream.age_ms),
+        ]
+    };
+    let headings = [
+        ("STREAM", Left),
+        ("STATE", Left),
+        ("WORKER", Right),
+        ("CODECS", Left),
+        ("RECEIVED", Right),
+        ("RECORDS", Right),
+        ("KEYFRAMES", Right),
+        ("SEGMENT", Right),
+        ("LOG", Right),
+        ("AGE", Right),
+    ];
+    columns(&headings, &streams.iter().map(row).collect::<Vec<_>>())
+}
+
+/// A name that a client chose, without what a terminal would obey or that turns the text around.
+fn printable(name: &str) -> String {
+    let harmless = |c: &char| {
+        !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    name.chars().map(|c| if harmless(&c) { c } else { '?' }).collect()
+}

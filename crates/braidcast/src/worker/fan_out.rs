@@ -1,0 +1,308 @@
+//! Fan-out: what a stream has gained goes to its viewers, in bounded turns.
+//!
+//! A viewer is sent everything it lacks with one call. One that takes no more is left alone until its socket has room;
+//! when it lags too far it is jumped to the newest keyframe, at a record boundary. Nothing is allocated and nothing is
+//! queued for a viewer.
+
+use super::ledger::{Next, OPEN, Slices};
+use super::session::{Body, Protocol, Role, Session};
+use super::streams::{Lag, Rendition, View};
+use super::{End, Worker};
+use crate::control::counters::WorkerCounter;
+use braidcast_media::flv;
+use braidcast_stream_log::State;
+use braidcast_sys::net;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+
+/// Viewers served before the worker looks at its sockets again: some milliseconds of sends.
+const VIEWERS_PER_TURN: usize = 512;
+/// Bytes sent to one session before the others have their turn.
+const FLUSH_BYTES: usize = 4 << 20;
+/// The shortest time between two looks at sessions that wait, milliseconds.
+const RETRY_ON_NEWS_MS: u64 = 5;
+
+impl Worker {
+    /// Looks at every local stream for news; queues those that have some.
+    pub(super) fn scan_streams(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let mut over = Vec::new();
+        for (slot, stream) in &mut self.streams {
+            if stream.has_ended() {
+                if !std::mem::replace(&mut stream.over, true) {
+                    over.push(slot);
+                }
+                if stream.reader.state() == State::Disposed && self.stream_slots.get(&stream.key) == Some(&slot) {
+                    // Whoever comes now gets the stream that may be made under the same name.
+                    self.stream_slots.remove(&stream.key);
+                }
+                continue;
+            }
+            stream.over = false;
+            let commit = stream.reader.commit();
+            if commit == stream.seen || stream.queued {
+                continue;
+            }
+            stream.queued = true;
+            if stream.flush_at_ms <= now_ms {
+                self.fan_out_queue.push_back(slot);
+            } else {
+                self.flushes.set(stream.flush_at_ms, slot as u64);
+            }
+        }
+        for slot in over {
+            self.end_viewers(slot);
+        }
+        // Something new may be what a session waits for; but never more often than this, however many wait.
+        self.retry_at_ms = self.retry_at_ms.min(self.retried_at_ms + RETRY_ON_NEWS_MS);
+    }
+
+    /// Serves the queue for one bounded turn.
+    pub(super) fn fan_out(&mut self) {
+        while let Some((_, slot)) = self.flushes.pop_due(self.now.mono_ms) {
+            if self.streams.get(slot as usize).is_some_and(|stream| stream.queued) {
+                self.fan_out_queue.push_back(slot as usize);
+            }
+        }
+        let mut left = VIEWERS_PER_TURN;
+        while left > 0 {
+            let Some(&slot) = self.fan_out_queue.front() else { return };
+            if !self.streams.contains(slot) || self.fan_out_stream(slot, &mut left) {
+                self.fan_out_queue.pop_front();
+            }
+        }
+    }
+
+    /// Serves the viewers of one stream; true when all have been served.
+    fn fan_out_stream(&mut self, slot: usize, left: &mut usize) -> bool {
+        let stream = &mut self.streams[slot];
+        if stream.next_viewer == 0 {
+            stream.seen = stream.reader.commit();
+            stream.flush_at_ms = self.now.mono_ms + self.config.play.flush_interval.as_ms();
+        }
+        if let Err(error) = stream.update() {
+            tracing::error!(stream = %stream.key, %error, "cannot map a block: viewers of the stream are closed");
+            self.end_viewers(slot);
+            return true;
+        }
+        while *left > 0 {
+            // The last viewer may have been closed by the send before, and the stream with it.
+            let Some(stream) = self.streams.get_mut(slot) else { return true };
+            let Some(&session) = stream.viewers.get(stream.next_viewer) else {
+                stream.next_viewer = 0;
+                stream.queued = false;
+                self.trim_blocks(slot);
+                return true;
+            };
+            stream.next_viewer += 1;
+            *left -= 1;
+            self.serve_viewer(session);
+        }
+        false
+    }
+
+    fn serve_viewer(&mut self, slot: usize) {
+        if self.sessions.get(slot).is_some_and(|session| !session.blocked) {
+            self.flush(slot);
+        }
+        if let Err(end) = self.jump_if_lost(slot) {
+            self.close(slot, end);
+        }
+    }
+
+    fn trim_blocks(&mut self, slot: usize) {
+        let sessions = &self.sessions;
+        let stream = &mut self.streams[slot];
+        let newest = stream.seen.block;
+        let oldest = stream.viewers.iter().filter_map(|viewer| sessions.get(*viewer)?.ledger.position()).map(|(block, _)| block).min();
+        // A new viewer begins at the newest keyframe, which may lie one block back.
+        stream.trim(oldest.unwrap_or(newest).min(newest.saturating_sub(1)));
+    }
+
+    /// Sends everything a session is owed and its socket takes.
+    pub(super) fn flush(&mut self, slot: usize) {
+        if let Err(end) = self.try_flush(slot) {
+            self.close(slot, end);
+        }
+    }
+
+    pub(super) fn try_flush(&mut self, slot: usize) -> Result<(), End> {
+        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
+        let mut left = FLUSH_BYTES;
+        while !session.blocked {
+            if left == 0 {
+                // A client that takes as fast as we give must not have the worker to itself.
+                self.unfinished.push((u64::from(session.generation) << 32) | slot as u64);
+                break;
+            }
+            let view = match session.role {
+                Role::Viewing { stream, rendition, .. } => self.streams[stream].blocks(rendition),
+                _ => View::Nothing,
+            };
+            let (sent, wanted) = match session.ledger.gather(&view, &session.control) {
+                Next::Nothing => break,
+                Next::Slices(slices) => (send(&session.socket, &slices), slices.total()),
+                Next::Body(offset, length) => {
+                    let length = left.min(length as usize);
+                    (send_body(&session.socket, session.body.as_ref(), offset as usize, length), length)
+                }
+            };
+            match sent {
+                Ok(0) => return Err(End::Fault("a body is shorter than was promised")),
+                Ok(sent) => {
+                    let control = session.ledger.advance(sent);
+                    session.forget_control(control);
+                    self.page.counter(WorkerCounter::BytesOut as usize).fetch_add(sent as u64, std::sync::atomic::Ordering::Relaxed);
+                    session.blocked = sent < wanted;
+                    left = left.saturating_sub(sent);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => session.blocked = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(End::Socket(error)),
+            }
+        }
+        self.finish_closing(slot)
+    }
+
+    /// Goes on with sessions that took everything that was given to them in the last turn.
+    pub(super) fn flush_unfinished(&mut self) {
+        for token in std::mem::take(&mut self.unfinished) {
+            if let Some(slot) = self.slot_of(token) {
+                self.flush(slot);
+                self.after_flush(slot);
+            }
+        }
+    }
+
+    /// Ends our half of a connection that is owed nothing more and is to be closed.
+    fn finish_closing(&mut self, slot: usize) -> Result<(), End> {
+        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
+        if !session.ledger.is_empty() {
+            return Ok(());
+        }
+        session.body = None;
+        if session.closing && !session.draining {
+            net::shutdown(&session.socket, Shutdown::Write).map_err(End::Socket)?;
+            session.draining = true;
+            session.deadline_ms = self.now.mono_ms + super::DRAINING_MS;
+            self.watch_deadline(slot);
+            self.enqueue(slot);
+        }
+        Ok(())
+    }
+
+    /// Jumps a viewer to the newest keyframe if it lags too far, or if the log has gone on without it.
+    fn jump_if_lost(&mut self, slot: usize) -> Result<(), End> {
+        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
+        let Some((stream, rendition)) = session.viewing().filter(|_| !session.closing) else { return Ok(()) };
+        let Some((block, offset)) = session.ledger.position() else { return Ok(()) };
+        let stream = &mut self.streams[stream];
+        let play = &self.config.play;
+        let lags = |lag: Lag| lag.bytes > play.max_lag_bytes.bytes() || lag.ms > play.max_lag.as_ms();
+        // Behind what a jump before has left to be finished.
+        let pace = session.ledger.pace().unwrap_or((block, offset));
+        let lost = match session.blocked {
+            true => lags(stream.lag(pace.0, pace.1)),
+            false => stream.is_stranded(block, offset, rendition),
+        };
+        if !lost {
+            return Ok(());
+        }
+        let Some(generation) = stream.generation(block) else {
+            return Err(End::Fault("the block that a viewer reads is gone"));
+        };
+        let target = match stream.start(rendition) {
+            Ok(Some(target)) if target > pace => target,
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                tracing::error!(stream = %stream.key, %error, "cannot map a block");
+                return Ok(());
+            }
+        };
+        session.ledger.abandon(&stream.blocks(rendition));
+        let first = if rendition == Rendition::Flv { flv::FILE_HEADER.len() as u32 } else { 0 };
+        let prefix = stream.prefix_bytes(target.0, rendition);
+        if stream.generation(target.0) != Some(generation) && prefix > first {
+            session.owe_run(target.0, first, prefix)?;
+        }
+        session.owe_run(target.0, target.1, OPEN)?;
+        tracing::debug!(stream = %stream.key, conn = %session.conn, peer = %session.peer, from = ?(block, offset), to = ?target,
+            "a viewer that lagged was jumped to the newest keyframe");
+        self.count(WorkerCounter::ViewerJumps);
+        self.try_flush(slot)
+    }
+
+    /// The stream is over: its viewers are told in their protocol's way and closed.
+    pub(super) fn end_viewers(&mut self, slot: usize) {
+        let stream = &mut self.streams[slot];
+        if let Err(error) = stream.update() {
+            tracing::error!(stream = %stream.key, %error, "cannot map the stream's last block");
+        }
+        for session in stream.viewers.clone() {
+            self.end_viewer(session);
+        }
+        self.forget_unwatched(slot);
+    }
+
+    fn end_viewer(&mut self, slot: usize) {
+        // Who keeps up gets everything; who does not, the message that was begun.
+        self.flush(slot);
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let Role::Viewing { stream, rendition, .. } = session.role else { return };
+        if session.closing {
+            return;
+        }
+        session.ledger.abandon(&self.streams[stream].blocks(rendition));
+        if let Protocol::Rtmp(rtmp) = &mut session.protocol {
+            rtmp.end_play(self.now.mono_ms);
+            let bytes = rtmp.take_outbox();
+            session.push_control(&bytes);
+        }
+        // What is left still needs the stream's blocks: it goes with its last viewer.
+        self.close_when_sent(slot);
+    }
+
+    /// Makes a session a viewer of a stream that is there, from a place that [`super::streams::LocalStream::start`] gave just now.
+    pub(super) fn start_viewing(&mut self, slot: usize, stream: usize, rendition: Rendition, start: (u32, u32)) -> Result<(), End> {
+        let place = self.streams[stream].join(slot, rendition);
+        let session = &mut self.sessions[slot];
+        session.role = Role::Viewing { stream, rendition, place };
+        session.deadline_ms = 0;
+        let (block, offset) = start;
+        let prefix = self.streams[stream].prefix_bytes(block, rendition);
+        if offset == prefix {
+            return session.owe_run(block, 0, OPEN);
+        }
+        session.owe_run(block, 0, prefix)?;
+        session.owe_run(block, offset, OPEN)
+    }
+
+    /// A session views no longer.
+    pub(super) fn leave_stream(&mut self, stream: usize, rendition: Rendition, place: usize) {
+        let local = &mut self.streams[stream];
+        self.page.set_reading(local.key.slot(), false);
+        for (session, now_at) in local.leave(place, rendition).into_iter().flatten() {
+            if let Some(Session { role: Role::Viewing { place, .. }, .. }) = self.sessions.get_mut(session) {
+                *place = now_at;
+            }
+        }
+        self.forget_unwatched(stream);
+    }
+}
+
+fn send_body(socket: &OwnedFd, body: Option<&Body>, offset: usize, length: usize) -> io::Result<usize> {
+    match body {
+        Some(Body::File(file)) => net::sendfile(socket, file, offset as u64, length),
+        Some(Body::Static(bytes)) => net::send(socket, bytes.get(offset..offset + length).unwrap_or_default()),
+        None => Ok(0),
+    }
+}
+
+/// One call, whatever there is to send; the plain one when it is one run, which it nearly always is.
+fn send(socket: &OwnedFd, slices: &Slices<'_>) -> io::Result<usize> {
+    match slices.as_slice() {
+        [one] => net::send(socket, one),
+        several => net::writev(socket, several),
+    }
+}

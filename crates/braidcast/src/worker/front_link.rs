@@ -1,0 +1,167 @@
+//! The worker's side of the control channel: what the front says, what it is told, and life without it.
+
+use super::session::{Role, Session};
+use super::sessions::Arrival;
+use super::{End, PLACING_MS, Worker};
+use crate::control::counters::WorkerCounter;
+use crate::control::{ConnId, Intent, Listener, Placement, Refusal, ToFront, ToWorker};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::OwnedFd;
+
+/// Messages taken from the front in one turn.
+const MESSAGES_PER_TURN: usize = 256;
+
+impl Worker {
+    /// Takes what the front has sent.
+    pub(super) fn hear_front(&mut self) {
+        for _ in 0..MESSAGES_PER_TURN {
+            match self.front.receive::<ToWorker>() {
+                Ok(Some((message, fds))) => self.obey(message, fds.into_iter().next()),
+                Ok(None) => return,
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    tracing::error!(%error, "a message of the front was lost or malformed");
+                }
+                Err(error) => return self.lose_front(&error),
+            }
+        }
+    }
+
+    fn obey(&mut self, message: ToWorker, fd: Option<OwnedFd>) {
+        match message {
+            ToWorker::Connection { conn, listener, peer, local } => match fd {
+                Some(socket) => self.open_session(Arrival { conn, listener, peer, local }, socket),
+                None => self.missing_descriptor(conn),
+            },
+            ToWorker::Adopt { conn, next_segment } => match fd {
+                Some(socket) => self.adopt(conn, next_segment, socket),
+                None => self.missing_descriptor(conn),
+            },
+            ToWorker::Placed { conn, placement } => self.placed(conn, placement),
+            ToWorker::Evict { conn } => self.evict(conn),
+            ToWorker::Settle { key, settling, next_segment } => self.settle(key, settling, next_segment),
+            ToWorker::EvictOlderThan { wall_ms } => self.evict_older_than(wall_ms),
+            ToWorker::Stop => self.stop("the front says so"),
+            ToWorker::Welcome { .. } => tracing::error!("the front welcomed this worker a second time"),
+        }
+    }
+
+    /// A publisher lost its stream. If it does not publish any more, it has left by itself.
+    fn evict(&mut self, conn: ConnId) {
+        let Some(&slot) = self.by_conn.get(&conn) else { return };
+        let session = &self.sessions[slot];
+        if matches!(session.role, Role::Publishing(_) | Role::Opening(..)) {
+            self.close(slot, End::Peer("a newer publisher takes the stream over".into()));
+        }
+    }
+
+    fn missing_descriptor(&mut self, conn: ConnId) {
+        tracing::error!(%conn, "a connection came without its descriptor: it is lost");
+        self.tell_front(&ToFront::Closed { conn });
+    }
+
+    /// Tells the front something that needs no descriptor. A front that is gone is noticed by the poll.
+    pub(super) fn tell_front(&mut self, message: &ToFront) {
+        if self.front_gone_ms.is_none()
+            && let Err(error) = self.front.send(message, Vec::new())
+        {
+            tracing::error!(%error, "cannot tell the front {message:?}");
+        }
+    }
+
+    /// Sends what the channel did not take before.
+    pub(super) fn flush_front(&mut self) {
+        if self.front_gone_ms.is_none()
+            && self.front.pending() > 0
+            && let Err(error) = self.front.flush()
+        {
+            self.lose_front(&error);
+        }
+    }
+
+    fn lose_front(&mut self, error: &std::io::Error) {
+        if self.front_gone_ms.is_some() {
+            return;
+        }
+        tracing::warn!(%error, "the front is gone: this worker goes on with what it has for {} (front_grace)", self.config.server.front_grace);
+        self.front_gone_ms = Some(self.now.mono_ms);
+        if let Err(error) = self.poller.delete(&self.front) {
+            tracing::debug!(%error, "cannot unwatch the control channel");
+        }
+    }
+
+    /// Ends the worker when the front has been gone for too long.
+    pub(super) fn check_front(&mut self) {
+        if let Some(gone) = self.front_gone_ms
+            && self.now.mono_ms >= gone + self.config.server.front_grace.as_ms()
+        {
+            self.stop("the front has been gone for front_grace");
+        }
+    }
+
+    /// Asks the front where a session belongs; its input waits until the answer is there.
+    pub(super) fn ask_place(&mut self, slot: usize, wish: super::session::Wish, params: &str) -> Result<(), End> {
+        let session = &mut self.sessions[slot];
+        let intent = match wish.what {
+            super::session::Want::Publish => Intent::Publish,
+            super::session::Want::Play(_) => Intent::Play,
+        };
+        let message = ToFront::Place {
+            conn: session.conn,
+            intent,
+            key: wish.key.clone(),
+            credential: credential(params),
+            pinned: session.listener == Listener::Sub,
+        };
+        session.role = Role::Placing(wish);
+        session.deadline_ms = self.now.mono_ms + PLACING_MS;
+        self.watch_deadline(slot);
+        if self.front_gone_ms.is_some() || self.stopping_since_ms.is_some() {
+            return self.refuse(slot, Refusal::Unavailable);
+        }
+        self.tell_front(&message);
+        Ok(())
+    }
+
+    fn placed(&mut self, conn: ConnId, placement: Placement) {
+        // The client may have gone while the front was asked; the front was told by `Closed`.
+        let Some(&slot) = self.by_conn.get(&conn) else { return };
+        let Session { role: Role::Placing(wish), .. } = &self.sessions[slot] else { return };
+        let wish = wish.clone();
+        let result = match placement {
+            Placement::Here { next_segment } => self.admit(slot, wish, next_segment),
+            Placement::MoveTo(worker) => self.hand_over(slot, wish, worker),
+            Placement::Refused(refusal) => self.refuse(slot, refusal),
+        };
+        if let Err(end) = result {
+            self.close(slot, end);
+        }
+    }
+
+    /// The publish or play of a session was not admitted: its client is told why.
+    pub(super) fn refuse(&mut self, slot: usize, refusal: Refusal) -> Result<(), End> {
+        let session = &mut self.sessions[slot];
+        let (stream, publish) = match &session.role {
+            Role::Placing(wish) | Role::Opening(wish, _) | Role::Waiting(wish) => {
+                (wish.key.to_string(), wish.what == super::session::Want::Publish)
+            }
+            _ => (String::new(), false),
+        };
+        let (conn, peer) = (session.conn, session.peer);
+        if self.peer_lines.allow(self.now.mono_ms) {
+            tracing::info!(%stream, %conn, %peer, "refused: {refusal}");
+        }
+        if publish {
+            self.count(WorkerCounter::RefusedPublishers);
+        }
+        self.leave_role(slot, &refusal);
+        self.tell_front(&ToFront::Released { conn });
+        self.answer_refusal(slot, refusal)
+    }
+}
+
+/// What tells a publisher that comes back from a stranger: a hash, because the parameters may hold a secret.
+fn credential(params: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    params.hash(&mut hasher);
+    hasher.finish()
+}

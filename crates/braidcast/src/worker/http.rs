@@ -1,0 +1,368 @@
+//! HTTP sessions: one request at a time, answered from the stream's directory or the embedded page.
+
+use super::session::{Body, Index, IndexWish, Protocol, Role, Session, Want, Wish};
+use super::streams::Rendition;
+use super::waiting::Awaited;
+use super::{End, Worker};
+use crate::control::Listener;
+use crate::control::counters::WorkerCounter;
+use crate::hls::{INDEX, serve};
+use crate::{page, status};
+use braidcast_media::StreamKey;
+use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
+use braidcast_protocols::http::{self, HttpError, Method, Request, Route, Settings, Span, Status, route};
+use std::io;
+
+/// The longest request body that is read and thrown away, in bytes.
+const BODY_BYTES: u64 = 16 << 10;
+/// What a client must take of an answer in each `[limits] idle`, in bytes.
+const ANSWER_BYTES: u64 = 64 << 10;
+/// Where the web page finds the live streams.
+const STREAM_LIST: &str = "/streams.json";
+/// How long a segment may be kept by caches, in seconds: it never changes.
+const SEGMENT_MAX_AGE: u32 = 3_600;
+
+/// What somebody reads who guesses at the API.
+const NO_ENDPOINT: &str = "no such endpoint; there are /api/v1/versions and, on the API's port, /api/v2/status";
+
+impl Worker {
+    pub(super) fn http_settings(&self) -> Settings {
+        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES }
+    }
+
+    /// Gives bytes to the session's request reader; answers a request that is whole.
+    pub(super) fn feed_http(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
+        let session = &mut self.sessions[slot];
+        if session.viewing().is_some() {
+            // Whatever a viewer of HTTP-FLV sends after its request, nothing can follow on this connection.
+            return Ok(bytes.len());
+        }
+        let Protocol::Http(reader) = &mut session.protocol else { return Ok(bytes.len()) };
+        let consumed = match reader.handle_input(bytes) {
+            Ok(consumed) => consumed,
+            Err(error) => {
+                self.bad_request(slot, error);
+                return Ok(bytes.len());
+            }
+        };
+        if let Some(request) = reader.poll_request() {
+            session.deadline_ms = 0;
+            self.count(WorkerCounter::HttpRequests);
+            self.answer(slot, &request)?;
+        }
+        Ok(consumed)
+    }
+
+    fn bad_request(&mut self, slot: usize, error: HttpError) {
+        self.count(WorkerCounter::ProtocolErrors);
+        if error == HttpError::HeadTooLarge {
+            self.count(WorkerCounter::RefusedHttpHeads);
+        }
+        let session = &mut self.sessions[slot];
+        if self.peer_lines.allow(self.now.mono_ms) {
+            tracing::info!(conn = %session.conn, peer = %session.peer, "bad HTTP request: {error}");
+        }
+        session.push_control(&response::text(error.status(), &error.to_string(), false, false));
+        self.close_when_sent(slot);
+    }
+
+    fn answer(&mut self, slot: usize, request: &Request) -> Result<(), End> {
+        if !request.keep_alive {
+            self.sessions[slot].last_request = true;
+        }
+        if request.method == Method::Options {
+            return self.respond(slot, &response::preflight(request.keep_alive));
+        }
+        let head_only = request.method == Method::Head;
+        let wants_api = self.sessions[slot].listener == Listener::Api;
+        match route(request, &self.config.server.vhosts).map_key(|key| self.played(key)) {
+            Route::Api(path) => self.answer_api(slot, &path, head_only),
+            _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
+            Route::Flv { .. } if head_only => {
+                self.sessions[slot].last_request = true;
+                self.respond(slot, &response::flv())
+            }
+            Route::Flv { key, params } => {
+                self.sessions[slot].last_request = true;
+                self.ask_place(slot, Wish { key, what: Want::Play(Rendition::Flv) }, &params)
+            }
+            Route::LiveIndex { key, clip, params } => {
+                let index = clip.map_or(Index::Live, Index::Clip);
+                self.want_index(slot, IndexWish { key, index, query: params, head_only })
+            }
+            Route::NamedIndex { key, name, or_live, params } => {
+                let named = IndexWish { key, index: Index::Named(name), query: params, head_only };
+                match or_live {
+                    Some(live) if !self.has_index(&named) => self.want_index(slot, IndexWish { key: live, index: Index::Live, ..named }),
+                    _ => self.want_index(slot, named),
+                }
+            }
+            Route::Segment { key, number, .. } => self.answer_segment(slot, &key, number, request),
+            Route::Page if self.config.http.page => self.answer_asset(slot, "/", head_only),
+            Route::Asset(path) if self.config.http.page => self.answer_asset(slot, &format!("/assets/{path}"), head_only),
+            Route::NotFound if self.config.http.page && request.path == STREAM_LIST => self.answer_streams(slot, head_only),
+            Route::BadName(error) => {
+                self.count(WorkerCounter::RefusedNames);
+                self.respond_text(slot, Status::BAD_REQUEST, &error.to_string(), head_only)
+            }
+            Route::BadClip(error) => self.respond_text(slot, Status::BAD_REQUEST, &error.to_string(), head_only),
+            Route::Page | Route::Asset(_) | Route::NotFound => self.respond_text(slot, Status::NOT_FOUND, "nothing here", head_only),
+        }
+    }
+
+    fn want_index(&mut self, slot: usize, wish: IndexWish) -> Result<(), End> {
+        if let Index::Clip(clip) = &wish.index
+            && let (Some(start), Some(end)) = (clip.start, clip.end)
+            && end.resolve(self.now.wall_ms) <= start.resolve(self.now.wall_ms)
+        {
+            return self.respond_text(slot, Status::BAD_REQUEST, "the end must be after the start", wish.head_only);
+        }
+        if self.try_index(slot, &wish)? {
+            return Ok(());
+        }
+        if !wish.may_come() || self.sessions[slot].peer_ended {
+            let text = match &wish.index {
+                Index::Clip(_) => "no segment shows any of that time",
+                Index::Live | Index::Named(_) => "no such index",
+            };
+            return self.respond_text(slot, Status::NOT_FOUND, text, wish.head_only);
+        }
+        let session = &mut self.sessions[slot];
+        self.waiting.add((Awaited::Index, wish.key.clone()), slot);
+        session.role = Role::WaitingForIndex(wish);
+        session.deadline_ms = self.now.mono_ms + self.config.play.play_wait.as_ms();
+        self.watch_deadline(slot);
+        Ok(())
+    }
+
+    /// Whether a stream has a live index now, which those who wait for one want to know.
+    pub(super) fn has_live_index(&self, key: &StreamKey) -> bool {
+        self.root.hls_dir(key).join(INDEX).exists()
+    }
+
+    /// Looks once more at the index that a session waits for.
+    pub(super) fn retry_index(&mut self, slot: usize) -> Result<(), End> {
+        let Some(Session { role: Role::WaitingForIndex(wish), .. }) = self.sessions.get(slot) else { return Ok(()) };
+        let wish = wish.clone();
+        self.try_index(slot, &wish).map(|_| ())
+    }
+
+    fn has_index(&mut self, wish: &IndexWish) -> bool {
+        matches!(self.read_index(wish), Ok(Some(_)))
+    }
+
+    /// The text of an index, with URIs that fit where it is served; `None`: it is not there.
+    fn read_index(&mut self, wish: &IndexWish) -> io::Result<Option<String>> {
+        let (directory, now_ms) = (self.root.hls_dir(&wish.key), self.now.wall_ms);
+        match &wish.index {
+            Index::Live => serve::live_index(&directory, wish.key.stream(), &wish.query),
+            Index::Named(name) => serve::named_index(&directory, name, &wish.query),
+            Index::Clip(clip) => {
+                let start_ms = clip.start.map_or(0, |start| start.resolve(now_ms));
+                let end_ms = clip.end.map_or(u64::MAX, |end| end.resolve(now_ms));
+                let segments = self.clips.segments(&self.root, &wish.key, self.now.mono_ms)?;
+                Ok(serve::clip(segments, wish.key.stream(), &wish.query, start_ms, end_ms))
+            }
+        }
+    }
+
+    /// Answers with an index if it is there.
+    pub(super) fn try_index(&mut self, slot: usize, wish: &IndexWish) -> Result<bool, End> {
+        let text = match self.read_index(wish) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                tracing::error!(stream = %wish.key, %error, "cannot read the stream's index");
+                self.respond_text(slot, Status::INTERNAL_ERROR, "the index cannot be read", wish.head_only)?;
+                return Ok(true);
+            }
+        };
+        self.respond_with(slot, content_type::PLAYLIST, Cache::No, text.as_bytes(), wish.head_only)?;
+        Ok(true)
+    }
+
+    fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, request: &Request) -> Result<(), End> {
+        let head_only = request.method == Method::Head;
+        let (file, length) = match serve::segment(&self.root.hls_dir(key), number) {
+            Ok(Some(segment)) => segment,
+            Ok(None) => return self.respond_text(slot, Status::NOT_FOUND, "no such segment", head_only),
+            Err(error) => {
+                tracing::error!(stream = %key, %error, "cannot open segment {number}");
+                return self.respond_text(slot, Status::INTERNAL_ERROR, "the segment cannot be read", head_only);
+            }
+        };
+        let span = request.range.map(|range| range.span(length));
+        let keep_alive = self.keeps_alive(slot);
+        let head = response::file(content_type::MPEG_TS, Cache::Seconds(SEGMENT_MAX_AGE), length, span, keep_alive);
+        let (first, bytes) = match span {
+            Some(Span::Unsatisfiable) => (0, 0),
+            Some(Span::Part { first, bytes }) => (first, bytes),
+            None => (0, length),
+        };
+        let session = &mut self.sessions[slot];
+        session.push_control(&head);
+        if !head_only && bytes > 0 {
+            let (Ok(offset), Ok(end)) = (u32::try_from(first), u32::try_from(first + bytes)) else {
+                return Err(End::Fault("a segment of more than 4 GiB"));
+            };
+            session.owe_body(Body::File(file.into()), offset, end)?;
+        }
+        self.finish_response(slot)
+    }
+
+    fn answer_asset(&mut self, slot: usize, path: &str, head_only: bool) -> Result<(), End> {
+        let Some(asset) = page::asset(path) else {
+            return self.respond_text(slot, Status::NOT_FOUND, "nothing here", head_only);
+        };
+        let head = ResponseHead::new(Status::OK)
+            .content_type(asset.content_type)
+            .cache(Cache::No)
+            .field("ETag", asset.etag)
+            .length(asset.bytes.len() as u64)
+            .keep_alive(self.keeps_alive(slot))
+            .build();
+        self.sessions[slot].push_control(&head);
+        if !head_only && !asset.bytes.is_empty() {
+            let bytes = u32::try_from(asset.bytes.len()).map_err(|_| End::Fault("a file of the page of more than 4 GiB"))?;
+            self.sessions[slot].owe_body(Body::Static(asset.bytes), 0, bytes)?;
+        }
+        self.finish_response(slot)
+    }
+
+    fn answer_api(&mut self, slot: usize, path: &str, head_only: bool) -> Result<(), End> {
+        let answer = match path {
+            "/api/v1/versions" => Some(status::versions(std::process::id())),
+            "/api/v2/status" if self.sessions[slot].listener == Listener::Api => {
+                match self.status.read(&self.config.server.shared_dir, self.now.mono_ms) {
+                    Ok(status) => Some(status.to_json()),
+                    Err(error) => {
+                        tracing::error!(error = format!("{error:#}"), "cannot read the instance's status");
+                        return self.respond_text(slot, Status::INTERNAL_ERROR, "the status cannot be read", head_only);
+                    }
+                }
+            }
+            _ => None,
+        };
+        match answer {
+            Some(json) => self.respond_with(slot, content_type::JSON, Cache::No, json.as_bytes(), head_only),
+            None => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
+        }
+    }
+
+    fn answer_streams(&mut self, slot: usize, head_only: bool) -> Result<(), End> {
+        match self.status.read(&self.config.server.shared_dir, self.now.mono_ms).map(status::Status::streams_json) {
+            Ok(json) => self.respond_with(slot, content_type::JSON, Cache::No, json.as_bytes(), head_only),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "cannot read the list of streams");
+                self.respond_text(slot, Status::INTERNAL_ERROR, "the streams cannot be read", head_only)
+            }
+        }
+    }
+
+    fn respond_with(&mut self, slot: usize, media_type: &str, cache: Cache, body: &[u8], head_only: bool) -> Result<(), End> {
+        let head = ResponseHead::new(Status::OK)
+            .content_type(media_type)
+            .cache(cache)
+            .length(body.len() as u64)
+            .keep_alive(self.keeps_alive(slot))
+            .build();
+        self.sessions[slot].push_control(&head);
+        if !head_only {
+            self.sessions[slot].push_control(body);
+        }
+        self.finish_response(slot)
+    }
+
+    pub(super) fn respond_text(&mut self, slot: usize, status: Status, message: &str, head_only: bool) -> Result<(), End> {
+        let answer = response::text(status, message, self.keeps_alive(slot), head_only);
+        self.respond(slot, &answer)
+    }
+
+    fn respond(&mut self, slot: usize, answer: &[u8]) -> Result<(), End> {
+        self.sessions[slot].push_control(answer);
+        self.finish_response(slot)
+    }
+
+    fn keeps_alive(&self, slot: usize) -> bool {
+        !self.sessions[slot].last_request && self.stopping_since_ms.is_none()
+    }
+
+    /// The answer is in the ledger: sends it, and goes on with the connection's next request when it is out.
+    fn finish_response(&mut self, slot: usize) -> Result<(), End> {
+        self.leave_role(slot, &"answered");
+        let keep_alive = self.keeps_alive(slot);
+        let session = &mut self.sessions[slot];
+        session.answering = true;
+        session.closing = !keep_alive;
+        session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
+        session.sent_mark = session.ledger.sent();
+        self.watch_deadline(slot);
+        self.try_flush(slot)?;
+        self.http_answered(slot);
+        Ok(())
+    }
+
+    /// An answer has been on its way for a while: its client must take some of it, for it holds a file open.
+    pub(super) fn answer_overdue(&mut self, slot: usize) -> Result<(), End> {
+        let session = &mut self.sessions[slot];
+        let sent = session.ledger.sent();
+        if sent - session.sent_mark < ANSWER_BYTES {
+            self.count(WorkerCounter::IdleTimeouts);
+            return Err(End::Peer("does not take the answer it asked for".into()));
+        }
+        session.sent_mark = sent;
+        session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
+        Ok(())
+    }
+
+    /// If the answer is out, the connection's next request may be read.
+    pub(super) fn http_answered(&mut self, slot: usize) {
+        let idle_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if !session.answering || !session.ledger.is_empty() {
+            return;
+        }
+        session.answering = false;
+        if session.closing {
+            return;
+        }
+        if let Protocol::Http(reader) = &mut session.protocol {
+            reader.next_request();
+        }
+        session.deadline_ms = idle_ms;
+        self.watch_deadline(slot);
+        self.enqueue(slot);
+    }
+
+    /// An HTTP connection was silent for too long: before its first request, in the middle of one, or between two.
+    pub(super) fn http_timeout(&mut self, slot: usize) -> Result<(), End> {
+        let session = &mut self.sessions[slot];
+        if let Protocol::Http(reader) = &session.protocol
+            && !reader.is_idle()
+        {
+            if self.peer_lines.allow(self.now.mono_ms) {
+                tracing::info!(conn = %session.conn, peer = %session.peer, "closed by us: the request did not come in time");
+            }
+            session.push_control(&response::text(Status::REQUEST_TIMEOUT, "the request did not come in time", false, false));
+            self.count(WorkerCounter::HandshakeTimeouts);
+            self.close_when_sent(slot);
+            return Ok(());
+        }
+        self.count(WorkerCounter::IdleTimeouts);
+        Err(End::Peer("HTTP connection idle".into()))
+    }
+
+    /// Closes a session when what it is owed is out, or after a while.
+    pub(super) fn close_when_sent(&mut self, slot: usize) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        session.closing = true;
+        session.deadline_ms = self.now.mono_ms + super::CLOSING_MS;
+        self.watch_deadline(slot);
+        self.flush(slot);
+    }
+
+    /// Tells an HTTP-FLV viewer that its stream begins.
+    pub(super) fn flv_accepted(session: &mut Session) {
+        session.push_control(&http::response::flv());
+    }
+}

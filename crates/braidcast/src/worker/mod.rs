@@ -1,0 +1,337 @@
+//! A worker: one thread that negotiates, ingests, serves and segments. It may die at any instruction.
+//!
+//! The loop takes what the front says, then reads, then commits, then fans out, each in bounded turns; nothing in it ever
+//! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
+
+mod clips;
+mod fan_out;
+mod front_link;
+mod handover;
+mod http;
+mod ingest;
+mod ledger;
+mod publishers;
+mod rtmp;
+mod session;
+mod sessions;
+mod settle;
+mod streams;
+mod timers;
+mod waiting;
+
+use crate::config::Config;
+use crate::control::channel::Channel;
+use crate::control::counters::WorkerCounter;
+use crate::control::{ConnId, ToWorker, WorkerId};
+use crate::logging::RateLimit;
+use crate::status;
+use anyhow::{Context, bail};
+use braidcast_media::StreamKey;
+use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
+use braidcast_stream_log::path::Root;
+use braidcast_stream_log::{LogOptions, Now};
+use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
+use clips::Clips;
+use ingest::Publisher;
+use session::Session;
+use slab::Slab;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use streams::LocalStream;
+use timers::Timers;
+use waiting::Waiting;
+
+/// How long a session that is to be closed may take to read what it is still owed, milliseconds.
+const CLOSING_MS: u64 = 5_000;
+/// How long the peer of a session that is over may take to close its half of the connection, milliseconds.
+const DRAINING_MS: u64 = 1_000;
+/// How long the front may take to say where a connection belongs, milliseconds.
+const PLACING_MS: u64 = 5_000;
+/// How long the lock of a stream may still be held by a publisher that is being closed, milliseconds.
+const OPENING_MS: u64 = 3_000;
+/// How often sessions that wait for a stream, a lock or an index are looked at, milliseconds.
+const RETRY_MS: u64 = 50;
+/// How soon messages that the front's channel did not take are tried again, milliseconds.
+const FRONT_RETRY_MS: u64 = 5;
+/// How often the gauges of the worker's page are brought up to date, milliseconds.
+const REPORT_MS: u64 = 1_000;
+/// Log lines that clients can cause: so many at once, and so many a second.
+const PEER_LINES_BURST: u32 = 100;
+const PEER_LINES_PER_SECOND: u32 = 20;
+/// Bytes read from one socket before the next one has its turn.
+const READ_BYTES: usize = 256 << 10;
+/// Bytes read from a socket that does not publish: no more than this is held for a session while the front decides about it.
+const COMMAND_BYTES: usize = 16 << 10;
+/// Sessions read in one turn.
+const READS_PER_TURN: usize = 128;
+/// Deadlines acted on in one turn.
+const EXPIRED_PER_TURN: usize = 512;
+
+const CONTROL: u64 = u64::MAX;
+const DOORBELL: u64 = u64::MAX - 1;
+const SIGNAL: u64 = u64::MAX - 2;
+
+/// Why a session is closed.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Everything was said.
+    Done,
+    /// The peer closed the connection.
+    PeerClosed,
+    /// The socket failed.
+    Socket(io::Error),
+    /// The peer broke a rule or a limit; the text is for the log.
+    Peer(String),
+    /// Something of ours went wrong.
+    Fault(&'static str),
+}
+
+/// For the log: what ended the session.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("we closed the connection"),
+            Self::PeerClosed => f.write_str("the client closed the connection"),
+            Self::Socket(error) => write!(f, "the connection failed ({error})"),
+            Self::Peer(what) => f.write_str(what),
+            Self::Fault(what) => f.write_str(what),
+        }
+    }
+}
+
+/// The state of a worker.
+pub(crate) struct Worker {
+    id: WorkerId,
+    config: Config,
+    root: Root,
+    log_options: LogOptions,
+    poller: Poller,
+    front: Channel,
+    /// When the front was last there; `None`: it is.
+    front_gone_ms: Option<u64>,
+    doorbell: EventFd,
+    doorbells: Doorbells,
+    page: WorkerPage,
+    sessions: Slab<Session>,
+    by_conn: HashMap<ConnId, usize>,
+    generation: u32,
+    streams: Slab<LocalStream>,
+    stream_slots: HashMap<StreamKey, usize>,
+    publishers: Slab<Publisher>,
+    /// Sessions that wait for a stream, a lock or an index.
+    waiting: Waiting,
+    retry_at_ms: u64,
+    retried_at_ms: u64,
+    /// Sessions whose sockets may have more to read.
+    ready: VecDeque<usize>,
+    /// Publishers with records that are not committed.
+    dirty: Vec<usize>,
+    fan_out_queue: VecDeque<usize>,
+    /// Sessions that are owed more, and take it.
+    unfinished: Vec<u64>,
+    flushes: Timers,
+    deadlines: Timers,
+    read_buffer: Vec<u8>,
+    now: Now,
+    report_at_ms: u64,
+    reported_cpu_us: u64,
+    stopping_since_ms: Option<u64>,
+    peer_lines: RateLimit,
+    status: status::Cached,
+    clips: Clips,
+}
+
+/// Runs a worker that talks to its front by the inherited descriptor `control`.
+pub fn run(control: OwnedFd) -> anyhow::Result<ExitCode> {
+    let mut front = Channel::new(control).context("the control channel")?;
+    let (message, fds) = front.receive_blocking(Duration::from_secs(10)).context("waiting for the front's welcome")?;
+    let ToWorker::Welcome { worker, workers, config } = message else { bail!("the front did not begin with a welcome") };
+    let config = Config::from_json(&config).context("the configuration in the front's welcome")?;
+    crate::logging::start(config.server.log_level, &format!("worker {worker}"));
+    if fds.len() != usize::from(workers) {
+        bail!("the front sent {} doorbells for {workers} workers", fds.len());
+    }
+    let mut worker = Worker::new(worker, config, front, fds)?;
+    worker.run()
+}
+
+impl Worker {
+    fn new(id: WorkerId, config: Config, front: Channel, doorbells: Vec<OwnedFd>) -> anyhow::Result<Self> {
+        // As far as it goes: the front has checked that it is enough.
+        braidcast_sys::limits::raise_rlimit_nofile(u64::MAX).context("raising the descriptor limit")?;
+        let root = Root::new(config.server.shared_dir.clone());
+        let page = WorkerPage::create(&root, id.0).context("creating the worker's page")?;
+        let doorbells: Vec<EventFd> = doorbells.into_iter().map(EventFd::from_fd).collect();
+        let doorbell = doorbells[usize::from(id.0) - 1].try_clone().context("the worker's doorbell")?;
+        let poller = Poller::new().context("epoll")?;
+        poller.add(&front, CONTROL, Interest::READ)?;
+        poller.add(&doorbell, DOORBELL, Interest::READ)?;
+        let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
+        let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
+        page.counter(WorkerCounter::Pid as usize).store(u64::from(std::process::id()), Ordering::Relaxed);
+        let log_options = LogOptions {
+            block_min_ms: config.log.block_min.as_ms(),
+            block_max_ms: config.log.block_max.as_ms(),
+            block_max_bytes: config.log.block_max_bytes.bytes(),
+            keep_ms: config.log.keep.as_ms(),
+            budget_bytes: config.log.stream_budget.bytes(),
+        };
+        Ok(Self {
+            id,
+            root,
+            log_options,
+            poller,
+            front,
+            front_gone_ms: None,
+            doorbell,
+            doorbells,
+            page,
+            sessions: Slab::new(),
+            by_conn: HashMap::new(),
+            generation: 0,
+            streams: Slab::new(),
+            stream_slots: HashMap::new(),
+            publishers: Slab::new(),
+            waiting: Waiting::default(),
+            retry_at_ms: 0,
+            retried_at_ms: 0,
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            fan_out_queue: VecDeque::new(),
+            unfinished: Vec::new(),
+            flushes: Timers::default(),
+            deadlines: Timers::default(),
+            read_buffer: vec![0; READ_BYTES],
+            now: Now::read(),
+            report_at_ms: 0,
+            reported_cpu_us: 0,
+            stopping_since_ms: None,
+            peer_lines: RateLimit::new(PEER_LINES_BURST, PEER_LINES_PER_SECOND),
+            status: status::Cached::default(),
+            clips: Clips::default(),
+            config,
+        })
+    }
+
+    fn run(&mut self) -> anyhow::Result<ExitCode> {
+        let terminate = watch_signals().context("signal handlers")?;
+        self.poller.add(&terminate, SIGNAL, Interest::READ | Interest::EDGE)?;
+        self.tell_front(&crate::control::ToFront::Ready);
+        tracing::info!(pid = std::process::id(), "worker {} serves", self.id);
+        let mut events = Events::with_capacity(1024);
+        loop {
+            self.wait(&mut events)?;
+            self.now = Now::read();
+            let mut rung = false;
+            for event in events.iter() {
+                match event.token {
+                    CONTROL => self.hear_front(),
+                    DOORBELL => rung |= self.doorbell.drain()?,
+                    SIGNAL => self.stop("the worker got SIGTERM"),
+                    token => self.session_event(token, event),
+                }
+            }
+            self.read_sessions();
+            let committed = self.commit_publishers();
+            if rung || committed || !events.is_empty() {
+                self.scan_streams();
+            }
+            self.fan_out();
+            self.flush_unfinished();
+            self.expire();
+            self.try_waiting();
+            self.pump_segments();
+            self.report();
+            self.flush_front();
+            if self.is_over() {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do. Announces the sleep first and looks again, so that no doorbell is missed.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let busy = !self.ready.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
+        let timeout = if busy { Duration::ZERO } else { self.sleep_time() };
+        if timeout.is_zero() {
+            return self.poller.wait(events, Some(timeout));
+        }
+        self.page.announce_sleep();
+        let news = self.streams.iter().any(|(_, stream)| stream.has_news());
+        let waited = self.poller.wait(events, Some(if news { Duration::ZERO } else { timeout }));
+        self.page.announce_awake();
+        if news {
+            self.now = Now::read();
+            self.scan_streams();
+        }
+        waited
+    }
+
+    fn sleep_time(&self) -> Duration {
+        let mut wake_ms = self.report_at_ms;
+        let mut sooner = |at: Option<u64>| wake_ms = wake_ms.min(at.unwrap_or(u64::MAX));
+        sooner(self.flushes.next_ms());
+        sooner(self.deadlines.next_ms());
+        sooner((!self.waiting.is_empty()).then_some(self.retry_at_ms));
+        sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
+        sooner(self.publishers.iter().map(|(_, publisher)| publisher.pump_at_ms).min());
+        Duration::from_millis(wake_ms.saturating_sub(clock::monotonic_ms()))
+    }
+
+    /// Brings the page's gauges up to date, once a second.
+    fn report(&mut self) {
+        if self.now.mono_ms < self.report_at_ms {
+            return;
+        }
+        let elapsed_ms = (self.now.mono_ms + REPORT_MS).saturating_sub(self.report_at_ms).max(1);
+        self.report_at_ms = self.now.mono_ms + REPORT_MS;
+        let cpu_us = clock::cpu_time_us();
+        let permille = (cpu_us - self.reported_cpu_us.min(cpu_us)) / elapsed_ms;
+        self.reported_cpu_us = cpu_us;
+        self.set(WorkerCounter::CpuMicros, cpu_us);
+        self.set(WorkerCounter::CpuPermille, permille.min(1_000));
+        self.set(WorkerCounter::LogLinesSuppressed, self.peer_lines.suppressed());
+        self.report_gauges();
+        self.check_front();
+    }
+
+    fn set(&self, counter: WorkerCounter, value: u64) {
+        self.page.counter(counter as usize).store(value, Ordering::Relaxed);
+    }
+
+    fn count(&self, counter: WorkerCounter) {
+        self.page.counter(counter as usize).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Begins the orderly end.
+    fn stop(&mut self, why: &str) {
+        if self.stopping_since_ms.is_some() {
+            return;
+        }
+        tracing::info!("ending: {why}");
+        self.stopping_since_ms = Some(self.now.mono_ms);
+        self.end_all_sessions();
+    }
+
+    fn is_over(&self) -> bool {
+        let Some(since) = self.stopping_since_ms else { return false };
+        self.sessions.is_empty() || self.now.mono_ms >= since + CLOSING_MS.min(self.config.server.stop_grace.as_ms())
+    }
+}
+
+/// SIGTERM is an order to end. SIGINT and SIGHUP, which a terminal sends to the front's workers too, are for the front alone.
+fn watch_signals() -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, write)?;
+    for ignored in [signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
+        signal_hook::flag::register(ignored, Arc::default())?;
+    }
+    Ok(read)
+}

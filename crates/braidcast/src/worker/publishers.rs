@@ -1,0 +1,390 @@
+//! Admission, and the way of a publisher's records: log, commit, doorbells, segmenter.
+//!
+//! Success is told to a client only here, after the front has placed it and the stream is held.
+
+use super::ingest::Publisher;
+use super::session::{Role, Session, Want, Wish};
+use super::waiting::Awaited;
+use super::{End, OPENING_MS, RETRY_MS, Worker};
+use crate::control::counters::WorkerCounter;
+use crate::control::{Refusal, ToFront};
+use crate::hls::{Options, StreamSegmenter};
+use braidcast_media::{RecordKind, StreamKey};
+use braidcast_protocols::hls::SegmentInfo;
+use braidcast_stream_log::{AppendError, OpenError, Reader, State, Writer, dispose};
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often a publisher's segmenter takes in what is new, milliseconds.
+const PUMP_MS: u64 = 100;
+/// Log bytes a segmenter takes in in one turn.
+const PUMP_BYTES: usize = 1 << 20;
+/// How long segmenters may hold up a turn together.
+const PUMP_TIME: Duration = Duration::from_millis(10);
+/// Streams that somebody waits for, looked at in one turn: each is a failed open, some microseconds.
+const LOOKS_PER_TURN: usize = 128;
+/// Sessions that end their wait in one turn.
+const SERVED_PER_TURN: usize = 256;
+
+impl Worker {
+    /// Serves here what a session wished for; the front has agreed.
+    pub(super) fn admit(&mut self, slot: usize, wish: Wish, next_segment: u64) -> Result<(), End> {
+        match wish.what {
+            Want::Publish => self.admit_publisher(slot, wish, next_segment),
+            Want::Play(_) => self.admit_viewer(slot, wish),
+        }
+    }
+
+    fn admit_publisher(&mut self, slot: usize, wish: Wish, next_segment: u64) -> Result<(), End> {
+        let mut writer = match self.open_writer(&wish.key) {
+            Ok(writer) => writer,
+            Err(OpenError::Locked) => {
+                self.wait_for_lock(slot, wish, next_segment);
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::error!(stream = %wish.key, %error, "cannot open the stream's log");
+                let refusal = if matches!(error, OpenError::Full) { Refusal::DirectoryFull } else { Refusal::Unavailable };
+                return self.refuse(slot, refusal);
+            }
+        };
+        if let Err(error) = writer.begin_publish(self.now) {
+            // It has begun all the same: what could not be written was left over from before.
+            tracing::error!(stream = %wish.key, %error, "what an earlier publisher left could not be written");
+        }
+        let segmenter = self.open_segmenter(&wish.key, next_segment);
+        self.leave_waiting(slot);
+        let session = &mut self.sessions[slot];
+        if self.peer_lines.allow(self.now.mono_ms) {
+            tracing::info!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "publishing begins");
+        }
+        let publisher = self.publishers.insert(Publisher {
+            key: wish.key,
+            evicted: writer.counters().evicted_blocks,
+            writer,
+            segmenter,
+            dirty: false,
+            pump_at_ms: self.now.mono_ms + PUMP_MS,
+            dropped: 0,
+            complain_at: 1,
+        });
+        session.role = Role::Publishing(publisher);
+        session.deadline_ms = 0;
+        self.publish_accepted(slot)
+    }
+
+    /// Opens a stream's log for writing. One that is damaged beyond reading is deleted: a stream must not be lost for its past.
+    pub(super) fn open_writer(&self, key: &StreamKey) -> Result<Writer, OpenError> {
+        let opened = Writer::open(&self.root, key, &self.log_options, self.now);
+        let Err(OpenError::Damaged) = opened else { return opened };
+        tracing::error!(stream = %key, "the stream's log is damaged: its directory is deleted and begun anew");
+        dispose(&self.root, key)?;
+        Writer::open(&self.root, key, &self.log_options, self.now)
+    }
+
+    fn wait_for_lock(&mut self, slot: usize, wish: Wish, next_segment: u64) {
+        let session = &mut self.sessions[slot];
+        if !matches!(session.role, Role::Opening(..)) {
+            session.deadline_ms = self.now.mono_ms + OPENING_MS;
+            self.waiting.add((Awaited::Lock, wish.key.clone()), slot);
+        }
+        session.role = Role::Opening(wish, next_segment);
+        self.watch_deadline(slot);
+    }
+
+    fn leave_waiting(&mut self, slot: usize) {
+        if let Role::Opening(wish, _) = &self.sessions[slot].role {
+            self.waiting.remove(&(Awaited::Lock, wish.key.clone()), slot);
+        }
+    }
+
+    fn admit_viewer(&mut self, slot: usize, wish: Wish) -> Result<(), End> {
+        let key = wish.key.clone();
+        // The bit is set before the first look, so that a stream that begins now rings.
+        self.page.set_reading(key.slot(), true);
+        let session = &mut self.sessions[slot];
+        session.role = Role::Waiting(wish);
+        session.deadline_ms = self.now.mono_ms + self.config.play.play_wait.as_ms();
+        self.waiting.add((Awaited::Stream, key.clone()), slot);
+        self.watch_deadline(slot);
+        self.with_local_stream(&key, |worker, stream| worker.try_play(slot, stream)).unwrap_or(Ok(()))?;
+        match self.sessions.get(slot) {
+            Some(Session { role: Role::Waiting(_), peer_ended: true, .. }) => self.not_found(slot),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks at what sessions wait for, in a bounded turn.
+    pub(super) fn try_waiting(&mut self) {
+        let now_ms = self.now.mono_ms;
+        if self.waiting.is_empty() || now_ms < self.retry_at_ms {
+            return;
+        }
+        self.retried_at_ms = now_ms;
+        self.retry_at_ms = now_ms + RETRY_MS;
+        let mut left = SERVED_PER_TURN;
+        for _ in 0..self.waiting.places().min(LOOKS_PER_TURN) {
+            let Some(((awaited, key), sessions, more)) = self.waiting.next(left) else { return };
+            let served = match awaited {
+                Awaited::Stream => self.with_local_stream(&key, |worker, stream| {
+                    worker.serve_waiting(&sessions, |worker, slot| worker.try_play(slot, stream));
+                }),
+                Awaited::Lock => {
+                    self.serve_waiting(&sessions, Self::try_open);
+                    Some(())
+                }
+                Awaited::Index => self.has_live_index(&key).then(|| self.serve_waiting(&sessions, Self::retry_index)),
+            };
+            if served.is_some() {
+                left = left.saturating_sub(sessions.len()).max(1);
+                if more {
+                    // The others are not kept waiting for the next look.
+                    self.retry_at_ms = now_ms;
+                }
+            }
+        }
+    }
+
+    fn serve_waiting(&mut self, sessions: &[usize], mut serve: impl FnMut(&mut Self, usize) -> Result<(), End>) {
+        for &slot in sessions {
+            if let Err(end) = serve(self, slot) {
+                self.close(slot, end);
+            }
+        }
+    }
+
+    fn try_open(&mut self, slot: usize) -> Result<(), End> {
+        let Some(Session { role: Role::Opening(wish, next_segment), .. }) = self.sessions.get(slot) else { return Ok(()) };
+        let (wish, next_segment) = (wish.clone(), *next_segment);
+        self.admit_publisher(slot, wish, next_segment)
+    }
+
+    /// Starts the play of a session that waits for a stream, if there is a place to start at.
+    fn try_play(&mut self, slot: usize, stream: usize) -> Result<(), End> {
+        let Some(Session { role: Role::Waiting(wish), .. }) = self.sessions.get(slot) else { return Ok(()) };
+        let Want::Play(rendition) = wish.what else { return Ok(()) };
+        // The viewer that came before may have failed at its first byte, and the stream's local view gone with it.
+        let Some(local) = self.streams.get_mut(stream) else { return Ok(()) };
+        let start = match local.start(rendition) {
+            Ok(Some(start)) => start,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                tracing::error!(stream = %wish.key, %error, "cannot map the stream's log");
+                return Err(End::Fault("cannot map the stream's log"));
+            }
+        };
+        self.waiting.remove(&(Awaited::Stream, wish.key.clone()), slot);
+        // What is said before the media has to be in the ledger first. The mark that the session reads the stream stays: from
+        // now on it is the viewer's.
+        self.play_accepted(slot);
+        self.start_viewing(slot, stream, rendition, start)?;
+        let (session, stream) = (&self.sessions[slot], &self.streams[stream]);
+        tracing::debug!(stream = %stream.key, conn = %session.conn, peer = %session.peer, "playing begins");
+        self.try_flush(slot)
+    }
+
+    /// Does something with the local view of a stream, which is forgotten afterwards unless somebody watches it. `None`: there
+    /// is no such stream to watch.
+    fn with_local_stream<T>(&mut self, key: &StreamKey, act: impl FnOnce(&mut Self, usize) -> T) -> Option<T> {
+        let stream = self.local_stream(key)?;
+        let result = act(self, stream);
+        self.forget_unwatched(stream);
+        Some(result)
+    }
+
+    /// The local view of a stream that is live, or waits for its publisher to come back.
+    fn local_stream(&mut self, key: &StreamKey) -> Option<usize> {
+        let plays = |reader: &Reader| matches!(reader.state(), State::Live | State::Waiting);
+        if let Some(&slot) = self.stream_slots.get(key) {
+            return plays(&self.streams[slot].reader).then_some(slot);
+        }
+        let reader = match Reader::open(&self.root, key) {
+            Ok(reader) => reader?,
+            Err(error) => {
+                if self.peer_lines.allow(self.now.mono_ms) {
+                    tracing::error!(stream = %key, %error, "cannot read the stream's log: nobody can watch it");
+                }
+                return None;
+            }
+        };
+        if !plays(&reader) {
+            return None;
+        }
+        let slot = self.streams.insert(super::streams::LocalStream::new(key.clone(), reader));
+        self.stream_slots.insert(key.clone(), slot);
+        Some(slot)
+    }
+
+    /// Forgets the local view of a stream that nobody here watches.
+    pub(super) fn forget_unwatched(&mut self, slot: usize) {
+        if self.streams.get(slot).is_some_and(|stream| stream.viewers.is_empty()) {
+            let stream = self.streams.remove(slot);
+            // A stream that was deleted may have a successor of the same name.
+            if self.stream_slots.get(&stream.key) == Some(&slot) {
+                self.stream_slots.remove(&stream.key);
+            }
+        }
+    }
+
+    /// A record came from a publisher.
+    ///
+    /// # Errors
+    /// The record is one that no log takes: the publisher is closed.
+    pub(super) fn append(&mut self, publisher: usize, kind: RecordKind, timestamp_ms: u32, payload: &[u8]) -> Result<(), End> {
+        let Some(at) = self.publishers.get_mut(publisher) else { return Ok(()) };
+        match at.writer.append(kind, timestamp_ms, payload, self.now) {
+            Ok(()) if at.dirty => {}
+            Ok(()) => {
+                at.dirty = true;
+                self.dirty.push(publisher);
+            }
+            Err(error @ (AppendError::TooLong { .. } | AppendError::HeaderFlood)) => {
+                return Err(End::Peer(format!("{error} (stream {})", at.key)));
+            }
+            Err(error) => self.records_dropped(publisher, &error),
+        }
+        Ok(())
+    }
+
+    fn records_dropped(&mut self, publisher: usize, error: &AppendError) {
+        let dropped = if let AppendError::Full { dropped } = error { *dropped } else { 1 };
+        self.page.counter(WorkerCounter::RecordsDropped as usize).fetch_add(dropped, Ordering::Relaxed);
+        let at = &mut self.publishers[publisher];
+        at.dropped += dropped;
+        if at.dropped >= at.complain_at {
+            at.complain_at = at.dropped.saturating_mul(2);
+            tracing::error!(stream = %at.key, dropped = at.dropped, "records are dropped: {error}; raise the directory's size or [log] budget, or lower [log] keep");
+        }
+    }
+
+    /// Makes what publishers sent in this turn visible to readers, and wakes them.
+    pub(super) fn commit_publishers(&mut self) -> bool {
+        let mut slots = Vec::new();
+        for publisher in std::mem::take(&mut self.dirty) {
+            let Some(at) = self.publishers.get_mut(publisher) else { continue };
+            at.dirty = false;
+            match at.writer.commit(self.now) {
+                Ok(true) => {
+                    slots.push(at.key.slot());
+                }
+                Ok(false) => {}
+                Err(error) => self.records_dropped(publisher, &error),
+            }
+        }
+        self.doorbells.ring(&slots);
+        !slots.is_empty()
+    }
+
+    /// Lets segmenters that are due take in what is new, in a bounded turn: who waits longest first.
+    pub(super) fn pump_segments(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let mut due: Vec<(u64, usize)> =
+            self.publishers.iter().filter(|(_, at)| at.pump_at_ms <= now_ms).map(|(slot, at)| (at.pump_at_ms, slot)).collect();
+        due.sort_unstable();
+        let until = Instant::now() + PUMP_TIME;
+        for (_, slot) in due {
+            self.pump_publisher(slot, now_ms);
+            if Instant::now() >= until {
+                return;
+            }
+        }
+    }
+
+    fn pump_publisher(&mut self, slot: usize, now_ms: u64) {
+        let at = &mut self.publishers[slot];
+        at.pump_at_ms = now_ms + PUMP_MS;
+        let Some((segmenter, reader)) = &mut at.segmenter else { return };
+        let evicted = segmenter.store().counters().evicted;
+        let pumped = segmenter.pump(reader, PUMP_BYTES);
+        let evicted = segmenter.store().counters().evicted - evicted;
+        self.page.counter(WorkerCounter::SegmentsEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
+        match pumped {
+            Ok(pumped) => {
+                if pumped.more {
+                    at.pump_at_ms = now_ms;
+                }
+                if !pumped.finished.is_empty() {
+                    let key = at.key.clone();
+                    self.report_segments(&key, &pumped.finished);
+                }
+            }
+            Err(error) => {
+                tracing::error!(stream = %at.key, %error, "HLS of the stream ends: its segmenter failed");
+                at.segmenter = None;
+            }
+        }
+    }
+
+    pub(super) fn report_segments(&mut self, key: &StreamKey, finished: &[SegmentInfo]) {
+        for info in finished {
+            self.count(WorkerCounter::Segments);
+            self.tell_front(&ToFront::Segment { key: key.clone(), next: info.number + 1 });
+        }
+    }
+
+    fn hls_options(&self) -> Options {
+        let hls = &self.config.hls;
+        Options {
+            fragment_ms: u32::try_from(hls.fragment.as_ms()).unwrap_or(u32::MAX),
+            window_ms: hls.window.as_ms(),
+            retention_ms: hls.retention.as_ms(),
+        }
+    }
+
+    pub(super) fn open_segmenter(&self, key: &StreamKey, next_segment: u64) -> Option<(StreamSegmenter, Reader)> {
+        if !self.config.hls.enabled {
+            return None;
+        }
+        let reader = match Reader::open(&self.root, key) {
+            Ok(Some(reader)) => reader,
+            Ok(None) => return None,
+            Err(error) => {
+                tracing::error!(stream = %key, %error, "no HLS for the stream: its log cannot be read");
+                return None;
+            }
+        };
+        match StreamSegmenter::open(&self.root, key, next_segment, self.hls_options()) {
+            Ok(segmenter) => Some((segmenter, reader)),
+            Err(error) => {
+                tracing::error!(stream = %key, %error, "no HLS for the stream: its segmenter cannot start");
+                None
+            }
+        }
+    }
+
+    /// A publisher is gone: its last records are committed, its last segment finished, the stream, which is returned, left for its
+    /// return.
+    pub(super) fn end_publisher(&mut self, slot: usize) -> Option<StreamKey> {
+        let mut at = self.publishers.try_remove(slot)?;
+        self.dirty.retain(|dirty| *dirty != slot);
+        if let Err(error) = at.writer.end_publish(self.now) {
+            tracing::error!(stream = %at.key, %error, "the end of the stream could not be written");
+        }
+        if let Some((segmenter, reader)) = &mut at.segmenter {
+            match catch_up(segmenter, reader) {
+                Ok(mut finished) => {
+                    finished.extend(segmenter.finish_publish());
+                    self.report_segments(&at.key, &finished);
+                }
+                Err(error) => tracing::error!(stream = %at.key, %error, "the stream's last segment could not be finished"),
+            }
+        }
+        let evicted = at.newly_evicted();
+        self.page.counter(WorkerCounter::BlocksEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
+        self.doorbells.ring(&[at.key.slot()]);
+        Some(at.key)
+    }
+}
+
+/// Has a segmenter read all that is committed.
+pub(super) fn catch_up(segmenter: &mut StreamSegmenter, reader: &Reader) -> io::Result<Vec<SegmentInfo>> {
+    let mut finished = Vec::new();
+    loop {
+        let pumped = segmenter.pump(reader, PUMP_BYTES)?;
+        finished.extend(pumped.finished);
+        if !pumped.more {
+            return Ok(finished);
+        }
+    }
+}

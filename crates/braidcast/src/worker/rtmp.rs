@@ -1,0 +1,237 @@
+//! RTMP sessions: drives the protocol's machine and does what it asks for.
+
+use super::ledger::{OPEN, Source};
+use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Want, Wish};
+use super::streams::Rendition;
+use super::{End, Worker};
+use crate::control::counters::WorkerCounter;
+use crate::control::{Refusal, ToFront};
+use braidcast_media::{StreamKey, vhost};
+use braidcast_protocols::http::Status;
+use braidcast_protocols::rtmp::chunk::ChunkLimits;
+use braidcast_protocols::rtmp::{Limit, Output, Request, RtmpError, Settings, status};
+
+impl Worker {
+    pub(super) fn rtmp_settings(&self) -> Settings {
+        let limits = &self.config.limits;
+        Settings {
+            chunks: ChunkLimits {
+                // A length has 24 bits: more than this cannot be declared.
+                message_bytes: limits.message_bytes.bytes().min(0xff_ffff) as u32,
+                chunk_streams: limits.chunk_streams,
+                unfinished_message_bytes: limits.unfinished_message_bytes.bytes(),
+            },
+            amf_depth: limits.amf_depth as usize,
+            name_bytes: limits.name_bytes as usize,
+            handshake_ms: limits.handshake.as_ms(),
+            first_packet_ms: limits.first_packet.as_ms(),
+            idle_ms: limits.idle.as_ms(),
+        }
+    }
+
+    /// Gives bytes to the session's machine and carries out what comes of it.
+    pub(super) fn feed_rtmp(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
+        let now_ms = self.now.mono_ms;
+        let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol else { return Ok(bytes.len()) };
+        let consumed = rtmp.handle_input(bytes, now_ms);
+        // What was whole before an error counts: its records are in the log, its answers go out.
+        let acted = self.act_on_rtmp(slot);
+        match consumed {
+            Ok(consumed) => acted.map(|()| consumed),
+            Err(error) => {
+                let end = self.rtmp_error(&error);
+                acted?;
+                if error.limit != Limit::Name {
+                    return Err(end);
+                }
+                // The client was told why: it shall hear it.
+                self.log_end(slot, &end);
+                self.close_when_sent(slot);
+                Ok(bytes.len())
+            }
+        }
+    }
+
+    /// A timer of the machine is due.
+    pub(super) fn expire_rtmp(&mut self, slot: usize) -> Result<(), End> {
+        let now_ms = self.now.mono_ms;
+        let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol else { return Ok(()) };
+        let expired = rtmp.handle_timeout(now_ms);
+        self.act_on_rtmp(slot)?;
+        expired.map_err(|error| self.rtmp_error(&error))
+    }
+
+    fn act_on_rtmp(&mut self, slot: usize) -> Result<(), End> {
+        while let Some(session) = self.sessions.get_mut(slot) {
+            let Protocol::Rtmp(rtmp) = &mut session.protocol else { return Ok(()) };
+            let Some(output) = rtmp.poll_output() else { break };
+            match output {
+                Output::Media { kind, timestamp_ms, payload } => {
+                    if let Role::Publishing(publisher) = session.role {
+                        self.append(publisher, kind, timestamp_ms, &payload)?;
+                    }
+                }
+                Output::Publish(request) => self.rtmp_wish(slot, *request, Want::Publish)?,
+                Output::Play(request) => self.rtmp_wish(slot, *request, Want::Play(Rendition::Rtmp))?,
+                Output::PublishEnded | Output::PlayEnded => self.rtmp_released(slot)?,
+                // A paused player keeps its place by not reading; what it cannot keep up with is a jump.
+                Output::Paused(_) => {}
+            }
+        }
+        self.send_rtmp(slot)
+    }
+
+    /// The stream that a viewer means: the one of its own vhost, else the one of the default vhost if only that is there. Encoders often
+    /// push to an address and viewers come by a name.
+    pub(super) fn played(&self, key: StreamKey) -> StreamKey {
+        let there = |key: &StreamKey| self.root.stream_dir(key).is_dir();
+        match vhost::in_default(&key) {
+            Some(default) if !there(&key) && there(&default) => default,
+            _ => key,
+        }
+    }
+
+    fn rtmp_wish(&mut self, slot: usize, request: Request, what: Want) -> Result<(), End> {
+        let Request { key, params, .. } = request;
+        let key = vhost::restrict(key, &self.config.server.vhosts);
+        let key = if what == Want::Publish { key } else { self.played(key) };
+        self.ask_place(slot, Wish { key, what }, &params)
+    }
+
+    /// The client ended its publish or play and may begin another one on the same connection.
+    fn rtmp_released(&mut self, slot: usize) -> Result<(), End> {
+        self.stop_run(slot)?;
+        self.leave_role(slot, &"the client ended it");
+        let conn = self.sessions[slot].conn;
+        self.tell_front(&ToFront::Released { conn });
+        Ok(())
+    }
+
+    /// A viewer gets no more than the message that was begun, so that control messages can follow. What of it is not sent yet
+    /// is copied: the stream's blocks may go with the viewer.
+    ///
+    /// # Errors
+    /// That is more than a session may be owed.
+    fn stop_run(&mut self, slot: usize) -> Result<(), End> {
+        let session = &mut self.sessions[slot];
+        let Role::Viewing { stream, rendition, .. } = session.role else { return Ok(()) };
+        let view = self.streams[stream].blocks(rendition);
+        session.ledger.abandon(&view);
+        if session.ledger.owed_bytes().is_none_or(|owed| owed > MAX_CONTROL_BYTES as u64) {
+            return Err(End::Peer("stopped playing in the middle of a message that it does not read".into()));
+        }
+        let rest = session.ledger.copy_unsent(&view, &session.control);
+        session.ledger.restart();
+        session.control.clear();
+        session.push_control(&rest);
+        Ok(())
+    }
+
+    /// Puts what the machine has to say into the ledger, between two media messages, and sends it.
+    fn send_rtmp(&mut self, slot: usize) -> Result<(), End> {
+        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
+        let Protocol::Rtmp(rtmp) = &mut session.protocol else { return Ok(()) };
+        if !rtmp.outbox().is_empty() {
+            let resume = match session.role {
+                Role::Viewing { stream, rendition, .. } => match session.ledger.cut(&self.streams[stream].blocks(rendition), 2) {
+                    Ok(resume) => resume,
+                    // The ledger is full of what a slow viewer has not taken: the answer waits in the machine, which is bounded.
+                    Err(_) if rtmp.outbox().len() <= MAX_CONTROL_BYTES => return Ok(()),
+                    Err(_) => return Err(End::Peer("asked for answers and did not read them".into())),
+                },
+                _ => None,
+            };
+            let bytes = rtmp.take_outbox();
+            session.push_control(&bytes);
+            if let Some((block, offset)) = resume
+                && session.ledger.push(Source::Run { block, offset, end: OPEN }).is_err()
+            {
+                return Err(End::Fault("cut() made room for two extents"));
+            }
+            if session.control.len() > MAX_CONTROL_BYTES {
+                return Err(End::Peer("asked for answers and did not read them".into()));
+            }
+        }
+        self.watch_deadline(slot);
+        self.try_flush(slot)
+    }
+
+    /// The stream is held: the publisher is told so.
+    pub(super) fn publish_accepted(&mut self, slot: usize) -> Result<(), End> {
+        if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
+            rtmp.accept_publish(self.now.mono_ms);
+        }
+        self.act_on_rtmp(slot)?;
+        self.enqueue(slot);
+        Ok(())
+    }
+
+    /// The stream is there: the viewer is told so, before its first media byte.
+    pub(super) fn play_accepted(&mut self, slot: usize) {
+        let session = &mut self.sessions[slot];
+        match &mut session.protocol {
+            Protocol::Rtmp(rtmp) => {
+                rtmp.accept_play(self.now.mono_ms);
+                let bytes = rtmp.take_outbox();
+                session.push_control(&bytes);
+            }
+            Protocol::Http(_) => Self::flv_accepted(session),
+            Protocol::Unknown => {}
+        }
+    }
+
+    /// Tells a client why its wish was refused.
+    pub(super) fn answer_refusal(&mut self, slot: usize, refusal: Refusal) -> Result<(), End> {
+        let text = refusal.to_string();
+        if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
+            let code = match refusal {
+                Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
+                Refusal::PublishersFull | Refusal::DirectoryFull => status::PUBLISH_DENIED,
+                Refusal::Unavailable => status::CONNECT_REJECTED,
+            };
+            rtmp.refuse(code, &text, self.now.mono_ms);
+            return self.refused_rtmp(slot);
+        }
+        self.respond_text(slot, Status::UNAVAILABLE, &text, false)
+    }
+
+    /// Nobody publishes what a client waited for.
+    pub(super) fn not_found(&mut self, slot: usize) -> Result<(), End> {
+        let text = "nobody publishes this stream";
+        let session = &self.sessions[slot];
+        let (conn, placed) = (session.conn, matches!(session.role, Role::Waiting(_)));
+        let head_only = matches!(&session.role, Role::WaitingForIndex(wish) if wish.head_only);
+        self.leave_role(slot, &text);
+        if placed {
+            self.tell_front(&ToFront::Released { conn });
+        }
+        if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
+            rtmp.refuse(status::PLAY_STREAM_NOT_FOUND, text, self.now.mono_ms);
+            return self.refused_rtmp(slot);
+        }
+        self.respond_text(slot, Status::NOT_FOUND, text, head_only)
+    }
+
+    /// The refusal is on its way; the connection ends with it, because encoders and players seldom go on after one.
+    fn refused_rtmp(&mut self, slot: usize) -> Result<(), End> {
+        self.send_rtmp(slot)?;
+        self.close_when_sent(slot);
+        Ok(())
+    }
+
+    fn rtmp_error(&mut self, error: &RtmpError) -> End {
+        let counter = match error.limit {
+            Limit::MessageBytes => WorkerCounter::RefusedMessageBytes,
+            Limit::ChunkStreams => WorkerCounter::RefusedChunkStreams,
+            Limit::UnfinishedBytes => WorkerCounter::RefusedUnfinishedBytes,
+            Limit::AmfDepth => WorkerCounter::RefusedAmfDepth,
+            Limit::Name => WorkerCounter::RefusedNames,
+            Limit::HandshakeTimeout => WorkerCounter::HandshakeTimeouts,
+            Limit::FirstPacketTimeout => WorkerCounter::FirstPacketTimeouts,
+            Limit::IdleTimeout => WorkerCounter::IdleTimeouts,
+            Limit::Protocol => WorkerCounter::ProtocolErrors,
+        };
+        self.count(counter);
+        End::Peer(error.to_string())
+    }
+}

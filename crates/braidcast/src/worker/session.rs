@@ -1,0 +1,214 @@
+//! One client connection of a worker: a plain record in the worker's table.
+//!
+//! A viewer is such a record whose role is [`Role::Viewing`]: no task, no channel, no queue of its own, and nothing is
+//! allocated for a frame. What it is owed stands in its ledger.
+
+use super::End;
+use super::ledger::{Full, Ledger, Source};
+use super::streams::Rendition;
+use crate::control::{ConnId, Listener};
+use braidcast_media::StreamKey;
+use braidcast_protocols::http::{Clip, RequestReader};
+use braidcast_protocols::rtmp::ServerSession;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+/// Control bytes a session may be owed before its client counts as broken: it asks for answers and never reads them.
+pub const MAX_CONTROL_BYTES: usize = 256 << 10;
+
+/// A client connection.
+pub struct Session {
+    /// Its id, the same in every worker.
+    pub conn: ConnId,
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Tells this session from an earlier one in the same slot.
+    pub generation: u32,
+    /// Who.
+    pub peer: SocketAddr,
+    /// Where to.
+    pub local: SocketAddr,
+    /// Where it came in.
+    pub listener: Listener,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// What it is doing.
+    pub role: Role,
+    /// What it is owed.
+    pub ledger: Ledger,
+    /// Control bytes of the ledger that are not yet sent.
+    pub control: Vec<u8>,
+    /// What body extents of the ledger are of.
+    pub body: Option<Body>,
+    /// HTTP: bytes of the connection that were sent when the client's pace was looked at last.
+    pub sent_mark: u64,
+    /// Bytes taken from the socket that were not yet processed: a decision is pending.
+    pub unread: Vec<u8>,
+    /// The socket may have more to read.
+    pub readable: bool,
+    /// The peer has ended its half of the connection. What it sent before may still have to be read, and no edge tells again.
+    pub peer_ended: bool,
+    /// The session is in the queue of those to be read.
+    pub queued: bool,
+    /// The socket takes no more for now.
+    pub blocked: bool,
+    /// HTTP: an answer is on its way; the next request is not read before it is out.
+    pub answering: bool,
+    /// Everything was said and our half of the connection is closed; what still comes is thrown away until the peer has closed
+    /// its half, because closing with unread input would destroy what the peer has not read yet.
+    pub draining: bool,
+    /// HTTP: no further request follows the one at hand.
+    pub last_request: bool,
+    /// To be closed as soon as the ledger is empty.
+    pub closing: bool,
+    /// Deadline of the role (placing, opening, waiting, closing), monotonic milliseconds; 0: none.
+    pub deadline_ms: u64,
+    /// The earliest deadline for which the worker's timers hold an entry; 0: none.
+    pub timer_ms: u64,
+}
+
+/// The body of an HTTP answer that is not copied for each client.
+pub enum Body {
+    /// A file.
+    File(OwnedFd),
+    /// A part of the program.
+    Static(&'static [u8]),
+}
+
+/// What a session speaks.
+pub enum Protocol {
+    /// Not told yet: a sub-port takes both.
+    Unknown,
+    /// RTMP.
+    Rtmp(Box<ServerSession>),
+    /// HTTP/1.
+    Http(Box<RequestReader>),
+}
+
+/// What a session is doing.
+#[derive(Debug)]
+pub enum Role {
+    /// Nothing with a stream.
+    Idle,
+    /// The front was asked where it belongs.
+    Placing(Wish),
+    /// It is to publish here, but the stream's lock is still held by a publisher that is being closed.
+    Opening(Wish, u64),
+    /// It is to play here, and the stream is not there yet.
+    Waiting(Wish),
+    /// It waits for an index that is not written yet.
+    WaitingForIndex(IndexWish),
+    /// It publishes; slot of the publisher.
+    Publishing(usize),
+    /// It plays.
+    Viewing {
+        /// Slot of the stream.
+        stream: usize,
+        /// In which form.
+        rendition: Rendition,
+        /// Place among the stream's viewers.
+        place: usize,
+    },
+}
+
+/// A publish or play that is not yet admitted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Wish {
+    /// The stream.
+    pub key: StreamKey,
+    /// What for.
+    pub what: Want,
+}
+
+/// What a client wants of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Want {
+    /// Publish it.
+    Publish,
+    /// Play it.
+    Play(Rendition),
+}
+
+/// A request for an index.
+#[derive(Clone, Debug)]
+pub struct IndexWish {
+    /// The stream.
+    pub key: StreamKey,
+    /// Which index.
+    pub index: Index,
+    /// The query string of the request, which the segments' URIs get as well.
+    pub query: String,
+    /// HEAD: no body.
+    pub head_only: bool,
+}
+
+impl IndexWish {
+    /// Whether it is worth waiting for: the live index of a stream that begins, but nothing that is made from what is there.
+    pub fn may_come(&self) -> bool {
+        match &self.index {
+            Index::Live => true,
+            Index::Named(name) => name == "index",
+            Index::Clip(_) => false,
+        }
+    }
+}
+
+/// Which index of a stream.
+#[derive(Clone, Debug)]
+pub enum Index {
+    /// `/app/stream.m3u8`.
+    Live,
+    /// `/app/stream.m3u8?start=…&end=…`.
+    Clip(Clip),
+    /// `/app/stream/NAME.m3u8`.
+    Named(String),
+}
+
+impl Session {
+    /// Adds control bytes to what is owed. The ledger must not end with an open run.
+    pub fn push_control(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.control.extend_from_slice(bytes);
+        if self.ledger.push(Source::Control { bytes: bytes.len() as u32 }).is_err() {
+            // Only a chain of runs fills a ledger, and those end with an open one.
+            self.closing = true;
+        }
+    }
+
+    /// Owes a run of the stream that is viewed.
+    ///
+    /// # Errors
+    /// There is no room, which means that the ledger was not made ready for it.
+    pub fn owe_run(&mut self, block: u32, offset: u32, end: u32) -> Result<(), End> {
+        self.ledger.push(Source::Run { block, offset, end }).map_err(|Full| End::Fault("the ledger of a viewer is full"))
+    }
+
+    /// Owes a range of a body, behind the head of an answer.
+    ///
+    /// # Errors
+    /// There is no room, which means that an answer was not out yet.
+    pub fn owe_body(&mut self, body: Body, offset: u32, end: u32) -> Result<(), End> {
+        self.body = Some(body);
+        self.ledger.push(Source::Body { offset, end }).map_err(|Full| End::Fault("the ledger of an HTTP session is full"))
+    }
+
+    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer.
+    pub fn forget_control(&mut self, count: usize) {
+        if count == self.control.len() {
+            self.control = Vec::new();
+        } else {
+            self.control.drain(..count);
+        }
+    }
+
+    /// The stream a session plays.
+    pub fn viewing(&self) -> Option<(usize, Rendition)> {
+        match self.role {
+            Role::Viewing { stream, rendition, .. } => Some((stream, rendition)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The table of sessions: opening, reading, deadlines, closing.
+
+use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Session};
+use super::waiting::Awaited;
+use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, Worker};
+use crate::control::counters::WorkerCounter;
+use crate::control::{ConnId, Listener, ToFront};
+use braidcast_media::StreamKey;
+use braidcast_protocols::http::RequestReader;
+use braidcast_protocols::rtmp::ServerSession;
+use braidcast_sys::{Event, Interest, net};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+/// Unsent bytes after which a viewer's socket counts as full: the kernel's share of a slow viewer's cost.
+const NOT_SENT_LOWAT_BYTES: u32 = 128 << 10;
+
+/// What the front says of a connection.
+pub(super) struct Arrival {
+    pub conn: ConnId,
+    pub listener: Listener,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+impl Worker {
+    /// Takes a new connection.
+    pub(super) fn open_session(&mut self, arrival: Arrival, socket: OwnedFd) {
+        if self.stopping_since_ms.is_some() {
+            return self.tell_front(&ToFront::Closed { conn: arrival.conn });
+        }
+        let protocol = match arrival.listener {
+            Listener::Rtmp => self.new_rtmp(arrival.conn),
+            Listener::Http | Listener::Api => self.new_http(),
+            Listener::Sub => Protocol::Unknown,
+        };
+        let handshake_ms = self.now.mono_ms + self.config.limits.handshake.as_ms();
+        if let Some(slot) = self.insert_session(arrival, socket, protocol) {
+            if !matches!(self.sessions[slot].protocol, Protocol::Rtmp(_)) {
+                self.sessions[slot].deadline_ms = handshake_ms;
+            }
+            self.watch_deadline(slot);
+        }
+    }
+
+    /// Puts a session into the table and has its socket watched. On failure the connection is closed and the front told.
+    pub(super) fn insert_session(&mut self, arrival: Arrival, socket: OwnedFd, protocol: Protocol) -> Option<usize> {
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.sessions.vacant_entry();
+        let slot = entry.key();
+        let token = (u64::from(self.generation) << 32) | slot as u64;
+        let idle_ms = u32::try_from(self.config.limits.idle.as_ms()).unwrap_or(u32::MAX);
+        let prepared = net::set_nodelay(&socket)
+            .and_then(|()| net::set_user_timeout(&socket, idle_ms))
+            .and_then(|()| net::set_notsent_lowat(&socket, NOT_SENT_LOWAT_BYTES))
+            .and_then(|()| self.poller.add(&socket, token, Interest::READ | Interest::WRITE | Interest::PEER_CLOSED | Interest::EDGE));
+        if let Err(error) = prepared {
+            tracing::warn!(conn = %arrival.conn, peer = %arrival.peer, %error, "cannot watch a connection: it is closed");
+            self.tell_front(&ToFront::Closed { conn: arrival.conn });
+            return None;
+        }
+        entry.insert(Session {
+            conn: arrival.conn,
+            socket,
+            generation: self.generation,
+            peer: arrival.peer,
+            local: arrival.local,
+            listener: arrival.listener,
+            protocol,
+            role: Role::Idle,
+            ledger: Default::default(),
+            control: Vec::new(),
+            body: None,
+            sent_mark: 0,
+            unread: Vec::new(),
+            readable: true,
+            peer_ended: false,
+            queued: true,
+            blocked: false,
+            answering: false,
+            draining: false,
+            last_request: false,
+            closing: false,
+            deadline_ms: 0,
+            timer_ms: 0,
+        });
+        self.by_conn.insert(arrival.conn, slot);
+        self.ready.push_back(slot);
+        Some(slot)
+    }
+
+    /// The session a token stands for, if it still exists.
+    pub(super) fn slot_of(&self, token: u64) -> Option<usize> {
+        let slot = (token & u64::from(u32::MAX)) as usize;
+        self.sessions.get(slot).filter(|session| u64::from(session.generation) == token >> 32).map(|_| slot)
+    }
+
+    /// What epoll says of a session's socket.
+    pub(super) fn session_event(&mut self, token: u64, event: Event) {
+        let Some(slot) = self.slot_of(token) else { return };
+        let session = &mut self.sessions[slot];
+        session.peer_ended |= event.peer_closed || event.dead;
+        // What a session says while a decision is pending is not read, so its end is seen here or not at all.
+        if !session.may_read()
+            && (event.dead || event.peer_closed)
+            && let Err(end) = self.peer_ended(slot, event.dead)
+        {
+            return self.close(slot, end);
+        }
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        if event.readable || event.peer_closed || event.dead {
+            session.readable = true;
+            self.enqueue(slot);
+        }
+        if event.writable && self.sessions[slot].blocked {
+            self.sessions[slot].blocked = false;
+            self.flush(slot);
+            self.after_flush(slot);
+        }
+    }
+
+    /// The peer of a session that is not read now has ended its half of the connection, or all of it. A client of HTTP may do
+    /// the former when it has asked: the answer is still wanted, though nobody waits long for what may never come, because
+    /// most such clients are gone.
+    fn peer_ended(&mut self, slot: usize, dead: bool) -> Result<(), End> {
+        let session = &self.sessions[slot];
+        match session.role {
+            _ if dead => Err(End::PeerClosed),
+            _ if session.closing => Ok(()),
+            _ if !matches!(session.protocol, Protocol::Http(_)) => Err(End::PeerClosed),
+            Role::Waiting(_) | Role::WaitingForIndex(_) => self.not_found(slot),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the session read in this turn or the next, unless a decision about it is pending.
+    pub(super) fn enqueue(&mut self, slot: usize) {
+        let session = &mut self.sessions[slot];
+        if !session.queued && (session.readable || !session.unread.is_empty()) && session.may_read() {
+            session.queued = true;
+            self.ready.push_back(slot);
+        }
+    }
+
+    /// Reads from sessions whose sockets have something, in a bounded turn.
+    pub(super) fn read_sessions(&mut self) {
+        for _ in 0..self.ready.len().min(READS_PER_TURN) {
+            let Some(slot) = self.ready.pop_front() else { return };
+            let Some(session) = self.sessions.get_mut(slot) else { continue };
+            if !std::mem::replace(&mut session.queued, false) {
+                continue;
+            }
+            if let Err(end) = self.read_session(slot) {
+                self.close(slot, end);
+            } else if self.sessions.contains(slot) {
+                self.enqueue(slot);
+            }
+        }
+    }
+
+    fn read_session(&mut self, slot: usize) -> Result<(), End> {
+        let session = &mut self.sessions[slot];
+        if !session.may_read() {
+            return Ok(());
+        }
+        let unread = std::mem::take(&mut session.unread);
+        if !unread.is_empty() {
+            return self.feed(slot, &unread);
+        }
+        if !session.readable {
+            return Ok(());
+        }
+        let publishes = matches!(session.role, Role::Publishing(_));
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        let room = if publishes { buffer.len() } else { COMMAND_BYTES };
+        let result = match net::recv(&session.socket, &mut buffer[..room]) {
+            Ok(0) if !session.draining && session.viewing().is_some() && matches!(session.protocol, Protocol::Http(_)) => {
+                session.readable = false;
+                Ok(())
+            }
+            Ok(0) => Err(End::PeerClosed),
+            Ok(received) => {
+                // An edge comes again only after the socket was read empty.
+                session.readable = session.peer_ended || received == room;
+                self.page.counter(WorkerCounter::BytesIn as usize).fetch_add(received as u64, Ordering::Relaxed);
+                self.feed(slot, &buffer[..received])
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                session.readable = false;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(End::Socket(error)),
+        };
+        self.read_buffer = buffer;
+        result
+    }
+
+    /// Gives bytes to the session's protocol; keeps what is not consumed because a decision is pending.
+    pub(super) fn feed(&mut self, slot: usize, bytes: &[u8]) -> Result<(), End> {
+        if self.sessions[slot].draining {
+            return Ok(());
+        }
+        if let Protocol::Unknown = self.sessions[slot].protocol {
+            // RTMP begins with its version, 3 (or 6, or SRS's real-IP prefix 0xF3); HTTP with a letter.
+            let http = bytes[0].is_ascii_alphabetic();
+            let conn = self.sessions[slot].conn;
+            let protocol = if http { self.new_http() } else { self.new_rtmp(conn) };
+            let session = &mut self.sessions[slot];
+            session.protocol = protocol;
+            if !http {
+                session.deadline_ms = 0;
+            }
+        }
+        let consumed = match self.sessions[slot].protocol {
+            Protocol::Rtmp(_) => self.feed_rtmp(slot, bytes)?,
+            Protocol::Http(_) => self.feed_http(slot, bytes)?,
+            Protocol::Unknown => bytes.len(),
+        };
+        if let Some(session) = self.sessions.get_mut(slot)
+            && consumed < bytes.len()
+        {
+            session.unread.extend_from_slice(&bytes[consumed..]);
+            if consumed == 0 && session.may_read() {
+                return Err(End::Fault("a session that waits for nothing takes no input"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets up the worker's timer for the earliest deadline of a session.
+    pub(super) fn watch_deadline(&mut self, slot: usize) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let mut next = if session.deadline_ms == 0 { u64::MAX } else { session.deadline_ms };
+        if let Protocol::Rtmp(rtmp) = &session.protocol {
+            next = next.min(rtmp.poll_timeout().unwrap_or(u64::MAX));
+        }
+        if next != u64::MAX && (session.timer_ms == 0 || next < session.timer_ms) {
+            session.timer_ms = next;
+            self.deadlines.set(next, (u64::from(session.generation) << 32) | slot as u64);
+        }
+    }
+
+    /// Acts on deadlines that have passed, in a bounded turn.
+    pub(super) fn expire(&mut self) {
+        for _ in 0..EXPIRED_PER_TURN {
+            let Some((at_ms, token)) = self.deadlines.pop_due(self.now.mono_ms) else { return };
+            let Some(slot) = self.slot_of(token) else { continue };
+            // An entry that an earlier one has replaced is of no use, and must not live on.
+            if self.sessions[slot].timer_ms != at_ms {
+                continue;
+            }
+            self.sessions[slot].timer_ms = 0;
+            if let Err(end) = self.expire_session(slot) {
+                self.close(slot, end);
+            }
+            self.watch_deadline(slot);
+        }
+    }
+
+    fn expire_session(&mut self, slot: usize) -> Result<(), End> {
+        let now_ms = self.now.mono_ms;
+        let session = &mut self.sessions[slot];
+        if session.deadline_ms != 0 && session.deadline_ms <= now_ms {
+            session.deadline_ms = 0;
+            return self.deadline_passed(slot);
+        }
+        if let Protocol::Rtmp(rtmp) = &mut session.protocol
+            && rtmp.poll_timeout().is_some_and(|at| at <= now_ms)
+        {
+            return self.expire_rtmp(slot);
+        }
+        Ok(())
+    }
+
+    /// The deadline of a session's role has passed.
+    fn deadline_passed(&mut self, slot: usize) -> Result<(), End> {
+        let session = &mut self.sessions[slot];
+        if session.answering && !session.draining {
+            return self.answer_overdue(slot);
+        }
+        if session.closing {
+            return Err(End::Done);
+        }
+        match &session.role {
+            Role::Placing(wish) => {
+                tracing::warn!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "the front did not say in time where a connection belongs");
+                self.refuse(slot, crate::control::Refusal::Unavailable)
+            }
+            Role::Opening(..) => self.refuse(slot, crate::control::Refusal::StreamBusy),
+            Role::Waiting(_) | Role::WaitingForIndex(_) => {
+                self.count(WorkerCounter::PlayWaitTimeouts);
+                self.not_found(slot)
+            }
+            Role::Idle if matches!(session.protocol, Protocol::Unknown) => {
+                self.count(WorkerCounter::HandshakeTimeouts);
+                Err(End::Peer("sent nothing".into()))
+            }
+            Role::Idle => self.http_timeout(slot),
+            Role::Publishing(_) | Role::Viewing { .. } => Ok(()),
+        }
+    }
+
+    /// Closes a session and forgets it.
+    pub(super) fn close(&mut self, slot: usize, end: End) {
+        if !self.sessions.contains(slot) {
+            return;
+        }
+        self.log_end(slot, &end);
+        self.leave_role(slot, &end);
+        let session = self.sessions.remove(slot);
+        self.by_conn.remove(&session.conn);
+        if let Err(error) = self.poller.delete(&session.socket) {
+            tracing::debug!(conn = %session.conn, %error, "cannot unwatch a socket");
+        }
+        self.tell_front(&ToFront::Closed { conn: session.conn });
+    }
+
+    pub(super) fn log_end(&mut self, slot: usize, end: &End) {
+        // What single clients do wrong is not said without bound.
+        if matches!(end, End::Peer(_)) && !self.peer_lines.allow(self.now.mono_ms) {
+            return;
+        }
+        let Some(Session { conn, peer, role, .. }) = self.sessions.get(slot) else { return };
+        let stream = self.stream_of(role).map(tracing::field::display);
+        match end {
+            End::Done | End::PeerClosed | End::Socket(_) => tracing::debug!(stream, %conn, %peer, "closed: {end}"),
+            End::Fault(what) => tracing::error!(stream, %conn, %peer, "closed: {what}"),
+            End::Peer(what) => tracing::info!(stream, %conn, %peer, "closed by us: {what}"),
+        }
+    }
+
+    /// Which stream a session is about.
+    fn stream_of<'a>(&'a self, role: &'a Role) -> Option<&'a StreamKey> {
+        match role {
+            Role::Publishing(publisher) => self.publishers.get(*publisher).map(|publisher| &publisher.key),
+            Role::Viewing { stream, .. } => self.streams.get(*stream).map(|stream| &stream.key),
+            Role::Placing(wish) | Role::Opening(wish, _) | Role::Waiting(wish) => Some(&wish.key),
+            Role::WaitingForIndex(wish) => Some(&wish.key),
+            Role::Idle => None,
+        }
+    }
+
+    /// Ends what a session does with a stream; `why` is for the log.
+    pub(super) fn leave_role(&mut self, slot: usize, why: &dyn fmt::Display) {
+        let session = &mut self.sessions[slot];
+        let (conn, peer) = (session.conn, session.peer);
+        match std::mem::replace(&mut session.role, Role::Idle) {
+            Role::Publishing(publisher) => {
+                if let Some(stream) = self.end_publisher(publisher)
+                    && self.peer_lines.allow(self.now.mono_ms)
+                {
+                    let next = match self.stopping_since_ms {
+                        Some(_) => "the server stops".to_owned(),
+                        None => format!("viewers wait {} for the publisher to come back", self.config.play.reconnect_grace),
+                    };
+                    tracing::info!(%stream, %conn, %peer, "publishing ended: {why}; {next}");
+                }
+            }
+            Role::Viewing { stream, rendition, place } => self.leave_stream(stream, rendition, place),
+            Role::Waiting(wish) => {
+                self.page.set_reading(wish.key.slot(), false);
+                self.waiting.remove(&(Awaited::Stream, wish.key), slot);
+            }
+            Role::Opening(wish, _) => self.waiting.remove(&(Awaited::Lock, wish.key), slot),
+            Role::WaitingForIndex(wish) => self.waiting.remove(&(Awaited::Index, wish.key), slot),
+            Role::Idle | Role::Placing(_) => {}
+        }
+    }
+
+    /// What a session's peer was owed went out, or part of it: goes on with what had to wait for that.
+    pub(super) fn after_flush(&mut self, slot: usize) {
+        if self.sessions.contains(slot) {
+            self.http_answered(slot);
+            if self.sessions.contains(slot) {
+                self.enqueue(slot);
+            }
+        }
+    }
+
+    /// Closes everything, telling peers what their protocols have for it.
+    pub(super) fn end_all_sessions(&mut self) {
+        let streams: Vec<usize> = self.streams.iter().map(|(slot, _)| slot).collect();
+        for stream in streams {
+            self.end_viewers(stream);
+        }
+        let sessions: Vec<usize> = self.sessions.iter().map(|(slot, _)| slot).collect();
+        for slot in sessions {
+            match self.sessions.get(slot) {
+                // Told, and now taking it in.
+                Some(session) if session.closing => {}
+                Some(session) if session.answering => self.close_when_sent(slot),
+                _ => self.close(slot, End::Done),
+            }
+        }
+    }
+
+    pub(super) fn new_http(&self) -> Protocol {
+        Protocol::Http(Box::new(RequestReader::new(self.http_settings())))
+    }
+
+    pub(super) fn new_rtmp(&self, conn: ConnId) -> Protocol {
+        // The seed only has to differ between connections: it fills the handshake's random bytes.
+        let seed = conn.0 ^ self.now.wall_ms.rotate_left(32) ^ (u64::from(std::process::id()) << 40);
+        Protocol::Rtmp(Box::new(ServerSession::new(self.rtmp_settings(), seed, self.now.mono_ms)))
+    }
+}
+
+impl Session {
+    /// Nothing is read while a decision is pending, while an answer is not out, or when the session is to be closed.
+    pub(super) fn may_read(&self) -> bool {
+        match self.role {
+            _ if self.draining => true,
+            Role::Placing(_) | Role::Opening(..) | Role::Waiting(_) | Role::WaitingForIndex(_) => false,
+            Role::Idle | Role::Publishing(_) | Role::Viewing { .. } => {
+                !self.closing && !self.answering && self.control.len() < MAX_CONTROL_BYTES
+            }
+        }
+    }
+}

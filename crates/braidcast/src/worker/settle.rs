@@ -1,0 +1,83 @@
+//! Streams without a publisher: what a dead worker or a gone publisher left is put in order, ended, or deleted.
+//!
+//! The stream's lock makes it safe: whoever publishes again holds it, and then nothing is done here.
+
+use super::Worker;
+use super::publishers::catch_up;
+use super::session::Role;
+use super::streams::Rendition;
+use crate::control::counters::WorkerCounter;
+use crate::control::{Settling, ToFront};
+use anyhow::Context;
+use braidcast_media::StreamKey;
+use braidcast_stream_log::{OpenError, dispose};
+use std::sync::atomic::Ordering;
+
+impl Worker {
+    /// Carries out what the front asks for a stream and says how it went.
+    pub(super) fn settle(&mut self, key: StreamKey, settling: Settling, next_segment: u64) {
+        let done = match self.try_settle(&key, settling, next_segment) {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::error!(stream = %key, error = format!("{error:#}"), "cannot settle the stream ({settling:?})");
+                false
+            }
+        };
+        self.doorbells.ring(&[key.slot()]);
+        self.tell_front(&ToFront::Settled { key, settling, done });
+    }
+
+    /// False: somebody publishes the stream.
+    fn try_settle(&mut self, key: &StreamKey, settling: Settling, next_segment: u64) -> anyhow::Result<bool> {
+        if settling == Settling::Dispose {
+            return match dispose(&self.root, key) {
+                Ok(_) => Ok(true),
+                Err(OpenError::Locked) => Ok(false),
+                Err(error) => Err(error).context("deleting its directory"),
+            };
+        }
+        let mut writer = match self.open_writer(key) {
+            Ok(writer) => writer,
+            Err(OpenError::Locked) => return Ok(false),
+            Err(error) => return Err(error).context("opening its log"),
+        };
+        writer.end_publish(self.now).context("sealing its log")?;
+        if let Some((mut segmenter, reader)) = self.open_segmenter(key, next_segment) {
+            let mut finished = catch_up(&mut segmenter, &reader).context("finishing its last segment")?;
+            finished.extend(if settling == Settling::End { segmenter.end_stream() } else { segmenter.finish_publish() });
+            self.report_segments(key, &finished);
+        }
+        if settling == Settling::End {
+            writer.end_stream(self.now).context("ending its log")?;
+            tracing::info!(stream = %key, "the stream is over: nobody came back to publish it in {}", self.config.play.reconnect_grace);
+        }
+        Ok(true)
+    }
+
+    /// The shared directory is nearly full: what is older goes from the streams this worker writes.
+    pub(super) fn evict_older_than(&mut self, wall_ms: u64) {
+        let mut segments = 0;
+        for (_, publisher) in &mut self.publishers {
+            publisher.writer.evict(wall_ms);
+            if let Some((segmenter, _)) = &mut publisher.segmenter {
+                segments += segmenter.evict_older_than(wall_ms) as u64;
+            }
+        }
+        self.page.counter(WorkerCounter::SegmentsEvicted as usize).fetch_add(segments, Ordering::Relaxed);
+    }
+
+    /// Gauges of the worker's page.
+    pub(super) fn report_gauges(&mut self) {
+        let viewers = |wanted: Rendition| {
+            let views = |role: &Role| matches!(role, Role::Viewing { rendition, .. } if *rendition == wanted);
+            self.sessions.iter().filter(|(_, session)| views(&session.role)).count() as u64
+        };
+        let (flv, rtmp) = (viewers(Rendition::Flv), viewers(Rendition::Rtmp));
+        self.set(WorkerCounter::FlvViewers, flv);
+        self.set(WorkerCounter::RtmpViewers, rtmp);
+        self.set(WorkerCounter::Sessions, self.sessions.len() as u64);
+        self.set(WorkerCounter::Publishers, self.publishers.len() as u64);
+        let evicted: u64 = self.publishers.iter_mut().map(|(_, publisher)| publisher.newly_evicted()).sum();
+        self.page.counter(WorkerCounter::BlocksEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,146 @@
+#![allow(clippy::unwrap_used)]
+
+use super::super::ledger::{Ledger, Next, OPEN, Source};
+use super::*;
+use braidcast_stream_log::{LogOptions, Now, Root, Writer};
+
+const KEYFRAME: [u8; 6] = [0x17, 1, 0, 0, 0, 9];
+const FRAME: [u8; 6] = [0x27, 1, 0, 0, 0, 8];
+
+struct Stream {
+    _directory: tempfile::TempDir,
+    writer: Writer,
+    local: LocalStream,
+    at_ms: u32,
+}
+
+fn now(ms: u32) -> Now {
+    Now { mono_ms: 1_000_000 + u64::from(ms), wall_ms: 5_000_000 + u64::from(ms) }
+}
+
+impl Stream {
+    /// Blocks of one second, kept for `keep_ms`.
+    fn new(keep_ms: u64) -> Self {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (root, key) = (Root::new(directory.path().to_path_buf()), StreamKey::new("v", "a", "s").unwrap());
+        let options = LogOptions { block_min_ms: 1_000, block_max_ms: 1_000, block_max_bytes: 1 << 20, keep_ms, budget_bytes: 64 << 20 };
+        let mut writer = Writer::open(&root, &key, &options, now(0)).unwrap();
+        writer.begin_publish(now(0)).unwrap();
+        let reader = Reader::open(&root, &key).unwrap().unwrap();
+        Self { _directory: directory, writer, local: LocalStream::new(key, reader), at_ms: 0 }
+    }
+
+    /// Writes so many seconds of video at 10 frames a second; a keyframe at the beginning of each second `keys` says.
+    fn write(&mut self, seconds: u32, keys: impl Fn(u32) -> bool) {
+        for frame in 0..10 * seconds {
+            let payload = if frame % 10 == 0 && keys(frame / 10) { KEYFRAME } else { FRAME };
+            self.writer.append(RecordKind::Video, self.at_ms, &payload, now(self.at_ms)).unwrap();
+            self.writer.commit(now(self.at_ms)).unwrap();
+            self.at_ms += 100;
+        }
+    }
+}
+
+/// The payloads of what a ledger gives at once, and how many of them are keyframes.
+fn take(ledger: &mut Ledger, view: &View<'_>, rendition: Rendition) -> (usize, usize) {
+    let mut bytes = Vec::new();
+    while let Next::Slices(slices) = ledger.gather(view, &[]) {
+        slices.as_slice().iter().for_each(|slice| bytes.extend_from_slice(slice));
+        let total = slices.total();
+        ledger.advance(total);
+    }
+    if rendition == Rendition::Rtmp {
+        let count = |what: &[u8]| bytes.windows(what.len()).filter(|window| *window == what).count();
+        return (count(&KEYFRAME) + count(&FRAME), count(&KEYFRAME));
+    }
+    let records: Vec<_> = flv::records(&bytes).filter(|record| record.header.kind == RecordKind::Video).collect();
+    (records.len(), records.iter().filter(|record| record.payload == KEYFRAME).count())
+}
+
+#[test]
+fn a_viewer_that_comes_late_into_a_long_group_of_pictures_gets_all_of_it() {
+    for rendition in [Rendition::Flv, Rendition::Rtmp] {
+        let mut stream = Stream::new(60_000);
+        stream.write(2, |second| second == 0);
+        let (block, _) = stream.local.start(rendition).unwrap().unwrap();
+        stream.local.join(0, rendition);
+        assert_eq!(block, 1);
+        // The first viewer keeps up, so that only the newest blocks are at hand when the second one comes.
+        stream.write(4, |_| false);
+        stream.local.update().unwrap();
+        stream.local.trim(6);
+        let (block, offset) = stream.local.start(rendition).unwrap().unwrap();
+        assert_eq!(block, 1, "the only keyframe");
+        let mut ledger = Ledger::default();
+        ledger.push(Source::Run { block, offset, end: OPEN }).unwrap();
+        assert_eq!(take(&mut ledger, &stream.local.blocks(rendition), rendition), (60, 1), "{rendition:?}");
+    }
+}
+
+#[test]
+fn a_viewer_whose_stream_went_on_without_its_worker_is_stranded_at_a_message_and_can_go_on() {
+    for rendition in [Rendition::Flv, Rendition::Rtmp] {
+        let mut stream = Stream::new(2_000);
+        stream.write(1, |_| true);
+        stream.write(1, |_| true);
+        let (block, offset) = stream.local.start(rendition).unwrap().unwrap();
+        stream.local.join(0, rendition);
+        let mut ledger = Ledger::default();
+        ledger.push(Source::Run { block, offset, end: OPEN }).unwrap();
+        // Half of what it could have had, in the middle of a message.
+        let view = stream.local.blocks(rendition);
+        let Next::Slices(slices) = ledger.gather(&view, &[]) else { panic!("nothing to send") };
+        let sent = slices.total() / 2;
+        ledger.advance(sent);
+        stream.write(20, |_| true);
+        stream.local.update().unwrap();
+        let (at_block, at) = ledger.position().unwrap();
+        assert!(!stream.local.is_stranded(at_block, at, rendition), "what it had begun is still there");
+        take(&mut ledger, &stream.local.blocks(rendition), rendition);
+        let (at_block, at) = ledger.position().unwrap();
+        assert_eq!(at_block, block);
+        assert!(stream.local.is_stranded(at_block, at, rendition));
+        assert_eq!(stream.local.blocks(rendition).boundary(at_block, at), at);
+        let target = stream.local.start(rendition).unwrap().unwrap();
+        assert!(target.0 > block + 10);
+        ledger.abandon(&stream.local.blocks(rendition));
+        assert!(ledger.is_empty());
+        ledger.push(Source::Run { block: target.0, offset: target.1, end: OPEN }).unwrap();
+        assert_eq!(take(&mut ledger, &stream.local.blocks(rendition), rendition), (10, 1), "{rendition:?}");
+    }
+}
+
+#[test]
+fn leaving_in_the_middle_of_a_round_skips_nobody_and_serves_nobody_twice() {
+    for gone in 0..8 {
+        for served in 0..=8 {
+            let mut stream = Stream::new(60_000);
+            let mut places: Vec<Option<usize>> = (0..8).map(|session| Some(stream.local.join(session, Rendition::Flv))).collect();
+            stream.local.next_viewer = served;
+            let before: Vec<usize> = stream.local.viewers[served..].to_vec();
+            for (session, place) in stream.local.leave(gone, Rendition::Flv).into_iter().flatten() {
+                places[session] = Some(place);
+            }
+            places[gone] = None;
+            for (session, place) in places.iter().enumerate().filter_map(|(session, place)| Some((session, (*place)?))) {
+                assert_eq!(stream.local.viewers[place], session, "{gone} leaves, {served} were served");
+            }
+            let mut left: Vec<usize> = stream.local.viewers[stream.local.next_viewer..].to_vec();
+            left.sort_unstable();
+            assert_eq!(left, before.into_iter().filter(|session| *session != gone).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn an_ended_stream_is_news_once_whatever_of_it_was_not_looked_at() {
+    let mut stream = Stream::new(60_000);
+    stream.write(1, |_| true);
+    assert!(stream.local.has_news());
+    stream.writer.end_stream(now(2_000)).unwrap();
+    assert!(stream.local.has_news(), "it ended");
+    stream.local.over = true;
+    assert!(!stream.local.has_news(), "the worker would never sleep while its last viewers are served");
+    stream.writer.begin_publish(now(3_000)).unwrap();
+    assert!(stream.local.has_news(), "it goes on");
+}
