@@ -1,0 +1,24 @@
+//! The load generator and the comparison runs behind `braidcast bench …`.
+//!
+//! One process publishes a synthetic stream, plays it many times over and measures what the server spent on it; the
+//! servers it compares run as children, alone on a core. Nothing here is linked into the serving path, and no figure
+//! ever changes the exit code: only a harness that failed or a frame that a verified viewer missed does.
+
+mod bare;
+pub mod cli;
+mod compare;
+mod flv;
+mod load;
+mod namespace;
+mod peers;
+mod process;
+mod publisher;
+mod report;
+mod rtmp;
+mod sink;
+mod socket;
+mod source;
+mod verify;
+mod viewer;
+
+pub use cli::{Command, run};

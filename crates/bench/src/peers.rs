@@ -1,0 +1,286 @@
+//! The servers that are compared: how each is started, alone on its core, on loopback, in a temporary directory.
+//!
+//! Each listens on loopback only, on ports that were free a moment ago, and is gone, with its directory, when its
+//! [`Running`] is dropped.
+
+use crate::compare::Clients;
+use crate::process::{Cores, Guarded, Interrupt, STOP_GRACE};
+use crate::source::Shape;
+use anyhow::Context;
+use std::fs::{self, File};
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A server to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Peer {
+    /// The loop that does nothing but send.
+    Bare,
+    /// This server, with one worker.
+    Braidcast,
+    /// Debian's nginx with libnginx-mod-rtmp.
+    NginxRtmp,
+}
+
+impl Peer {
+    /// What tables call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Braidcast => "braidcast",
+            Self::NginxRtmp => "nginx-rtmp",
+        }
+    }
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Where things are and how servers are to be started.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// The braidcast binary under test.
+    pub braidcast: PathBuf,
+    /// The nginx binary.
+    pub nginx: PathBuf,
+    /// Who runs where.
+    pub cores: Cores,
+    /// What is published; the bare loop makes it itself.
+    pub shape: Shape,
+    /// `section.key=value` for braidcast, on top of the bench's own.
+    pub settings: Vec<String>,
+    /// Whether HLS segments are made (braidcast and nginx-rtmp).
+    pub hls: bool,
+}
+
+/// A server that is up.
+pub struct Running {
+    // In the order in which they must go: first the processes, then their directory.
+    process: Guarded,
+    _directory: TempDir,
+    log: PathBuf,
+    /// Where it takes RTMP.
+    pub rtmp: Option<SocketAddr>,
+    /// Where it serves HTTP-FLV.
+    pub http: Option<SocketAddr>,
+}
+
+const START_DEADLINE: Duration = Duration::from_secs(20);
+/// Where distributions put nginx's modules.
+const NGINX_MODULES: [&str; 3] = [
+    "/usr/lib/nginx/modules/ngx_rtmp_module.so",
+    "/usr/lib64/nginx/modules/ngx_rtmp_module.so",
+    "/usr/share/nginx/modules/ngx_rtmp_module.so",
+];
+
+impl Running {
+    /// The process at the root of the server.
+    pub fn root(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The last lines the server wrote, for an error's context.
+    pub fn last_words(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().rev().take(12).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// An error, with its last words, if the server has ended by itself.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.process.check_running().with_context(|| format!("its last words:\n{}", self.last_words()))
+    }
+}
+
+impl Bench {
+    /// Whether `peer` can run here; else why not.
+    pub fn missing(&self, peer: Peer) -> Option<String> {
+        match peer {
+            Peer::Bare => None,
+            Peer::Braidcast => (!self.braidcast.is_file()).then(|| format!("{} is not there (build it first)", self.braidcast.display())),
+            Peer::NginxRtmp if !self.nginx.is_file() => Some(format!("{} is not there (apt install nginx)", self.nginx.display())),
+            Peer::NginxRtmp => nginx_module().is_none().then(|| "its RTMP module is not there (apt install libnginx-mod-rtmp)".to_owned()),
+        }
+    }
+
+    /// What exactly was compared.
+    pub fn version(&self, peer: Peer) -> String {
+        let (program, flag) = match peer {
+            Peer::Bare => return env!("CARGO_PKG_VERSION").to_owned(),
+            Peer::Braidcast => (&self.braidcast, "--version"),
+            Peer::NginxRtmp => (&self.nginx, "-v"),
+        };
+        let output = Command::new(program).arg(flag).output();
+        let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().next().unwrap_or("unknown").to_owned()
+    }
+
+    /// Starts a server and waits until it listens.
+    pub fn start(&self, peer: Peer, clients: Clients, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        // A RAM disk where there is one: the runs are to measure servers, not disks.
+        let shared_memory = Path::new("/dev/shm");
+        let place = if shared_memory.is_dir() { shared_memory.to_owned() } else { std::env::temp_dir() };
+        let directory = tempfile::Builder::new().prefix("braidcast-bench-").tempdir_in(place).context("no temporary directory")?;
+        let started = match peer {
+            Peer::Bare => self.start_bare(directory, clients, interrupt),
+            Peer::Braidcast => self.start_braidcast(directory, interrupt),
+            Peer::NginxRtmp => self.start_nginx(directory, interrupt),
+        };
+        started.with_context(|| format!("{} did not start", peer.name()))
+    }
+
+    fn start_bare(&self, directory: TempDir, clients: Clients, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let mut command = crate::cli::own_command("bare");
+        if matches!(clients, Clients::Publishers(_)) {
+            command.arg("--receive");
+        }
+        command.args(crate::cli::shape_arguments(self.shape)).stdin(Stdio::piped()).stdout(Stdio::from(writer));
+        let mut running = self.spawn(command, directory, Peer::Bare)?;
+        running.take_addresses(File::from(reader), interrupt)?;
+        Ok(running)
+    }
+
+    fn start_braidcast(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // The one descriptor that the server inherits; no other child is started while it is open.
+        rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())?;
+        let mut command = Command::new(&self.braidcast);
+        command.args(["serve", "--workers", "1", "--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
+        command.arg("--shared-dir").arg(directory.path().join("shared"));
+        command.arg("--state-dir").arg(directory.path().join("state"));
+        command.args(["--ready-fd", &writer.as_raw_fd().to_string()]);
+        let hls = format!("hls.enabled={}", self.hls);
+        let own = ["limits.connections_per_address=100000", "server.on_exit=remove", "server.allow_disk=true", &hls];
+        for setting in own.into_iter().chain(self.settings.iter().map(String::as_str)) {
+            command.args(["--set", setting]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut running = self.spawn(command, directory, Peer::Braidcast)?;
+        drop(writer);
+        running.take_addresses(File::from(reader), interrupt)?;
+        Ok(running)
+    }
+
+    fn start_nginx(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        let module = nginx_module().context("nginx's RTMP module is not there")?;
+        let address = free_address()?;
+        let root = directory.path();
+        let config = root.join("nginx.conf");
+        fs::write(&config, nginx_config(module, root, address, self.hls)).context("cannot write nginx's configuration")?;
+        let mut command = Command::new(&self.nginx);
+        command.arg("-c").arg(&config).arg("-p").arg(root).arg("-e").arg(root.join("early.log"));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut running = self.spawn(command, directory, Peer::NginxRtmp)?;
+        let deadline = Instant::now() + START_DEADLINE;
+        while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+            running.check()?;
+            anyhow::ensure!(Instant::now() < deadline, "it does not listen on {address}");
+            interrupt.sleep(Duration::from_millis(20))?;
+        }
+        running.rtmp = Some(address);
+        Ok(running)
+    }
+
+    fn spawn(&self, mut command: Command, directory: TempDir, peer: Peer) -> anyhow::Result<Running> {
+        let log = directory.path().join("server.log");
+        command.stderr(File::create(&log)?);
+        let process = Guarded::new(self.cores.spawn_server(&mut command)?, peer.name(), STOP_GRACE);
+        Ok(Running { process, _directory: directory, log, rtmp: None, http: None })
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Addresses {
+    #[serde(default)]
+    rtmp: Vec<SocketAddr>,
+    #[serde(default)]
+    http: Vec<SocketAddr>,
+}
+
+impl Running {
+    /// Reads the line of JSON that says where the server listens.
+    fn take_addresses(&mut self, mut pipe: File, interrupt: &Interrupt) -> anyhow::Result<()> {
+        rustix::fs::fcntl_setfl(pipe.as_fd(), rustix::fs::OFlags::NONBLOCK)?;
+        let deadline = Instant::now() + START_DEADLINE;
+        let mut line = Vec::new();
+        let mut scratch = [0; 4096];
+        while !line.contains(&b'\n') {
+            match pipe.read(&mut scratch) {
+                Ok(0) => {
+                    // The writing end is closed: the server is about to end and to say why.
+                    interrupt.sleep(Duration::from_millis(200))?;
+                    self.check()?;
+                    anyhow::bail!("it closed the ready descriptor; its last words:\n{}", self.last_words());
+                }
+                Ok(bytes) => line.extend_from_slice(&scratch[..bytes]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    self.check()?;
+                    anyhow::ensure!(Instant::now() < deadline, "it was not ready in time; its last words:\n{}", self.last_words());
+                    interrupt.sleep(Duration::from_millis(10))?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let text = String::from_utf8_lossy(&line);
+        let addresses: Addresses = serde_json::from_str(text.lines().next().unwrap_or_default()).context("its ready line is no JSON")?;
+        self.rtmp = addresses.rtmp.first().copied();
+        self.http = addresses.http.first().copied();
+        Ok(())
+    }
+}
+
+fn nginx_module() -> Option<&'static str> {
+    NGINX_MODULES.into_iter().find(|path| Path::new(path).is_file())
+}
+
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// One worker and room for the viewers; everything that touches the speed is as Debian's package and the module have it.
+fn nginx_config(module: &str, root: &Path, rtmp: SocketAddr, hls: bool) -> String {
+    let root = root.display();
+    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+    let hls = if hls { format!("hls on; hls_path {root}/hls; hls_fragment 4s; hls_playlist_length 60s;") } else { String::new() };
+    format!(
+        "load_module {module};
+{user}
+daemon off;
+worker_processes 1;
+pid {root}/nginx.pid;
+error_log {root}/error.log warn;
+events {{ worker_connections 16384; }}
+rtmp {{
+    access_log off;
+    server {{
+        listen {rtmp};
+        application live {{ live on; {hls} }}
+    }}
+}}
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nginx_listens_on_loopback_only() {
+        let config = nginx_config("/m.so", Path::new("/tmp/x"), SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)), false);
+        let listens: Vec<&str> = config.lines().filter(|line| line.contains("listen")).collect();
+        assert_eq!(listens, ["        listen 127.0.0.1:4711;"]);
+        assert!(!config.contains("hls"));
+    }
+}
