@@ -1,0 +1,13 @@
+//! Helpers for tests with real processes: a server on free loopback ports, ffmpeg, waiting for conditions.
+//!
+//! Everything that is started is ended and everything that is made is removed when its handle is dropped, also when a test fails.
+
+pub mod media;
+pub mod rtmp;
+pub mod server;
+pub mod tools;
+pub mod viewer;
+
+pub use server::{Server, ServerOptions};
+pub use tools::{Tool, eventually, http_get};
+pub use viewer::{Record, Viewer};

@@ -1,0 +1,237 @@
+//! Viewers that check what they get: whole records, times that never go back on a track, the connection kept open.
+
+use crate::rtmp::RtmpClient;
+use crate::tools::eventually;
+use anyhow::{Context, Result, ensure};
+use braidcast_media::{RecordKind, flv};
+use braidcast_protocols::rtmp::{ClientOutput, ClientRole};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a viewer may wait for what it is to see.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a viewer that gets nothing looks whether it is to end.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// One record as a viewer got it, or as a publisher sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Audio, video or data.
+    pub kind: RecordKind,
+    /// Milliseconds modulo 2^32.
+    pub timestamp_ms: u32,
+    /// The tag's payload.
+    pub payload: Vec<u8>,
+}
+
+impl Record {
+    /// Whether this configures a decoder, or is metadata: what a server may repeat or leave out.
+    pub fn is_header(&self) -> bool {
+        braidcast_media::TagInfo::of(self.kind, &self.payload).sequence_header || self.payload.starts_with(b"\x02\0\x0aonMetaData")
+    }
+}
+
+/// What a viewer has seen; shared with its thread.
+#[derive(Default)]
+struct Seen {
+    video_frames: AtomicU64,
+    records: Mutex<Vec<Record>>,
+    keep: bool,
+    stop: AtomicBool,
+}
+
+/// The rules that a stream keeps towards its viewers.
+struct Judge<'a> {
+    seen: &'a Seen,
+    last_ms: [Option<u32>; 256],
+}
+
+impl<'a> Judge<'a> {
+    fn new(seen: &'a Seen) -> Self {
+        Self { seen, last_ms: [None; 256] }
+    }
+
+    fn record(&mut self, record: Record) -> Result<()> {
+        let (kind, now) = (record.kind, record.timestamp_ms);
+        if let Some(last) = self.last_ms[kind as usize].replace(now) {
+            // Modulo 2^32: forward is less than half of the circle.
+            ensure!(now.wrapping_sub(last) < 1 << 31, "{kind:?} went back from {last} to {now}");
+        }
+        if kind == RecordKind::Video && !record.is_header() {
+            self.seen.video_frames.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.seen.keep {
+            self.seen.records.lock().expect("no viewer panics").push(record);
+        }
+        Ok(())
+    }
+}
+
+/// A viewer in a thread of its own.
+pub struct Viewer {
+    thread: Option<JoinHandle<Result<()>>>,
+    seen: Arc<Seen>,
+}
+
+impl Viewer {
+    /// Watches `/PATH` by HTTP-FLV.
+    pub fn flv(address: SocketAddr, path: &str) -> Result<Self> {
+        Self::start_flv(address, path, false)
+    }
+
+    /// Watches `/PATH` by HTTP-FLV and keeps every record.
+    pub fn flv_recorder(address: SocketAddr, path: &str) -> Result<Self> {
+        Self::start_flv(address, path, true)
+    }
+
+    fn start_flv(address: SocketAddr, path: &str, keep: bool) -> Result<Self> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(LOOK))?;
+        write!(stream, "GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        Ok(Self::spawn(keep, move |seen| watch_flv(&mut stream, seen, u64::MAX)))
+    }
+
+    /// Watches by RTMP.
+    pub fn rtmp(url: &str) -> Result<Self> {
+        Self::start_rtmp(url, false)
+    }
+
+    /// Watches by RTMP and keeps every record.
+    pub fn rtmp_recorder(url: &str) -> Result<Self> {
+        Self::start_rtmp(url, true)
+    }
+
+    fn start_rtmp(url: &str, keep: bool) -> Result<Self> {
+        let mut client = RtmpClient::connect(url, ClientRole::Play)?;
+        Ok(Self::spawn(keep, move |seen| watch_rtmp(&mut client, seen)))
+    }
+
+    fn spawn(keep: bool, watch: impl FnOnce(&Seen) -> Result<()> + Send + 'static) -> Self {
+        let seen = Arc::new(Seen { keep, ..Seen::default() });
+        let shared = seen.clone();
+        Self { thread: Some(std::thread::spawn(move || watch(&shared))), seen }
+    }
+
+    /// Video frames seen so far, without headers.
+    pub fn frames(&self) -> u64 {
+        self.seen.video_frames.load(Ordering::Relaxed)
+    }
+
+    /// What a recorder has kept so far.
+    pub fn records(&self) -> Vec<Record> {
+        self.seen.records.lock().expect("no viewer panics").clone()
+    }
+
+    /// How many records a recorder has kept so far.
+    pub fn count(&self) -> usize {
+        self.seen.records.lock().expect("no viewer panics").len()
+    }
+
+    /// Waits for `more` frames than there are now.
+    pub fn wait_more(&self, more: u64) -> Result<()> {
+        let until = self.frames() + more;
+        let reached = eventually(PATIENCE, || (self.frames() >= until || self.is_over()).then_some(()));
+        ensure!(reached.is_some() && self.frames() >= until, "the viewer stands at {} frames, wanted {until}", self.frames());
+        Ok(())
+    }
+
+    /// Waits until a recorder has a record that fits.
+    pub fn wait_record(&self, fits: impl Fn(&Record) -> bool) -> Result<()> {
+        let found = || self.seen.records.lock().expect("no viewer panics").iter().any(&fits);
+        let reached = eventually(PATIENCE, || (found() || self.is_over()).then_some(()));
+        ensure!(reached.is_some() && found(), "the viewer never got the record; it has {}", self.count());
+        Ok(())
+    }
+
+    /// Whether it has ended: the server closed it, or what it got was wrong.
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Ends the viewer; an error if what it got was wrong, or the server closed it.
+    pub fn end(mut self) -> Result<()> {
+        self.seen.stop.store(true, Ordering::Relaxed);
+        self.thread.take().context("a viewer ends once")?.join().expect("the viewer does not panic")
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.seen.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Checks what comes by HTTP-FLV until `most` video frames have come. For streams that a test reads by itself.
+pub fn check_flv(stream: &mut impl Read, most: u64) -> Result<()> {
+    watch_flv(stream, &Seen::default(), most)
+}
+
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+fn watch_flv(stream: &mut impl Read, seen: &Seen, most: u64) -> Result<()> {
+    let mut judge = Judge::new(seen);
+    let (mut bytes, mut body) = (Vec::new(), false);
+    let mut buffer = [0; 64 << 10];
+    while !seen.stop.load(Ordering::Relaxed) && seen.video_frames.load(Ordering::Relaxed) < most {
+        match stream.read(&mut buffer) {
+            Ok(0) => anyhow::bail!("the server closed the viewer"),
+            Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+            Err(error) if is_timeout(&error) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if !body {
+            let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+            ensure!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes[..end]));
+            if bytes.len() < end + 4 + flv::FILE_HEADER.len() {
+                continue;
+            }
+            ensure!(bytes[end + 4..].starts_with(b"FLV"), "no FLV header");
+            bytes.drain(..end + 4 + flv::FILE_HEADER.len());
+            body = true;
+        }
+        let mut used = 0;
+        for record in flv::records(&bytes) {
+            let whole = record.header.record_bytes();
+            let size = &bytes[record.offset + whole - 4..][..4];
+            ensure!(size == ((whole - 4) as u32).to_be_bytes(), "a record's trailing size is wrong");
+            used = record.offset + whole;
+            judge.record(Record {
+                kind: record.header.kind,
+                timestamp_ms: record.header.timestamp_ms,
+                payload: record.payload.to_vec(),
+            })?;
+        }
+        bytes.drain(..used);
+        if let Some(kind) = bytes.first() {
+            ensure!(matches!(kind & 0x1f, 8 | 9 | 18), "a byte that begins no tag: {kind}");
+        }
+    }
+    Ok(())
+}
+
+fn watch_rtmp(client: &mut RtmpClient, seen: &Seen) -> Result<()> {
+    let mut judge = Judge::new(seen);
+    while !seen.stop.load(Ordering::Relaxed) {
+        match client.next(LOOK)? {
+            Some(ClientOutput::Media { kind, timestamp_ms, payload }) => {
+                // Said to every player at the start; it belongs to no stream.
+                if !payload.starts_with(b"\x02\0\x11|RtmpSampleAccess") {
+                    judge.record(Record { kind, timestamp_ms, payload })?;
+                }
+            }
+            Some(ClientOutput::Refused { code, description }) => anyhow::bail!("refused: {code} {description}"),
+            Some(ClientOutput::Status { code }) if code == "NetStream.Play.Stop" => anyhow::bail!("the server ended the play"),
+            Some(ClientOutput::Started | ClientOutput::Status { .. }) | None => {}
+        }
+    }
+    Ok(())
+}
