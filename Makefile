@@ -1,0 +1,45 @@
+# The commands of this repository. The scripts they call set up what is missing: Debian packages, npm packages, builds.
+
+# A signal that the caller ignores (a shell's background job, say) could not end them in order.
+RUN := env --default-signal=INT,TERM,HUP
+
+.PHONY: help
+help: ## List the commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+.PHONY: run
+run: ## Serve a moving test picture and say where to watch it (RTMP_PORT, HTTP_PORT, API_PORT, WORKERS, PUBLIC=1)
+	@$(RUN) scripts/demo.sh
+
+.PHONY: test
+test: ## Run all tests: formatting, lints, unit, real processes, browsers
+	@$(RUN) scripts/test.sh
+
+.PHONY: bench
+bench: ## Compare with a bare-kernel loop and nginx-rtmp (ARGS go to `braidcast bench`)
+	@$(RUN) scripts/bench.sh
+
+.PHONY: console
+console: ## Bundle the web page into console/dist; the next build embeds it
+	@scripts/prepare.sh page
+
+.PHONY: build
+build: ## Build the server: target/release/braidcast, with the web page if it was bundled
+	cargo build --release --locked -p braidcast
+
+.PHONY: lint
+lint: ## Check formatting, clippy and the page's types
+	@scripts/prepare.sh lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	npm run --silent check --workspace console
+
+.PHONY: deny
+deny: ## Check licences, sources and bans of all dependencies (needs cargo-deny)
+	@cargo deny --version >/dev/null 2>&1 || { echo 'cargo-deny was not found: cargo install cargo-deny --locked' >&2; exit 1; }
+	cargo deny check bans licenses sources
+
+.PHONY: clean
+clean: ## Remove everything that was built or installed here
+	cargo clean
+	rm -rf node_modules console/dist
