@@ -38,13 +38,15 @@ pub struct WorkerPage {
 
 impl WorkerPage {
     /// Makes the page `workers/<worker>`, or takes over the one of a dead predecessor, which others have mapped: awake,
-    /// reading nothing, all counters zero.
+    /// reading nothing, all counters zero. What is a page already is one at every moment: another worker may be opening it.
     pub fn create(root: &Root, worker: u16) -> io::Result<Self> {
         let directory = root.path().join("workers");
         fs::create_dir_all(&directory)?;
         let page = SharedPage::map_writable(Dir::open(&directory)?.open_or_create(&worker.to_string())?, PAGE_BYTES)?;
-        page.u64(at::MAGIC).store(0, Release);
-        for offset in (8..PAGE_BYTES).step_by(8) {
+        if !is_page(&page) {
+            page.u64(at::MAGIC).store(0, Release);
+        }
+        for offset in (at::SLEEPING..PAGE_BYTES).step_by(8) {
             page.u64(offset).store(0, Relaxed);
         }
         page.u32(at::VERSION).store(PAGE_VERSION, Relaxed);
@@ -56,7 +58,7 @@ impl WorkerPage {
     pub fn open(root: &Root, worker: u16) -> io::Result<WorkerView> {
         let file = Dir::open(&root.path().join("workers"))?.open_file(&worker.to_string())?;
         let view = WorkerView(SharedPage::map_readonly(file, PAGE_BYTES)?);
-        if view.0.u64(at::MAGIC).load(Acquire) != MAGIC || view.0.u32(at::VERSION).load(Relaxed) != PAGE_VERSION {
+        if !is_page(&view.0) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no page of a worker"));
         }
         Ok(view)
@@ -118,6 +120,10 @@ impl WorkerView {
     }
 }
 
+fn is_page(page: &SharedPage) -> bool {
+    page.u64(at::MAGIC).load(Acquire) == MAGIC && page.u32(at::VERSION).load(Relaxed) == PAGE_VERSION
+}
+
 fn counter(page: &SharedPage, place: usize) -> &AtomicU64 {
     assert!(place < COUNTERS, "a page has {COUNTERS} counters");
     page.u64(at::COUNTERS + 8 * place)
@@ -150,6 +156,7 @@ impl Doorbells {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicBool;
 
     fn root() -> (tempfile::TempDir, Root) {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -252,6 +259,25 @@ mod tests {
         assert_eq!((view.reads(9), view.sleeps(), view.counter(COUNTERS - 1)), (true, true, 5));
         let _successor = WorkerPage::create(&root, 2).unwrap();
         assert_eq!((view.reads(9), view.sleeps(), view.counter(COUNTERS - 1)), (false, false, 0));
+    }
+
+    /// Workers that start together take over their own pages while they open each other's.
+    #[test]
+    fn a_page_that_is_taken_over_can_be_opened_meanwhile() {
+        let (_directory, root) = root();
+        let _first = WorkerPage::create(&root, 4).unwrap();
+        let taken_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    WorkerPage::create(&root, 4).unwrap();
+                }
+                taken_over.store(true, SeqCst);
+            });
+            while !taken_over.load(SeqCst) {
+                WorkerPage::open(&root, 4).unwrap();
+            }
+        });
     }
 
     #[test]
