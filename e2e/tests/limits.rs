@@ -75,7 +75,7 @@ fn beside_a_healthy_stream(options: ServerOptions, attack: impl FnOnce(&Server) 
     let got = viewer.join().expect("no panic")?;
     ensure!(got == want, "the healthy viewer got {} of {} packets, or others", got.len(), want.len());
     for worker in 1..=2 {
-        ensure!(server.worker(worker)?["restarts"] == 0, "worker {worker} died");
+        ensure!(server.worker(worker)?["restarts"] == 0, "worker {worker} died:\n{}", server.log_text());
     }
     Ok(())
 }

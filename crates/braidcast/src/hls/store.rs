@@ -134,7 +134,6 @@ impl SegmentStore {
 
     /// Bytes of all segments, the open one included.
     #[cfg(test)]
-    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         let open = self.open.as_ref().map_or(0, |open| open.written);
         self.segments.iter().map(|found| found.bytes).sum::<u64>() + open
