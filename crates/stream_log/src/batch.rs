@@ -2,6 +2,7 @@
 
 use crate::head::{BlockInfo, Entry, Position};
 use braidcast_media::RecordKind;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 
@@ -57,7 +58,7 @@ impl std::error::Error for AppendError {
 }
 
 /// A block that is being written: its entry, and where its next record goes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OpenBlock {
     pub entry: Entry,
     pub end: u32,
@@ -68,6 +69,11 @@ impl OpenBlock {
         self.entry.info.number
     }
 
+    /// Where its next record goes.
+    pub fn position(&self) -> Position {
+        Position { block: self.number(), offset: self.end }
+    }
+
     /// Record bytes of the log up to this block's end.
     pub fn cumulative_end(&self) -> u64 {
         let BlockInfo { cumulative_bytes, prefix_bytes, .. } = self.entry.info;
@@ -76,7 +82,7 @@ impl OpenBlock {
 }
 
 /// What a batch adds to one block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Run {
     /// The block as it is after this batch.
     pub block: OpenBlock,

@@ -22,6 +22,9 @@ const PAGE_VERSION: u32 = 1;
 mod at {
     pub const MAGIC: usize = 0;
     pub const VERSION: usize = 8;
+    pub const BEATS: usize = 16;
+    pub const BUSY_WITH: usize = 24;
+    pub const BUSY_AT: usize = 32;
     /// Alone in its cache line: every writer looks at it after every commit.
     pub const SLEEPING: usize = 64;
     pub const COUNTERS: usize = 128;
@@ -46,7 +49,7 @@ impl WorkerPage {
         if !is_page(&page) {
             page.u64(at::MAGIC).store(0, Release);
         }
-        for offset in (at::SLEEPING..PAGE_BYTES).step_by(8) {
+        for offset in (at::BEATS..PAGE_BYTES).step_by(8) {
             page.u64(offset).store(0, Relaxed);
         }
         page.u32(at::VERSION).store(PAGE_VERSION, Relaxed);
@@ -62,6 +65,22 @@ impl WorkerPage {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no page of a worker"));
         }
         Ok(view)
+    }
+
+    /// Says that this worker goes on: once a turn.
+    pub fn beat(&self) {
+        self.page.u64(at::BEATS).fetch_add(1, Relaxed);
+    }
+
+    /// Says which connection's input is being processed, and from which byte of it on. If the worker dies of it, this tells.
+    pub fn busy_with(&self, connection: u64, position: u64) {
+        self.page.u64(at::BUSY_AT).store(position, Relaxed);
+        self.page.u64(at::BUSY_WITH).store(connection, Relaxed);
+    }
+
+    /// Says that no connection's input is being processed.
+    pub fn busy_with_none(&self) {
+        self.page.u64(at::BUSY_WITH).store(0, Relaxed);
     }
 
     /// Says that this worker is about to sleep. It must look at all it reads once more after this, and before it sleeps.
@@ -106,6 +125,17 @@ impl WorkerView {
     /// Whether the worker has said that it sleeps.
     pub fn sleeps(&self) -> bool {
         self.0.u32(at::SLEEPING).load(Relaxed) != 0
+    }
+
+    /// How often the worker said that it goes on.
+    pub fn beats(&self) -> u64 {
+        self.0.u64(at::BEATS).load(Relaxed)
+    }
+
+    /// The connection whose input the worker was processing, and from which byte of it on; `None` if it was none's.
+    pub fn busy_with(&self) -> Option<(u64, u64)> {
+        let connection = self.0.u64(at::BUSY_WITH).load(Relaxed);
+        (connection != 0).then(|| (connection, self.0.u64(at::BUSY_AT).load(Relaxed)))
     }
 
     /// Whether the worker reads a stream with this slot.

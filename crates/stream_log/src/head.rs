@@ -4,6 +4,7 @@
 //! any two stores. Readers take every number for what it is: something in a file.
 
 use braidcast_sys::SharedPage;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -55,7 +56,7 @@ mod entry {
 }
 
 /// A place in a log: a block and an offset in bytes from that block's start. Later places compare greater.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Position {
     /// Block number, from 1; 0 stands for "before everything".
     pub block: u32,
@@ -102,7 +103,7 @@ impl State {
 }
 
 /// What is known of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockInfo {
     /// From 1, without gaps.
     pub number: u32,
@@ -125,7 +126,7 @@ pub struct BlockInfo {
 }
 
 /// An entry of the block table as the writer keeps it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub info: BlockInfo,
     pub mono_ms: u64,
@@ -134,7 +135,7 @@ pub(crate) struct Entry {
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// What a log has counted since it was made.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         pub struct Counters { $($(#[doc = $doc])+ pub $name: u64,)+ }
 
         impl Counters {

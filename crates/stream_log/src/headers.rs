@@ -2,6 +2,7 @@
 
 use braidcast_media::flv::{FILE_HEADER, MAX_PAYLOAD_BYTES, records, write_record};
 use braidcast_media::{RecordKind, TagInfo};
+use serde::{Deserialize, Serialize};
 
 /// The longest metadata or sequence header that goes into prefixes. Longer ones are carried as plain records: every
 /// block would repeat them.
@@ -42,7 +43,7 @@ pub(crate) fn part_of(kind: RecordKind, payload: &[u8], info: TagInfo) -> Option
 }
 
 /// The headers of one publisher so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Headers {
     metadata: Option<Vec<u8>>,
     video: Option<Vec<u8>>,
@@ -73,9 +74,13 @@ impl Headers {
         self.video == other.video && self.audio == other.audio
     }
 
-    /// Takes over only the metadata of `other`: it does not concern decoders.
-    pub fn copy_metadata(&mut self, other: &Self) {
-        self.metadata.clone_from(&other.metadata);
+    /// Takes over only the metadata of `other`: it does not concern decoders. True if it was other than before.
+    pub fn copy_metadata(&mut self, other: &Self) -> bool {
+        let changed = self.metadata != other.metadata;
+        if changed {
+            self.metadata.clone_from(&other.metadata);
+        }
+        changed
     }
 
     /// Appends a block's prefix: file header, metadata, sequence headers, all at the block's first time. The file header

@@ -16,6 +16,7 @@ pub mod path;
 mod reader;
 mod recovery;
 mod removal;
+mod saved;
 mod timeline;
 mod writer;
 
@@ -27,6 +28,7 @@ pub use path::Root;
 pub use reader::{Ahead, BlockMap, Reader};
 pub use recovery::OpenError;
 pub use removal::{Disposal, clear_disposed, dispose};
+pub use saved::{SavedHeaders, SavedWriter};
 pub use writer::Writer;
 
 use braidcast_sys::clock;

@@ -1,16 +1,19 @@
-//! Taking a stream's log: the lock, and what a dead writer left.
+//! Taking a stream's log: the lock, and what a dead writer left, either to begin anew or to go on where it was.
 //!
 //! The commit word is the truth. Whatever a death left beyond it is cut or removed; nothing before it is touched.
 
-use crate::head::{Entry, Head, HeadFault, MAX_BLOCKS, State};
+use crate::batch::OpenBlock;
+use crate::head::{Entry, Head, HeadFault, MAX_BLOCKS, Position, State};
 use crate::headers::{Headers, MAX_PREFIX_BYTES};
 use crate::kill_point::kill_point;
 use crate::removal;
+use crate::saved::SavedWriter;
 use crate::writer::{Kept, block_name, is_full};
 use crate::{LogOptions, Root};
 use braidcast_media::StreamKey;
 use braidcast_sys::{Dir, dir, file};
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::{fmt, fs, io};
 
@@ -22,6 +25,8 @@ const ATTEMPTS: usize = 16;
 pub enum OpenError {
     /// Somebody else writes it.
     Locked,
+    /// Somebody else has written it since it was saved.
+    Changed,
     /// The shared directory has no room for another log.
     Full,
     /// It was made by another version of this program, whose number this is.
@@ -36,6 +41,7 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Locked => f.write_str("somebody else writes the stream's log"),
+            Self::Changed => f.write_str("the stream's log is not as its writer left it"),
             Self::Full => f.write_str("the shared directory has no room for another log"),
             Self::Version(version) => write!(f, "the stream's log is of version {version}, which this program does not write"),
             Self::Damaged => f.write_str("the stream's log is damaged"),
@@ -68,6 +74,59 @@ pub(crate) struct Recovered {
     pub cumulative_bytes: u64,
     /// The headers that the head's generation stands for, if they can be known.
     pub generation_headers: Option<Headers>,
+}
+
+/// A log that was taken over in the middle.
+pub(crate) struct Resumed {
+    pub recovered: Recovered,
+    /// The block that was open before the batch.
+    pub open: Option<(OpenBlock, OwnedFd)>,
+    /// The files of the batch's new blocks, in order.
+    pub new_files: Vec<OwnedFd>,
+    /// Readers have seen the batch already.
+    pub published: bool,
+    /// The last block is finished: the publisher was just being ended.
+    pub sealed: bool,
+}
+
+/// Takes a log whose writer was saved: everything it saved stays, everything else beyond the commit word is cut off.
+pub(crate) fn resume(root: &Root, key: &StreamKey, options: &LogOptions, saved: &SavedWriter<'_>) -> Result<Resumed, OpenError> {
+    let options = options.fitted(file::file_system(root.path())?.total_bytes);
+    let Some((directory, head)) = lock(&root.stream_dir(key))? else { return Err(OpenError::Changed) };
+    match head.check() {
+        Ok(()) if head.state() != State::Disposed && head.epoch() == saved.epoch => {}
+        Err(HeadFault::Version(version)) => return Err(OpenError::Version(version)),
+        _ => return Err(OpenError::Changed),
+    }
+    let commit = head.commit();
+    let published = saved.ends_at() == Some(commit);
+    let unpublished = saved.begins_at().map_or(commit.block == saved.last_number, |begin| begin == commit);
+    if !published && !unpublished {
+        return Err(OpenError::Changed);
+    }
+    kill_point("resume_locked");
+    let log = directory.create_dir("log")?;
+    let mut recovered = Recovered { log, options, kept: VecDeque::new(), cumulative_bytes: 0, generation_headers: None, head };
+    let mut sealed = false;
+    if commit.block != 0 {
+        let Entry { info, mono_ms } = recovered.head.entry(commit.block).ok_or(OpenError::Damaged)?;
+        sealed = published && info.final_bytes.is_some();
+        recovered.kept.push_front(Kept { number: commit.block, bytes: commit.offset.into(), wall_ms: info.wall_ms, mono_ms });
+        recovered.find_older();
+    }
+    let last = saved.ends_at().unwrap_or(commit);
+    recovered.clear_outside(commit, last.block)?;
+    let open = match saved.open {
+        Some(block) => {
+            Some((block, recovered.reopen(saved.runs.first().filter(|run| !run.is_new_block()).map_or(block, |run| run.block))?))
+        }
+        None => None,
+    };
+    let new_blocks = saved.runs.iter().filter(|run| run.is_new_block());
+    let new_files = new_blocks.map(|run| recovered.reopen(run.block)).collect::<Result<_, _>>()?;
+    recovered.head.set_block_capacity(options.block_capacity());
+    kill_point("resumed");
+    Ok(Resumed { recovered, open, new_files, published: published && !saved.runs.is_empty(), sealed })
 }
 
 pub(crate) fn open(root: &Root, key: &StreamKey, options: &LogOptions) -> Result<Recovered, OpenError> {
@@ -118,20 +177,8 @@ fn recover(head: Head, log: Dir, options: LogOptions) -> Result<Recovered, OpenE
         recovered.seal_last()?;
         recovered.find_older();
     }
-    let Recovered { head, log, kept, .. } = &recovered;
-    let oldest = kept.front().map_or(1, |kept| kept.number);
-    head.set_oldest(oldest);
-    head.clear_entries_outside(oldest..=commit.block);
-    head.strike_keyframes_from(commit);
-    kill_point("recover_files");
-    for name in log.names()? {
-        let number = name.to_str().and_then(|name| name.strip_suffix(".flv")).and_then(|number| number.parse::<u32>().ok());
-        if let Some(number) = number
-            && !(oldest..=commit.block).contains(&number)
-        {
-            log.unlink(&block_name(number))?;
-        }
-    }
+    recovered.clear_outside(commit, commit.block)?;
+    let head = &recovered.head;
     head.set_block_capacity(options.block_capacity());
     if head.state() == State::Live {
         head.set_state(State::Waiting);
@@ -159,6 +206,35 @@ impl Recovered {
         }
         self.kept.push_front(Kept { number: commit.block, bytes: commit.offset.into(), wall_ms: info.wall_ms, mono_ms });
         Ok(())
+    }
+
+    /// Clears away what readers cannot come to: entries and keyframes at or beyond the commit word, files of blocks that are gone or
+    /// come after `last`.
+    fn clear_outside(&self, commit: Position, last: u32) -> Result<(), OpenError> {
+        let oldest = self.kept.front().map_or(1, |kept| kept.number);
+        self.head.set_oldest(oldest);
+        self.head.clear_entries_outside(oldest..=commit.block);
+        self.head.strike_keyframes_from(commit);
+        kill_point("recover_files");
+        for name in self.log.names()? {
+            let number = name.to_str().and_then(|name| name.strip_suffix(".flv")).and_then(|number| number.parse::<u32>().ok());
+            if let Some(number) = number
+                && !(oldest..=last).contains(&number)
+            {
+                self.log.unlink(&block_name(number))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a block that is being written, and cuts off what was written behind its end.
+    fn reopen(&self, block: OpenBlock) -> Result<OwnedFd, OpenError> {
+        let opened = self.log.open_or_create(&block_name(block.number()))?;
+        if file::len(&opened)? < block.end.into() {
+            return Err(OpenError::Damaged);
+        }
+        file::truncate(&opened, block.end.into())?;
+        Ok(opened)
     }
 
     /// Finds the older blocks, back to the first that is missing: there an eviction was under way.

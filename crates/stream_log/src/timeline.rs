@@ -4,13 +4,14 @@
 //! a track; each repair is counted.
 
 use braidcast_media::RecordKind;
+use serde::{Deserialize, Serialize};
 
 /// From the last record of one publisher (or of one clock of a publisher) to the first of the next.
 pub(crate) const GAP_MS: i64 = 20;
 /// A step back by more than this is no disorder: the encoder has started its clock anew.
 pub(crate) const RESTART_MS: i64 = 5_000;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Timeline {
     /// The latest time of any track.
     last: Option<i64>,
@@ -20,7 +21,7 @@ pub(crate) struct Timeline {
 }
 
 /// How the times that the present publisher sends map to the time line.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Clock {
     /// The last time as sent, and unwrapped.
     sent: u32,

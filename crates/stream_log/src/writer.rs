@@ -9,11 +9,13 @@ use crate::head::{BlockInfo, Counters, Entry, Head, MAX_BLOCKS, Position, State}
 use crate::headers::{self, Headers, Part};
 use crate::kill_point::kill_point;
 use crate::recovery::{self, Recovered};
+use crate::saved::{SavedHeaders, SavedWriter};
 use crate::timeline::Timeline;
 use crate::{LogOptions, Now, OpenError, Root};
 use braidcast_media::flv::{MAX_PAYLOAD_BYTES, RECORD_OVERHEAD_BYTES, write_record};
 use braidcast_media::{RecordKind, StreamKey, TagInfo};
 use braidcast_sys::{Dir, file};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -41,6 +43,8 @@ pub struct Writer {
     /// The committed block that the next record may go to.
     open: Option<(OpenBlock, OwnedFd)>,
     batch: Batch,
+    /// The batch lies in the files, and these of them are new: it waits to be published.
+    written: Option<Vec<OwnedFd>>,
     /// The end of the last block, sealed or not, as the next block's start.
     cumulative_bytes: u64,
     last_number: u32,
@@ -49,6 +53,7 @@ pub struct Writer {
     headers: Headers,
     generation: u32,
     generation_headers: Option<Headers>,
+    headers_revision: u32,
     /// Whether the present publisher sent audio, video.
     heard: [bool; 2],
     newest_keyframe: Option<(Position, i64)>,
@@ -73,12 +78,14 @@ impl Writer {
             kept,
             open: None,
             batch: Batch::default(),
+            written: None,
             cumulative_bytes,
             last_number,
             timeline: Timeline::resume((last_number != 0).then(|| head.last_timestamp_ms())),
             headers: Headers::default(),
             generation: head.generation(),
             generation_headers,
+            headers_revision: 0,
             heard: [false; 2],
             newest_keyframe,
             epoch: head.epoch(),
@@ -89,6 +96,92 @@ impl Writer {
         })
     }
 
+    /// Goes on where a writer that is gone was when it was saved, in the middle of its block and its publisher: publishes what
+    /// was written and saved, and cuts off what was not. [`OpenError::Changed`] if somebody else has written the log since.
+    pub fn resume(
+        root: &Root,
+        key: &StreamKey,
+        options: &LogOptions,
+        saved: SavedWriter<'_>,
+        headers: SavedHeaders,
+        now: Now,
+    ) -> Result<Self, OpenError> {
+        let resumed = recovery::resume(root, key, options, &saved)?;
+        let Recovered { head, log, options, kept, .. } = resumed.recovered;
+        let SavedWriter { counters, timeline, epoch, generation, heard, newest_keyframe, .. } = saved;
+        let evicted_blocks = counters.evicted_blocks.max(head.counters().evicted_blocks);
+        let mut writer = Self {
+            log,
+            options,
+            kept,
+            open: resumed.open,
+            batch: Batch {
+                runs: saved.runs.into_owned(),
+                bytes: Vec::new(),
+                keyframes: saved.keyframes.into_owned(),
+                records: saved.records,
+            },
+            written: None,
+            cumulative_bytes: saved.cumulative_bytes,
+            last_number: saved.last_number,
+            timeline,
+            headers: headers.headers,
+            generation,
+            generation_headers: headers.generation_headers,
+            headers_revision: 0,
+            heard,
+            newest_keyframe,
+            epoch,
+            publishing: true,
+            counters: Counters { evicted_blocks, ..counters },
+            corrections_before: saved.corrections_before,
+            head,
+        };
+        if resumed.published {
+            writer.note_published(resumed.new_files);
+        } else if !writer.batch.runs.is_empty() {
+            writer.written = Some(resumed.new_files);
+            writer.publish(now);
+        }
+        if resumed.sealed {
+            writer.open = None;
+        }
+        writer.head.set_state(State::Live);
+        writer.head.set_last_append_mono_ms(now.mono_ms);
+        Ok(writer)
+    }
+
+    /// The writer's state, to be kept where it outlives the process; see [`Writer::resume`]. Only between turns, or between
+    /// [`Writer::write`] and [`Writer::publish`]: what is merely staged is not in it.
+    pub fn save(&self) -> SavedWriter<'_> {
+        debug_assert!(self.batch.runs.is_empty() || self.written.is_some(), "staged records are lost by saving");
+        SavedWriter {
+            epoch: self.epoch,
+            generation: self.generation,
+            heard: self.heard,
+            newest_keyframe: self.newest_keyframe,
+            timeline: self.timeline,
+            counters: self.counters,
+            corrections_before: self.corrections_before,
+            last_number: self.last_number,
+            cumulative_bytes: self.cumulative_bytes,
+            open: self.open.as_ref().map(|(block, _)| *block),
+            runs: Cow::Borrowed(&self.batch.runs),
+            keyframes: Cow::Borrowed(&self.batch.keyframes),
+            records: self.batch.records,
+        }
+    }
+
+    /// The part of the state that changes seldom.
+    pub fn save_headers(&self) -> SavedHeaders {
+        SavedHeaders { headers: self.headers.clone(), generation_headers: self.generation_headers.clone() }
+    }
+
+    /// Rises whenever [`Writer::save_headers`] would give something else than before.
+    pub fn headers_revision(&self) -> u32 {
+        self.headers_revision
+    }
+
     /// A publisher begins (or takes over): a new epoch, and a new block with its first record. Its times are moved so that
     /// they go on after the last one in the log; the first publisher of a fresh log keeps its own. An error is one of
     /// committing what the publisher before left staged; the new one has begun all the same.
@@ -96,6 +189,7 @@ impl Writer {
         let left = self.finish_block(now);
         self.timeline.begin_publish();
         self.headers = Headers::default();
+        self.headers_revision = self.headers_revision.wrapping_add(1);
         self.heard = [false; 2];
         self.publishing = true;
         self.epoch = self.epoch.wrapping_add(1);
@@ -123,6 +217,7 @@ impl Writer {
         match headers::part_of(kind, payload, info) {
             Some(part) => {
                 let changed = self.headers.set(part, payload);
+                self.headers_revision = self.headers_revision.wrapping_add(u32::from(changed));
                 // Viewers that are past the prefix learn of changed metadata by a record.
                 let as_record = changed && part == Part::Metadata && self.publisher_has_block();
                 if as_record { self.stage(kind, timestamp_ms, payload, false, now) } else { Ok(()) }
@@ -133,23 +228,36 @@ impl Writer {
 
     /// Writes what is staged and lets readers see it; true if there was anything. The caller rings the doorbells then.
     pub fn commit(&mut self, now: Now) -> Result<bool, AppendError> {
-        if self.batch.runs.is_empty() {
-            return Ok(false);
+        let written = self.write()?;
+        Ok(written && self.publish(now))
+    }
+
+    /// Writes what is staged; no reader sees it before [`Writer::publish`]. True if there is anything to publish. In between the
+    /// caller may [`Writer::save`], so that whoever goes on after a death publishes it.
+    pub fn write(&mut self) -> Result<bool, AppendError> {
+        if self.batch.runs.is_empty() || self.written.is_some() {
+            return Ok(self.written.is_some());
         }
         kill_point("commit");
         self.make_room();
-        let files = match self.write_runs() {
-            Ok(files) => files,
+        match self.write_runs() {
+            Ok(files) => self.written = Some(files),
             Err(error) => return Err(self.drop_batch(error)),
-        };
+        }
         kill_point("written");
+        Ok(true)
+    }
+
+    /// Lets readers see what was written; true if there was anything.
+    pub fn publish(&mut self, now: Now) -> bool {
+        let Some(files) = self.written.take() else { return false };
         let rolled = self.batch.new_blocks() > 0;
-        self.publish(files, now);
+        self.publish_runs(files, now);
         self.batch.clear();
         if rolled {
             self.evict_aged(now);
         }
-        Ok(true)
+        true
     }
 
     /// The publisher is gone: commits what it left, seals the block, and waits for another. An error is the commit's.
@@ -283,7 +391,7 @@ impl Writer {
             if self.headers_changed() {
                 self.new_generation();
             } else if let Some(known) = &mut self.generation_headers {
-                known.copy_metadata(&self.headers);
+                self.headers_revision = self.headers_revision.wrapping_add(u32::from(known.copy_metadata(&self.headers)));
             }
         } else if self.generation_headers.as_ref() != Some(&self.headers) {
             // A viewer that comes from another publisher's block has not been told of this one's metadata either.
@@ -310,6 +418,7 @@ impl Writer {
 
     fn new_generation(&mut self) {
         self.generation = self.generation.wrapping_add(1);
+        self.headers_revision = self.headers_revision.wrapping_add(1);
         self.generation_headers = Some(self.headers.clone());
     }
 
@@ -355,7 +464,7 @@ impl Writer {
     }
 
     /// Tells readers of the batch. The order is that of the format: table, keyframes, numbers, and the commit word last.
-    fn publish(&mut self, files: Vec<OwnedFd>, now: Now) {
+    fn publish_runs(&mut self, files: Vec<OwnedFd>, now: Now) {
         let mut files = files.into_iter();
         for index in 0..self.batch.runs.len() {
             let run = self.batch.runs[index];
@@ -366,15 +475,8 @@ impl Writer {
                 kill_point("entered");
                 let Entry { info, mono_ms } = run.block.entry;
                 self.kept.push_back(Kept { number: info.number, bytes: 0, wall_ms: info.wall_ms, mono_ms });
-                self.open = files.next().map(|file| (run.block, file));
-            } else if let Some((block, _)) = &mut self.open {
-                *block = run.block;
             }
-            if let Some(kept) = self.kept.back_mut() {
-                kept.bytes = run.block.end.into();
-            }
-            self.last_number = run.block.number();
-            self.cumulative_bytes = run.block.cumulative_end();
+            self.note_run(run, &mut files);
         }
         for keyframe in &self.batch.keyframes {
             self.head.push_keyframe(*keyframe);
@@ -390,6 +492,30 @@ impl Writer {
             self.head.set_commit(Position { block: block.number(), offset: block.end });
         }
         kill_point("after_word");
+    }
+
+    /// What a run changes in this writer alone.
+    fn note_run(&mut self, run: Run, new_files: &mut impl Iterator<Item = OwnedFd>) {
+        if run.is_new_block() {
+            self.open = new_files.next().map(|file| (run.block, file));
+        } else if let Some((block, _)) = &mut self.open {
+            *block = run.block;
+        }
+        if let Some(kept) = self.kept.back_mut() {
+            kept.bytes = run.block.end.into();
+        }
+        self.last_number = run.block.number();
+        self.cumulative_bytes = run.block.cumulative_end();
+    }
+
+    /// The batch was published by a writer that is gone: takes it in.
+    fn note_published(&mut self, new_files: Vec<OwnedFd>) {
+        let mut files = new_files.into_iter();
+        for run in std::mem::take(&mut self.batch.runs) {
+            self.note_run(run, &mut files);
+        }
+        self.count_batch();
+        self.batch.clear();
     }
 
     fn count_batch(&mut self) {

@@ -61,6 +61,32 @@ impl AsFd for PidFd {
     }
 }
 
+/// What the scheduler does with a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    /// It runs, or waits for a core.
+    Running,
+    /// Somebody has stopped it.
+    Stopped,
+    /// It sleeps, or has ended.
+    Other,
+}
+
+/// State and CPU time of a process, all threads, in clock ticks (fields 3, 14 and 15 of `/proc/PID/stat`, proc(5)); `None` if there is
+/// no such process.
+pub fn run_state(pid: u32) -> Option<(RunState, u64)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, which may hold spaces and parentheses.
+    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let state = match *fields.first()? {
+        "R" => RunState::Running,
+        "T" | "t" => RunState::Stopped,
+        _ => RunState::Other,
+    };
+    Some((state, ticks(14)? + ticks(15)?))
+}
+
 /// When a process started, in clock ticks since boot (field 22 of `/proc/PID/stat`, proc(5)); `None` if there is no such
 /// process. With its number it names a process for as long as the machine runs.
 pub fn start_time_ticks(pid: u32) -> io::Result<Option<u64>> {

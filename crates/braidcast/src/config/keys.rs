@@ -27,6 +27,8 @@ section! {
         state_dir: PathBuf = PathBuf::from("/var/lib/braidcast");
         /// How long the workers go on by themselves when the front is gone, before they end in order.
         front_grace: Span = Span::secs(60), in Span::ms(0)..=Span::secs(3_600);
+        /// A worker that makes no progress for so long, although it was given time, is killed; others go on with its connections.
+        hang_after: Span = Span::secs(2), in Span::ms(1_500)..=Span::secs(60);
         /// How long workers may take to end in order when the server is stopped; then they are killed.
         stop_grace: Span = Span::secs(5), in Span::ms(0)..=Span::secs(600);
         /// The virtual hosts that there are; a client that names another one gets the default one. Empty: every virtual host that a client names.
@@ -100,6 +102,13 @@ section! {
         play: PlayPolicy = PlayPolicy::LeastLoaded;
         /// How many publishers the server takes in all; the next one is refused. 0: no limit but those of the workers.
         max_publishers: u32 = 0, in 0..=1_000_000;
+        /// Sessions move to workers with less to do when one worker has so many per cent more than its share. 0: only when told to
+        /// (`braidcast rebalance`).
+        rebalance_share: u32 = 50, in 0..=1_000;
+        /// How long the shares must differ before sessions move by themselves.
+        rebalance_after: Span = Span::secs(30), in Span::ms(100)..=Span::secs(3_600);
+        /// How many sessions a second are moved to balance the workers; none moves twice in a minute.
+        rebalance_per_second: u32 = 50, in 1..=10_000;
     }
 }
 
@@ -153,6 +162,8 @@ section! {
         first_packet: Span = Span::secs(20), in Span::ms(100)..=Span::secs(300);
         /// How long a connection may be silent: a publisher that sends nothing, a viewer that takes nothing, an HTTP connection between requests.
         idle: Span = Span::secs(60), in Span::ms(500)..=Span::secs(3_600);
+        /// For how long no connection is taken from an address whose client sent what two workers died of.
+        poison_hold: Span = Span::secs(60), in Span::ms(0)..=Span::secs(86_400);
         /// The longest RTMP message.
         message_bytes: Size = Size::mib(16), in Size::kib(64)..=Size::new(0xff_ffff + 1);
         /// RTMP chunk streams of one connection.

@@ -84,6 +84,10 @@ counters! {
         BlocksEvicted = "blocks_evicted",
         /// Segments deleted: past their retention, or for want of room.
         SegmentsEvicted = "segments_evicted",
+        /// Saves of sessions that failed for want of room: such a session ends with its worker.
+        SessionsUnsaved = "sessions_unsaved",
+        /// Gauge: bytes of the worker's heap of saved sessions.
+        SavedBytes = "saved_bytes",
     }
 }
 
@@ -130,5 +134,13 @@ counters! {
         BadMessages = "bad_messages",
         /// Pauses of accepting because the process was at its descriptor limit.
         AcceptPauses = "accept_pauses",
+        /// Sessions taken over from workers that died or hung.
+        Takeovers = "takeovers",
+        /// Workers that hung and were killed.
+        WorkersHung = "workers_hung",
+        /// Sessions closed because two workers died of what they sent.
+        Poisoned = "poisoned",
+        /// Refused: the address sent what two workers died of.
+        RefusedPoison = "refused_poison",
     }
 }

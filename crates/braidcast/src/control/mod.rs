@@ -8,6 +8,7 @@ pub mod channel;
 pub mod counters;
 pub mod pages;
 
+use crate::saved::{HeapId, RowId};
 use braidcast_media::StreamKey;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -107,6 +108,19 @@ pub enum Settling {
     Dispose,
 }
 
+/// A session that a worker shall go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// Its connection.
+    pub conn: ConnId,
+    /// Where it is saved.
+    pub row: RowId,
+    /// As in [`Placement::Here`].
+    pub next_segment: u64,
+    /// The front has agreed that it begins here what it was placed for.
+    pub admitted: bool,
+}
+
 /// From the front to a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
@@ -116,6 +130,8 @@ pub enum ToWorker {
         worker: WorkerId,
         /// How many workers there are.
         workers: u16,
+        /// The heap that the worker is to make for what its sessions keep.
+        heap: HeapId,
         /// The effective configuration, as JSON.
         config: String,
     },
@@ -123,6 +139,8 @@ pub enum ToWorker {
     Connection {
         /// Its id.
         conn: ConnId,
+        /// Where it is to be saved.
+        row: RowId,
         /// Where it came in.
         listener: Listener,
         /// The client's address.
@@ -137,12 +155,19 @@ pub enum ToWorker {
         /// The answer.
         placement: Placement,
     },
-    /// A moved session; its saved state is in `sessions/<conn>`. Descriptor: the socket.
-    Adopt {
-        /// Its id.
+    /// Go on with a session of another worker. Descriptor: the socket.
+    Adopt(Adoption),
+    /// Two workers died of this session: keep what its client sent last, then let it go. Descriptor: the socket.
+    Bury(Adoption),
+    /// Hand a session over; answered by [`ToFront::Move`] or [`ToFront::Stays`].
+    HandOver {
+        /// Its connection.
         conn: ConnId,
-        /// As in [`Placement::Here`].
-        next_segment: u64,
+    },
+    /// A session that was handed over is another worker's own now, or is over: forget it.
+    Departed {
+        /// Its connection.
+        conn: ConnId,
     },
     /// The publisher lost its stream to a newer one: close it.
     Evict {
@@ -185,12 +210,27 @@ pub enum ToFront {
         /// The connection must stay in the asking worker (it came by the worker's sub-port).
         pinned: bool,
     },
-    /// The session is saved in `sessions/<conn>`: pass it on. Descriptor: the socket.
+    /// The session is saved, and this worker has let go of it: pass it on.
     Move {
         /// The connection.
         conn: ConnId,
-        /// To whom.
-        to: WorkerId,
+        /// To whom; `None`: to whom the front chooses.
+        to: Option<WorkerId>,
+    },
+    /// The session that was to be handed over stays: it is about to end, or cannot be saved.
+    Stays {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The session of [`ToWorker::Adopt`] goes on here.
+    Adopted {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// The session of [`ToWorker::Adopt`] or [`ToWorker::Bury`] cannot, or shall not, go on: the log says why.
+    Lost {
+        /// The connection.
+        conn: ConnId,
     },
     /// The connection no longer publishes or plays, but is still open.
     Released {

@@ -89,10 +89,12 @@ pub enum WorkerState {
     Restarting = 3,
     /// It was told to end.
     Stopping = 4,
+    /// Its sessions go to others, then it ends and is started anew.
+    Draining = 5,
 }
 
 impl WorkerState {
-    const ALL: [Self; 5] = [Self::Empty, Self::Starting, Self::Running, Self::Restarting, Self::Stopping];
+    const ALL: [Self; 6] = [Self::Empty, Self::Starting, Self::Running, Self::Restarting, Self::Stopping, Self::Draining];
 
     /// In words.
     pub fn label(self) -> &'static str {
@@ -102,6 +104,7 @@ impl WorkerState {
             Self::Running => "running",
             Self::Restarting => "restarting",
             Self::Stopping => "stopping",
+            Self::Draining => "draining",
         }
     }
 }

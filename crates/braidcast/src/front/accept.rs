@@ -79,6 +79,9 @@ impl Front {
             };
             return self.turn_away(peer, counter, key);
         }
+        if self.moves.is_held_off(peer.ip(), self.now_ms) {
+            return self.turn_away(peer, FrontCounter::RefusedPoison, "poison_hold: the address sent what two workers died of");
+        }
         let worker = match owner {
             Some(owner) => {
                 Some(owner).filter(|owner| self.worker(*owner).is_some_and(|worker| worker.serves() && self.has_pending_room(*owner)))
@@ -102,9 +105,17 @@ impl Front {
     }
 
     fn give(&mut self, worker: WorkerId, listener: Listener, client: OwnedFd, peer: SocketAddr, local: SocketAddr) {
-        let conn = self.registry.connected(worker, peer.ip());
+        let (row, theirs) = match self.vault.take_row().and_then(|row| Ok((row, client.try_clone()?))) {
+            Ok(given) => given,
+            Err(error) => {
+                tracing::error!(%peer, %error, "a connection cannot be served: no memory for its row, or no descriptor");
+                return self.turn_away(peer, FrontCounter::RefusedPending, "connections");
+            }
+        };
+        let conn = self.registry.connected(worker, peer.ip(), row);
+        self.vault.keep(conn, client);
         tracing::debug!(%conn, %peer, %local, %worker, "accepted ({listener:?})");
-        self.send(worker, &ToWorker::Connection { conn, listener, peer, local }, vec![client]);
+        self.send(worker, &ToWorker::Connection { conn, row, listener, peer, local }, vec![theirs]);
     }
 
     /// Closes it, counts it, says so.

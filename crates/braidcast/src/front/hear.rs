@@ -1,7 +1,8 @@
 //! What the workers say, and what the front says back. A worker may be wrong about anything: nothing it says can stop the front.
 
 use super::Front;
-use super::registry::{Answer, Circumstances, Mismatch, Moving, Question};
+use super::moves::Why;
+use super::registry::{Answer, Circumstances, Mismatch, Question};
 use super::timers::Timer;
 use crate::control::counters::FrontCounter;
 use crate::control::pages::WorkerState;
@@ -36,7 +37,8 @@ impl Front {
         };
         match process.channel.receive::<ToFront>() {
             Ok(None) => return false,
-            Ok(Some((message, fds))) => self.obey(worker, message, fds),
+            // No message of a worker has descriptors: they would be closed here.
+            Ok(Some((message, _))) => self.obey(worker, message),
             Err(error) if error.kind() == ErrorKind::InvalidData => self.bad_message(worker, &error),
             Err(error) => {
                 self.lose_channel(worker, &error);
@@ -52,6 +54,7 @@ impl Front {
         while let Some((worker, message)) = self.registry.poll_message() {
             self.send(worker, &message, Vec::new());
         }
+        self.clear_gone();
     }
 
     /// Sends to a worker, or lets it wait. A worker without a process gets nothing: what it had is gone, and so is what concerns it.
@@ -108,7 +111,7 @@ impl Front {
         self.timers.set(Timer::Overdue(worker), self.now_ms + DEAF_MS);
     }
 
-    fn obey(&mut self, worker: WorkerId, message: ToFront, fds: Vec<OwnedFd>) {
+    fn obey(&mut self, worker: WorkerId, message: ToFront) {
         let now_ms = self.now_ms;
         match message {
             ToFront::Ready => self.worker_is_ready(worker),
@@ -117,7 +120,10 @@ impl Front {
                     self.answer(worker, Question { conn, intent, key, credential, pinned });
                 }
             }
-            ToFront::Move { conn, to } => self.forward(worker, conn, to, fds),
+            ToFront::Move { conn, to } => self.forward(worker, conn, to),
+            ToFront::Stays { conn } => self.stays(worker, conn),
+            ToFront::Adopted { conn } => self.adopted(worker, conn),
+            ToFront::Lost { conn } => self.lost(worker, conn),
             ToFront::Released { conn } => {
                 let result = self.registry.released(conn, worker, now_ms);
                 self.note(worker, conn, result);
@@ -148,6 +154,7 @@ impl Front {
             tracing::debug!(%worker, pid, "the worker serves ({took_ms} ms after its start)");
             self.timers.clear(Timer::Overdue(worker));
             self.watch_sockets();
+            self.send_waiting_home();
             self.announce_if_ready(false);
         }
     }
@@ -205,28 +212,18 @@ impl Front {
         }
     }
 
-    /// Passes a saved session on. If its worker died meanwhile nobody can continue it for now: the connection is closed.
-    fn forward(&mut self, worker: WorkerId, conn: ConnId, to: WorkerId, fds: Vec<OwnedFd>) {
-        let (stream, peer) = (self.registry.stream_of(conn).cloned(), self.registry.address_of(conn).map(tracing::field::display));
-        let stream_field = stream.as_ref().map(tracing::field::display);
-        let target_serves = self.worker(to).is_some_and(|worker| worker.serves());
-        match self.registry.moved(conn, worker, to, target_serves && !fds.is_empty(), self.now_ms) {
-            Ok(Moving::Forward { publishes }) => {
-                self.count(FrontCounter::Moves);
-                let next_segment = stream.as_ref().filter(|_| publishes).map_or(0, |key| self.numbers.next(key));
-                tracing::debug!(stream = stream_field, %conn, peer, "moves from worker {worker} to worker {to}");
-                self.send(to, &ToWorker::Adopt { conn, next_segment }, fds);
-            }
-            Ok(Moving::Homeless) => {
-                self.count(FrontCounter::SessionsLost);
-                tracing::warn!(stream = stream_field, %conn, peer, "closed: worker {to}, which was to continue the session, is gone");
-                self.sweep_sessions();
+    /// A worker has let go of a session: it goes on where it was placed, or where there is room.
+    fn forward(&mut self, worker: WorkerId, conn: ConnId, to: Option<WorkerId>) {
+        match self.registry.handed_over(conn, worker) {
+            Ok(homeless) => {
+                let why = if to.is_some() { Why::Placed } else { self.why_moving(worker) };
+                self.find_home(homeless, worker, why);
             }
             Err(mismatch) => self.note(worker, conn, Err(mismatch)),
         }
     }
 
-    fn note(&mut self, worker: WorkerId, conn: ConnId, result: Result<(), Mismatch>) {
+    pub(super) fn note(&mut self, worker: WorkerId, conn: ConnId, result: Result<(), Mismatch>) {
         if let Err(mismatch) = result {
             self.count(FrontCounter::BadMessages);
             if self.worker_lines.allow(self.now_ms) {
@@ -249,9 +246,5 @@ impl Front {
         if self.worker_lines.allow(self.now_ms) {
             tracing::error!(%worker, error = %error, "a message of the worker makes no sense, and was dropped");
         }
-    }
-
-    pub(super) fn sweep_sessions(&self) {
-        self.shared.sweep_sessions(|conn| self.registry.address_of(ConnId(conn)).is_some());
     }
 }

@@ -5,10 +5,12 @@
 
 mod accept;
 mod addresses;
+mod balance;
 mod budget;
 mod hear;
 mod lifecycle;
 mod listen;
+mod moves;
 mod next_segments;
 mod notify;
 mod orphans;
@@ -18,6 +20,8 @@ mod shared_dir;
 mod signals;
 mod supervise;
 mod timers;
+mod vault;
+mod watch;
 mod workers;
 
 use crate::cli::ServeOptions;
@@ -27,10 +31,12 @@ use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS};
 use crate::logging::{self, RateLimit};
 use anyhow::{Context, bail};
+use balance::Balance;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
 use budget::Budget;
 use listen::Socket;
+use moves::Moves;
 use next_segments::NextSegments;
 use placement::Load;
 use registry::{Registry, Rules};
@@ -42,6 +48,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use timers::{Timer, Timers};
+use vault::Vault;
 use workers::Worker;
 
 /// Tokens of the poller: what it is in the upper half, which one in the lower.
@@ -87,6 +94,9 @@ struct Front {
     last_given: WorkerId,
     doorbells: Vec<EventFd>,
     registry: Registry,
+    vault: Vault,
+    moves: Moves,
+    balance: Balance,
     numbers: NextSegments,
     budget: Budget,
     evicting: bool,
@@ -141,7 +151,7 @@ impl Front {
     }
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
-        let Opened { sockets, page, numbers, budget, doorbells, streams, connections } = opened;
+        let Opened { sockets, page, vault, numbers, budget, doorbells, streams, connections } = opened;
         let now_ms = clock::monotonic_ms();
         let poller = Poller::new().context("epoll")?;
         poller.add(&signals, token(SIGNALS, 0), Interest::READ).context("watching signals")?;
@@ -168,6 +178,9 @@ impl Front {
             last_given: WorkerId(0),
             doorbells,
             registry,
+            vault,
+            moves: Moves::default(),
+            balance: Balance::default(),
             numbers,
             budget,
             evicting: false,
@@ -185,6 +198,7 @@ impl Front {
             self.start_worker(id);
         }
         self.timers.set(Timer::Tick, self.now_ms);
+        self.timers.set(Timer::Watch, self.now_ms);
         self.timers.set(Timer::ReadyAnyway, self.now_ms + supervise::READY_ANYWAY_MS);
         let mut events = Events::with_capacity(EVENTS);
         while !self.is_over() {
@@ -226,6 +240,8 @@ impl Front {
     fn due(&mut self, timer: Timer) {
         match timer {
             Timer::Tick => self.tick(),
+            Timer::Watch => self.watch_workers(),
+            Timer::Drain => self.drain_on(),
             Timer::Restart(worker) => self.restart_worker(worker),
             Timer::Overdue(worker) => self.worker_overdue(worker),
             Timer::ResumeAccept => {
@@ -328,6 +344,7 @@ impl Front {
 struct Opened {
     sockets: Vec<Socket>,
     page: FrontPage,
+    vault: Vault,
     numbers: NextSegments,
     budget: Budget,
     doorbells: Vec<EventFd>,
@@ -345,6 +362,7 @@ impl Opened {
             // Made here, so that each worker finds the pages of all others whichever starts first.
             WorkerPage::create(shared.root(), id).context(full)?;
         }
+        let vault = Vault::create(shared.path()).context(full)?;
         let streams: HashSet<_> = shared.streams()?.into_iter().collect();
         if !streams.is_empty() {
             tracing::info!("{} streams of an earlier instance were found: their indexes are rebuilt", streams.len());
@@ -352,7 +370,7 @@ impl Opened {
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
         let doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
-        Ok(Self { sockets, page, numbers, budget, doorbells, streams, connections })
+        Ok(Self { sockets, page, vault, numbers, budget, doorbells, streams, connections })
     }
 }
 

@@ -8,6 +8,7 @@ use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{PlayPolicy, PublishPolicy};
 use crate::control::{ConnId, Intent, Placement, Refusal, ToWorker, WorkerId};
+use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -101,16 +102,17 @@ impl std::fmt::Display for Mismatch {
     }
 }
 
-/// What becomes of a moved session.
+/// A session that needs another worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moving {
-    /// It goes to its worker, with the stream's next segment number if it publishes (else 0).
-    Forward {
-        /// Whether it publishes.
-        publishes: bool,
-    },
-    /// Its reservation is gone (the chosen worker died): the connection is to be closed. It is no longer known.
-    Homeless,
+pub struct Homeless {
+    /// Its connection.
+    pub conn: ConnId,
+    /// Where it is saved.
+    pub row: RowId,
+    /// What it does, as far as the front was asked.
+    pub intent: Option<Intent>,
+    /// Who was chosen for it before, if that was another worker than the one it was with.
+    pub chosen: Option<WorkerId>,
 }
 
 /// What a worker holds.
@@ -127,6 +129,9 @@ pub struct Tally {
 #[derive(Debug)]
 struct Conn {
     worker: WorkerId,
+    row: RowId,
+    /// From which byte of its input on a worker was working when it died of it.
+    suspect: Option<u64>,
     address: IpAddr,
     place: Option<Place>,
 }
@@ -152,6 +157,7 @@ pub struct Registry {
     addresses: Addresses,
     lifecycle: Lifecycle,
     messages: VecDeque<(WorkerId, ToWorker)>,
+    gone: Vec<(ConnId, RowId)>,
 }
 
 impl Registry {
@@ -167,6 +173,7 @@ impl Registry {
             addresses: Addresses::default(),
             lifecycle,
             messages: VecDeque::new(),
+            gone: Vec::new(),
         }
     }
 
@@ -182,10 +189,10 @@ impl Registry {
     }
 
     /// A connection was given to a worker.
-    pub fn connected(&mut self, worker: WorkerId, address: IpAddr) -> ConnId {
+    pub fn connected(&mut self, worker: WorkerId, address: IpAddr, row: RowId) -> ConnId {
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
-        self.conns.insert(conn, Conn { worker, address, place: None });
+        self.conns.insert(conn, Conn { worker, row, suspect: None, address, place: None });
         self.addresses.opened(address);
         self.tally(worker).sessions += 1;
         conn
@@ -209,6 +216,11 @@ impl Registry {
     /// A stream's directory was found at the start.
     pub fn found(&mut self, key: &StreamKey, now_ms: u64) {
         self.lifecycle.unpublished(key, Gone::LeftOpen, now_ms);
+    }
+
+    /// A connection that is over, and the row it had. Drained after every input.
+    pub fn poll_gone(&mut self) -> Option<(ConnId, RowId)> {
+        self.gone.pop()
     }
 
     /// A message for a worker. Drained after every input.
@@ -265,23 +277,43 @@ impl Registry {
         Ok(())
     }
 
-    /// A worker handed a session over. `target_serves`: the worker it names can take it.
-    pub fn moved(&mut self, conn: ConnId, from: WorkerId, to: WorkerId, target_serves: bool, now_ms: u64) -> Result<Moving, Mismatch> {
-        let held = self.owned(conn, from)?;
-        let intent = held.place.as_ref().filter(|place| place.worker == to && to != from && target_serves).map(|place| place.intent);
-        let Some(intent) = intent else {
-            self.forget(conn, Gone::LeftOpen, now_ms);
-            return Ok(Moving::Homeless);
-        };
-        held.worker = to;
-        self.tally(from).sessions -= 1;
-        self.tally(to).sessions += 1;
-        Ok(Moving::Forward { publishes: intent == Intent::Publish })
+    /// A session cannot go on: what it published was not ended in order.
+    pub fn lost(&mut self, conn: ConnId, from: WorkerId, now_ms: u64) -> Result<(), Mismatch> {
+        self.owned(conn, from)?;
+        self.forget(conn, Gone::LeftOpen, now_ms);
+        Ok(())
     }
 
-    /// The stream that a connection publishes or plays.
-    pub fn stream_of(&self, conn: ConnId) -> Option<&StreamKey> {
-        self.conns.get(&conn)?.place.as_ref().map(|place| &place.key)
+    /// A worker has let go of a session: it needs another one.
+    pub fn handed_over(&mut self, conn: ConnId, from: WorkerId) -> Result<Homeless, Mismatch> {
+        let held = self.owned(conn, from)?;
+        Ok(Self::homeless(conn, held))
+    }
+
+    /// A session without a home goes to `worker`, and so does its reservation.
+    pub fn rehome(&mut self, conn: ConnId, worker: WorkerId) {
+        let Some(held) = self.conns.get_mut(&conn) else { return };
+        let before = std::mem::replace(&mut held.worker, worker);
+        self.tally(before).sessions -= 1;
+        self.tally(worker).sessions += 1;
+        self.reserve_at(conn, worker);
+    }
+
+    /// Where a session without a home can go: by its reservation, else by what it does. `None`: nobody can take it now.
+    pub fn choose_home(&self, homeless: &Homeless, workers: &[Load]) -> Option<WorkerId> {
+        let serves = |worker: &WorkerId| workers.iter().any(|load| load.worker == *worker);
+        if let Some(chosen) = homeless.chosen.filter(serves) {
+            return Some(chosen);
+        }
+        let loads = self.loads(workers, None);
+        match homeless.intent {
+            // It was admitted: limits were for the door.
+            Some(Intent::Publish) => {
+                let unlimited: Vec<Load> = loads.iter().map(|load| Load { allowed: 0, ..*load }).collect();
+                placement::publish(self.rules.publish, &unlimited, 0)
+            }
+            _ => loads.iter().min_by_key(|load| (self.load(load.worker).sessions, load.worker)).map(|load| load.worker),
+        }
     }
 
     /// The address of a connection's client; `None` if there is no such connection.
@@ -289,21 +321,82 @@ impl Registry {
         Some(self.conns.get(&conn)?.address)
     }
 
-    /// A worker is dead: its connections are gone, and every place reserved at it. Returns the connections.
-    pub fn worker_died(&mut self, worker: WorkerId, now_ms: u64) -> Vec<ConnId> {
-        let of_worker = |(conn, held): (&ConnId, &Conn)| (held.worker == worker).then_some(*conn);
-        let lost: Vec<ConnId> = self.conns.iter().filter_map(of_worker).collect();
+    /// A worker is dead: which sessions need another one. Publishers come first, for viewers wait for them.
+    pub fn worker_died(&mut self, worker: WorkerId, now_ms: u64) -> Vec<Homeless> {
+        let of_worker = |(conn, held): (&ConnId, &Conn)| (held.worker == worker).then(|| Self::homeless(*conn, held));
+        let mut homeless: Vec<Homeless> = self.conns.iter().filter_map(of_worker).collect();
+        homeless.sort_unstable_by_key(|homeless| (homeless.intent != Some(Intent::Publish), homeless.conn));
+        self.lifecycle.worker_died(worker, now_ms);
+        homeless
+    }
+
+    /// Sessions that other workers have and that are on their way to this one: they need another home in time.
+    pub fn reserved_at(&self, worker: WorkerId) -> Vec<Homeless> {
+        let reserved = |held: &Conn| held.worker != worker && held.place.as_ref().is_some_and(|place| place.worker == worker);
+        self.conns
+            .iter()
+            .filter(|(_, held)| reserved(held))
+            .map(|(conn, held)| Homeless { chosen: None, ..Self::homeless(*conn, held) })
+            .collect()
+    }
+
+    /// A session's reservation goes to another worker.
+    pub fn reserve_at(&mut self, conn: ConnId, worker: WorkerId) {
+        let Some(place) = self.conns.get_mut(&conn).and_then(|held| held.place.as_mut()) else { return };
+        let (before, intent) = (std::mem::replace(&mut place.worker, worker), place.intent);
+        for (worker, by) in [(before, -1), (worker, 1)] {
+            let tally = self.tally(worker);
+            let count = if intent == Intent::Publish { &mut tally.publishers } else { &mut tally.viewers };
+            *count = count.saturating_add_signed(by);
+        }
+    }
+
+    /// All connections are lost with their worker, and nobody goes on with them. Returns how many.
+    pub fn give_up(&mut self, worker: WorkerId, now_ms: u64) -> usize {
+        let lost: Vec<ConnId> = self.conns.iter().filter(|(_, held)| held.worker == worker).map(|(conn, _)| *conn).collect();
         for conn in &lost {
             self.forget(*conn, Gone::LeftOpen, now_ms);
         }
-        // Sessions on their way to it: their workers still have them, and will hear that nobody takes them.
-        let reserved_at = |(conn, held): (&ConnId, &Conn)| held.place.as_ref().filter(|place| place.worker == worker).map(|_| *conn);
-        let homeless: Vec<ConnId> = self.conns.iter().filter_map(reserved_at).collect();
-        for conn in homeless {
-            self.release(conn, Gone::LeftOpen, now_ms);
-        }
         self.lifecycle.worker_died(worker, now_ms);
-        lost
+        lost.len()
+    }
+
+    /// A worker died while it was processing a connection's input from this byte on. True: so did one before.
+    pub fn suspect(&mut self, conn: ConnId, position: u64) -> bool {
+        self.conns.get_mut(&conn).is_some_and(|held| held.suspect.replace(position) == Some(position))
+    }
+
+    /// The worker that has a connection, or is to have it.
+    pub fn worker_of(&self, conn: ConnId) -> Option<WorkerId> {
+        Some(self.conns.get(&conn)?.worker)
+    }
+
+    /// A worker's connections that publish, or that play.
+    pub fn sessions_of(&self, worker: WorkerId, intent: Intent) -> Vec<ConnId> {
+        let does = |held: &Conn| held.worker == worker && held.place.as_ref().is_some_and(|place| place.intent == intent);
+        let mut conns: Vec<ConnId> = self.conns.iter().filter(|(_, held)| does(held)).map(|(conn, _)| *conn).collect();
+        conns.sort_unstable();
+        conns
+    }
+
+    /// The connections of a worker.
+    pub fn connections_of(&self, worker: WorkerId) -> Vec<ConnId> {
+        self.conns.iter().filter(|(_, held)| held.worker == worker).map(|(conn, _)| *conn).collect()
+    }
+
+    fn homeless(conn: ConnId, held: &Conn) -> Homeless {
+        let place = held.place.as_ref();
+        Homeless {
+            conn,
+            row: held.row,
+            intent: place.map(|place| place.intent),
+            chosen: place.map(|place| place.worker).filter(|worker| *worker != held.worker),
+        }
+    }
+
+    /// The stream that a connection publishes or plays.
+    pub fn stream_of(&self, conn: ConnId) -> Option<&StreamKey> {
+        self.conns.get(&conn)?.place.as_ref().map(|place| &place.key)
     }
 
     /// The streams whose publishers a worker has, in the order of their names.
@@ -413,6 +506,7 @@ impl Registry {
         if let Some(held) = self.conns.remove(&conn) {
             self.addresses.closed(held.address);
             self.tally(held.worker).sessions -= 1;
+            self.gone.push((conn, held.row));
         }
     }
 

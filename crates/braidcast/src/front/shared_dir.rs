@@ -65,20 +65,6 @@ impl SharedDir {
         self.root.keys().context("looking for streams in the shared directory")
     }
 
-    /// Deletes saved sessions that nobody will adopt; `known` says which connections still exist.
-    pub fn sweep_sessions(&self, known: impl Fn(u64) -> bool) {
-        let Ok(entries) = fs::read_dir(self.path().join("sessions")) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let conn = name.to_str().and_then(|name| name.trim_start_matches('c').parse().ok());
-            if !conn.is_some_and(&known)
-                && let Err(error) = fs::remove_file(entry.path())
-            {
-                tracing::debug!(%error, "cannot delete a saved session");
-            }
-        }
-    }
-
     /// For the end, when no worker runs any more: keeps segments, indexes and counters, or removes everything.
     pub fn close(self) -> anyhow::Result<()> {
         match self.on_exit {
@@ -119,7 +105,8 @@ impl SharedDir {
         let directory = self.path().join(name);
         for entry in fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
             let path = entry?.path();
-            ignore_missing(fs::remove_file(&path)).with_context(|| format!("deleting {}", path.display()))?;
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            ignore_missing(removed).with_context(|| format!("deleting {}", path.display()))?;
         }
         Ok(())
     }
@@ -255,19 +242,6 @@ mod tests {
         shared.close().unwrap();
         let names: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["stranger"]);
-    }
-
-    #[test]
-    fn saved_sessions_of_nobody_are_swept() {
-        let parent = tempfile::tempdir_in("/dev/shm").unwrap();
-        let shared = SharedDir::open(&server(&parent.path().join("instance"), OnExit::Remove)).unwrap();
-        for name in ["c7", "8", "c9", "rubbish"] {
-            fs::write(shared.path().join("sessions").join(name), "x").unwrap();
-        }
-        shared.sweep_sessions(|conn| conn != 9);
-        let mut names: Vec<_> = fs::read_dir(shared.path().join("sessions")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        assert_eq!(names, ["8", "c7"]);
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! The workers' lives: started, watched, started again after a death, ended in order.
 
 use super::Front;
+use super::moves::Why;
 use super::orphans;
 use super::timers::Timer;
 use super::workers::Process;
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{InstanceState, WorkerRow, WorkerState};
-use crate::control::{ToWorker, WorkerId};
+use crate::control::{ConnId, ToWorker, WorkerId};
 use braidcast_media::StreamKey;
+use braidcast_stream_log::WorkerPage;
 use braidcast_sys::Interest;
 use braidcast_sys::process::Ending;
 use std::io;
@@ -45,7 +47,8 @@ impl Front {
     }
 
     fn start_process(&mut self, id: WorkerId) -> anyhow::Result<Process> {
-        let process = Process::start(id, &self.doorbells, &self.config_json, self.now_ms)?;
+        let heap = self.vault.next_heap();
+        let process = Process::start(id, heap, &self.doorbells, &self.config_json, self.now_ms)?;
         let noted = orphans::note(self.shared.path(), id, process.pid);
         if let Err(error) = noted.and_then(|()| self.watch(id, &process)) {
             // Not watched its end would not be noticed, and its place be given twice.
@@ -63,10 +66,10 @@ impl Front {
     /// A worker's process has ended: hears its last words, then clears away what it had.
     pub(super) fn worker_ended(&mut self, id: WorkerId) {
         let Some(process) = self.worker(id).and_then(|worker| worker.process.as_ref()) else { return };
-        let ending = match process.handle.try_wait() {
+        let (ending, crashed) = match process.handle.try_wait() {
             Ok(None) => return,
-            Ok(Some(ending)) => describe(ending),
-            Err(error) => format!("ended ({error})"),
+            Ok(Some(ending)) => (describe(ending), is_crash(ending)),
+            Err(error) => (format!("ended ({error})"), false),
         };
         for _ in 0..LAST_WORDS {
             if !self.hear_one(id) {
@@ -76,23 +79,57 @@ impl Front {
         let Some(process) = self.worker_mut(id).and_then(|worker| worker.process.take()) else { return };
         self.leave(id, &process);
         let lived_ms = self.now_ms.saturating_sub(process.started_ms);
-        let streams = self.registry.published_by(id);
-        let lost = self.registry.worker_died(id, self.now_ms);
-        self.count_by(FrontCounter::SessionsLost, lost.len() as u64);
         orphans::forget(self.shared.path(), id);
-        self.sweep_sessions();
         self.timers.clear(Timer::Overdue(id));
         if self.is_stopping() {
-            tracing::info!(worker = %id, pid = process.pid, "the worker {ending}");
+            let lost = self.registry.give_up(id, self.now_ms);
+            tracing::info!(worker = %id, pid = process.pid, lost, "the worker {ending}");
             if let Some(worker) = self.worker_mut(id) {
                 worker.state = WorkerState::Empty;
             }
         } else {
-            tracing::error!(worker = %id, pid = process.pid, connections = lost.len(), streams = named(&streams), "the worker {ending} after {lived_ms} ms; its connections are closed, its streams can be published again");
-            self.plan_restart(id, lived_ms);
+            let streams = self.registry.published_by(id);
+            let connections = self.registry.load(id).sessions;
+            tracing::error!(worker = %id, pid = process.pid, connections, streams = named(&streams), "the worker {ending} after {lived_ms} ms; others go on with its connections");
+            let drained = self.worker(id).is_some_and(|worker| worker.state == WorkerState::Draining);
+            self.not_draining(id);
+            self.plan_restart(id, if drained { u64::MAX } else { lived_ms });
+            self.take_over(id, &process, crashed);
         }
         self.deliver();
         self.watch_sockets();
+    }
+
+    /// Sends the sessions of a dead worker to others.
+    fn take_over(&mut self, id: WorkerId, process: &Process, crashed: bool) {
+        let homeless = self.registry.worker_died(id, self.now_ms);
+        let stay = homeless.iter().map(|homeless| homeless.conn).chain(self.moves.from(id)).collect();
+        self.vault.keep_heap(process.heap, stay);
+        for reserved in self.registry.reserved_at(id) {
+            if let Some(other) = self.registry.choose_home(&reserved, &self.loads()) {
+                self.registry.reserve_at(reserved.conn, other);
+            }
+        }
+        let suspect = self.suspect(id, crashed || process.pulse.hung_by_itself());
+        let why = if process.pulse.is_hung() { Why::Hung } else { Why::Died };
+        for homeless in homeless {
+            if suspect == Some(homeless.conn) {
+                self.condemn(homeless, id);
+            } else {
+                self.find_home(homeless, id, why);
+            }
+        }
+    }
+
+    /// The connection that the worker died of, if it is the second one that did.
+    fn suspect(&mut self, id: WorkerId, crashed: bool) -> Option<ConnId> {
+        let view = WorkerPage::open(self.shared.root(), id.0).ok()?;
+        let (conn, position) = view.busy_with().filter(|_| crashed)?;
+        let conn = ConnId(conn);
+        let again = self.registry.suspect(conn, position);
+        let peer = self.registry.address_of(conn).map(tracing::field::display);
+        tracing::warn!(worker = %id, %conn, peer, position, again, "the worker died while it processed what this client sent");
+        again.then_some(conn)
     }
 
     fn leave(&self, id: WorkerId, process: &Process) {
@@ -189,6 +226,7 @@ impl Front {
             worker.measure(now_ms);
         }
         self.evict();
+        self.balance_tick();
         self.show_gauges();
         self.timers.set(Timer::Tick, now_ms + super::TICK_MS);
     }
@@ -260,6 +298,15 @@ fn named(streams: &[StreamKey]) -> String {
         names += &format!(" and {more} more");
     }
     names
+}
+
+/// Whether a process ended by its own doing: a panic, an abort, a fault. Signals from outside say nothing of what it was doing.
+fn is_crash(ending: Ending) -> bool {
+    const FAULTS: [i32; 7] = [4, 5, 6, 7, 8, 11, 31];
+    match ending {
+        Ending::Code(code) => code != 0,
+        Ending::Signal(signal) => FAULTS.contains(&signal),
+    }
 }
 
 fn describe(ending: Ending) -> String {

@@ -8,6 +8,10 @@ use std::collections::HashMap;
 pub enum Timer {
     /// Once a second: counters, CPU times, budget.
     Tick,
+    /// Workers that are drained have more sessions to hand over, or none.
+    Drain,
+    /// Several times a second: does every worker go on?
+    Watch,
     /// A dead worker is started again.
     Restart(WorkerId),
     /// A worker should have said that it is ready, or should have ended.

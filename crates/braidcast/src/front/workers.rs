@@ -1,14 +1,15 @@
 //! A worker from the front's side: its process, its channel, when it may be started again. Decides nothing about sessions.
 
 use super::notify::NOTIFY_VARIABLE;
+use super::watch::Pulse;
 use crate::config;
 use crate::control::channel::Channel;
 use crate::control::pages::{WorkerRow, WorkerState};
 use crate::control::{ToWorker, WorkerId};
+use crate::saved::HeapId;
 use anyhow::Context;
-use braidcast_sys::process::SIGKILL;
+use braidcast_sys::process::{self, SIGKILL};
 use braidcast_sys::{EventFd, PidFd, child, clock, net};
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -53,6 +54,10 @@ pub struct Process {
     pub handle: PidFd,
     /// The control channel.
     pub channel: Channel,
+    /// What its sessions are saved in.
+    pub heap: HeapId,
+    /// Whether it goes on.
+    pub pulse: Pulse,
     /// When it was started, monotonic and wall clock, milliseconds.
     pub started_ms: u64,
     /// As above.
@@ -107,14 +112,25 @@ impl Worker {
 
 impl Process {
     /// A process that was started just now.
-    pub fn new(pid: u32, handle: PidFd, channel: Channel, now_ms: u64) -> Self {
+    pub fn new(pid: u32, handle: PidFd, channel: Channel, heap: HeapId, now_ms: u64) -> Self {
         let (started_wall_ms, cpu) = (clock::wall_ms(), CpuMeter::default());
-        Self { pid, handle, channel, started_ms: now_ms, started_wall_ms, watched_for_writing: false, deaf: false, cpu }
+        Self {
+            pid,
+            handle,
+            channel,
+            heap,
+            pulse: Pulse::default(),
+            started_ms: now_ms,
+            started_wall_ms,
+            watched_for_writing: false,
+            deaf: false,
+            cpu,
+        }
     }
 
     /// Starts a worker, and welcomes it with its id, the bells of all workers and the configuration. It is in a process group
     /// of its own, so that a Ctrl-C reaches the front alone; it is never told to die with its parent.
-    pub fn start(id: WorkerId, doorbells: &[EventFd], config_json: &str, now_ms: u64) -> anyhow::Result<Self> {
+    pub fn start(id: WorkerId, heap: HeapId, doorbells: &[EventFd], config_json: &str, now_ms: u64) -> anyhow::Result<Self> {
         let (ours, theirs) = net::seqpacket_pair().context("making its control channel")?;
         let mut command = Command::new(PROGRAM);
         command.arg0("braidcast").arg("worker").arg("--control-fd").arg(theirs.as_raw_fd().to_string());
@@ -124,11 +140,11 @@ impl Process {
         let greeted = (|| {
             let handle = PidFd::open(pid).context("watching it")?;
             let mut channel = Channel::new(ours).context("its control channel")?;
-            welcome(&mut channel, id, doorbells, config_json).context("welcoming it")?;
+            welcome(&mut channel, id, heap, doorbells, config_json).context("welcoming it")?;
             Ok((handle, channel))
         })();
         match greeted {
-            Ok((handle, channel)) => Ok(Self::new(pid, handle, channel, now_ms)),
+            Ok((handle, channel)) => Ok(Self::new(pid, handle, channel, heap, now_ms)),
             Err(error) => {
                 // It has not got its first message: it holds nothing.
                 let _ = child.kill();
@@ -139,10 +155,10 @@ impl Process {
     }
 }
 
-fn welcome(channel: &mut Channel, worker: WorkerId, doorbells: &[EventFd], config_json: &str) -> anyhow::Result<()> {
+fn welcome(channel: &mut Channel, worker: WorkerId, heap: HeapId, doorbells: &[EventFd], config_json: &str) -> anyhow::Result<()> {
     let bells: io::Result<Vec<OwnedFd>> = doorbells.iter().map(|bell| Ok(bell.try_clone()?.into())).collect();
     let workers = u16::try_from(doorbells.len()).context("too many workers")?;
-    channel.send(&ToWorker::Welcome { worker, workers, config: config_json.to_owned() }, bells?)?;
+    channel.send(&ToWorker::Welcome { worker, workers, heap, config: config_json.to_owned() }, bells?)?;
     Ok(())
 }
 
@@ -160,13 +176,9 @@ impl CpuMeter {
     }
 }
 
-/// CPU time of a process, all threads, in milliseconds (fields 14 and 15 of `/proc/PID/stat`, proc(5)).
+/// CPU time of a process in milliseconds.
 fn cpu_ms(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, which may hold spaces and parentheses.
-    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
-    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    Some((ticks(14)? + ticks(15)?) * TICK_MS)
+    process::run_state(pid).map(|(_, ticks)| ticks * TICK_MS)
 }
 
 #[cfg(test)]

@@ -128,9 +128,8 @@ impl Worker {
     }
 
     pub(super) fn try_flush(&mut self, slot: usize) -> Result<(), End> {
-        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
         let mut left = FLUSH_BYTES;
-        while !session.blocked {
+        while let Some(session) = self.sessions.get_mut(slot).filter(|session| !session.blocked) {
             if left == 0 {
                 // A client that takes as fast as we give must not have the worker to itself.
                 self.unfinished.push((u64::from(session.generation) << 32) | slot as u64);
@@ -138,9 +137,16 @@ impl Worker {
             }
             let view = match session.role {
                 Role::Viewing { stream, rendition, .. } => self.streams[stream].blocks(rendition),
+                // Answers to a publisher wait for what it sent before to be in the log.
+                Role::Publishing(publisher) if self.publishers[publisher].dirty => return Ok(()),
                 _ => View::Nothing,
             };
-            let (sent, wanted) = match session.ledger.gather(&view, &session.control) {
+            let next = session.ledger.gather(&view, &session.control);
+            if !matches!(next, Next::Nothing) && session.kept.is_behind(&session.ledger) {
+                self.save(slot);
+                continue;
+            }
+            let (sent, wanted) = match next {
                 Next::Nothing => break,
                 Next::Slices(slices) => (send(&session.socket, &slices), slices.total()),
                 Next::Body(offset, length) => {
@@ -267,7 +273,7 @@ impl Worker {
     pub(super) fn start_viewing(&mut self, slot: usize, stream: usize, rendition: Rendition, start: (u32, u32)) -> Result<(), End> {
         let place = self.streams[stream].join(slot, rendition);
         let session = &mut self.sessions[slot];
-        session.role = Role::Viewing { stream, rendition, place };
+        session.enter(Role::Viewing { stream, rendition, place });
         session.deadline_ms = 0;
         let (block, offset) = start;
         let prefix = self.streams[stream].prefix_bytes(block, rendition);

@@ -28,14 +28,20 @@ impl Worker {
 
     fn obey(&mut self, message: ToWorker, fd: Option<OwnedFd>) {
         match message {
-            ToWorker::Connection { conn, listener, peer, local } => match fd {
-                Some(socket) => self.open_session(Arrival { conn, listener, peer, local }, socket),
+            ToWorker::Connection { conn, row, listener, peer, local } => match fd {
+                Some(socket) => self.open_session(Arrival { conn, row, listener, peer, local }, socket),
                 None => self.missing_descriptor(conn),
             },
-            ToWorker::Adopt { conn, next_segment } => match fd {
-                Some(socket) => self.adopt(conn, next_segment, socket),
-                None => self.missing_descriptor(conn),
+            ToWorker::Adopt(adoption) => match fd {
+                Some(socket) => self.adopt(adoption, socket),
+                None => self.missing_descriptor(adoption.conn),
             },
+            ToWorker::Bury(adoption) => match fd {
+                Some(socket) => self.bury(&adoption, &socket),
+                None => self.missing_descriptor(adoption.conn),
+            },
+            ToWorker::HandOver { conn } => self.hand_over_conn(conn),
+            ToWorker::Departed { conn } => self.forget_departed(conn),
             ToWorker::Placed { conn, placement } => self.placed(conn, placement),
             ToWorker::Evict { conn } => self.evict(conn),
             ToWorker::Settle { key, settling, next_segment } => self.settle(key, settling, next_segment),
@@ -56,7 +62,7 @@ impl Worker {
 
     fn missing_descriptor(&mut self, conn: ConnId) {
         tracing::error!(%conn, "a connection came without its descriptor: it is lost");
-        self.tell_front(&ToFront::Closed { conn });
+        self.tell_front(&ToFront::Lost { conn });
     }
 
     /// Tells the front something that needs no descriptor. A front that is gone is noticed by the poll.
@@ -112,7 +118,7 @@ impl Worker {
             credential: credential(params),
             pinned: session.listener == Listener::Sub,
         };
-        session.role = Role::Placing(wish);
+        session.enter(Role::Placing(wish));
         session.deadline_ms = self.now.mono_ms + PLACING_MS;
         self.watch_deadline(slot);
         if self.front_gone_ms.is_some() || self.stopping_since_ms.is_some() {
@@ -129,7 +135,8 @@ impl Worker {
         let wish = wish.clone();
         let result = match placement {
             Placement::Here { next_segment } => self.admit(slot, wish, next_segment),
-            Placement::MoveTo(worker) => self.hand_over(slot, wish, worker),
+            Placement::MoveTo(worker) if self.hand_over(slot, Some(worker)) => Ok(()),
+            Placement::MoveTo(_) => self.refuse(slot, Refusal::DirectoryFull),
             Placement::Refused(refusal) => self.refuse(slot, refusal),
         };
         if let Err(end) = result {

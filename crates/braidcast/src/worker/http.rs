@@ -35,16 +35,19 @@ impl Worker {
         let session = &mut self.sessions[slot];
         if session.viewing().is_some() {
             // Whatever a viewer of HTTP-FLV sends after its request, nothing can follow on this connection.
+            session.kept.consumed += bytes.len();
             return Ok(bytes.len());
         }
         let Protocol::Http(reader) = &mut session.protocol else { return Ok(bytes.len()) };
         let consumed = match reader.handle_input(bytes) {
             Ok(consumed) => consumed,
             Err(error) => {
+                session.kept.consumed += bytes.len();
                 self.bad_request(slot, error);
                 return Ok(bytes.len());
             }
         };
+        session.kept.consumed += consumed;
         if let Some(request) = reader.poll_request() {
             session.deadline_ms = 0;
             self.count(WorkerCounter::HttpRequests);
@@ -129,7 +132,7 @@ impl Worker {
         }
         let session = &mut self.sessions[slot];
         self.waiting.add((Awaited::Index, wish.key.clone()), slot);
-        session.role = Role::WaitingForIndex(wish);
+        session.enter(Role::WaitingForIndex(wish));
         session.deadline_ms = self.now.mono_ms + self.config.play.play_wait.as_ms();
         self.watch_deadline(slot);
         Ok(())
@@ -292,6 +295,7 @@ impl Worker {
         self.leave_role(slot, &"answered");
         let keep_alive = self.keeps_alive(slot);
         let session = &mut self.sessions[slot];
+        session.kept.stale = true;
         session.answering = true;
         session.closing = !keep_alive;
         session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
@@ -322,6 +326,7 @@ impl Worker {
         if !session.answering || !session.ledger.is_empty() {
             return;
         }
+        session.kept.stale = true;
         session.answering = false;
         if session.closing {
             return;
@@ -355,6 +360,7 @@ impl Worker {
     /// Closes a session when what it is owed is out, or after a while.
     pub(super) fn close_when_sent(&mut self, slot: usize) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
+        session.kept.stale = true;
         session.closing = true;
         session.deadline_ms = self.now.mono_ms + super::CLOSING_MS;
         self.watch_deadline(slot);

@@ -8,12 +8,16 @@ use braidcast_stream_log::{Reader, Writer};
 
 /// The stream that a session publishes.
 pub struct Publisher {
+    /// Slot of the session.
+    pub session: usize,
     /// Its name.
     pub key: StreamKey,
     /// Its log.
     pub writer: Writer,
-    /// Its segmenter and the reader it reads by; `None` when HLS is off or failed to start.
+    /// Its segmenter and the reader it reads by; `None` when HLS is off, failed to start, or is still to be started.
     pub segmenter: Option<(StreamSegmenter, Reader)>,
+    /// The segmenter is still to be started: with this number, if its own state knows no better.
+    pub segmenter_from: Option<u64>,
     /// Records were appended and not yet committed.
     pub dirty: bool,
     /// When the segmenter is due, monotonic milliseconds.

@@ -6,6 +6,7 @@
 //!
 //! The ledger never holds media bytes, never allocates, and begins a new extent only at a message boundary.
 
+use serde::{Deserialize, Serialize};
 use std::io::IoSlice;
 
 /// Extents a ledger can hold. The longest need: end of a run, control, prefix, run, and the crossing into two blocks.
@@ -35,7 +36,7 @@ pub struct Available {
 }
 
 /// Where an extent's bytes come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// The oldest unsent bytes of the session's control buffer.
     Control {
@@ -73,7 +74,7 @@ impl Source {
 pub const OPEN: u32 = u32::MAX;
 
 /// From which byte of the connection on what is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     /// Byte of the connection's output at which it begins.
     pub from: u64,
@@ -104,6 +105,8 @@ pub struct Ledger {
     sent: u64,
     /// Byte of the connection at which what is only finished ends, see [`Ledger::abandon`].
     finish: u64,
+    /// See [`Ledger::changes`].
+    changes: u32,
     count: u8,
     extents: [Extent; MAX_EXTENTS],
 }
@@ -149,11 +152,45 @@ impl<'a> Slices<'a> {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { sent: 0, finish: 0, count: 0, extents: [Extent::NONE; MAX_EXTENTS] }
+        Self { sent: 0, finish: 0, changes: 0, count: 0, extents: [Extent::NONE; MAX_EXTENTS] }
     }
 }
 
 impl Ledger {
+    /// A ledger as it was when so many bytes had been sent. `None` if these extents do not follow each other.
+    pub fn restore(sent: u64, finish: u64, extents: &[Extent]) -> Option<Self> {
+        let mut ledger = Self { sent, finish, ..Self::default() };
+        let mut end = extents.first().map(|first| first.from).filter(|from| *from <= sent);
+        for extent in extents {
+            let sound = match extent.source {
+                Source::Control { .. } => true,
+                Source::Run { offset, end, .. } | Source::Body { offset, end } => offset <= end,
+            };
+            if !sound || end != Some(extent.from) {
+                return None;
+            }
+            end = extent.len().and_then(|len| extent.from.checked_add(len));
+            *ledger.extents.get_mut(usize::from(ledger.count))? = *extent;
+            ledger.count += 1;
+        }
+        Some(ledger)
+    }
+
+    /// Rises with every change but that of having sent more, which the kernel knows: what was saved before it is out of date.
+    pub fn changes(&self) -> u32 {
+        self.changes
+    }
+
+    /// See [`Ledger::abandon`].
+    pub fn finish(&self) -> u64 {
+        self.finish
+    }
+
+    /// The oldest block that is still owed a part of.
+    pub fn oldest_block(&self) -> Option<u32> {
+        self.extents().iter().filter_map(|extent| if let Source::Run { block, .. } = extent.source { Some(block) } else { None }).min()
+    }
+
     /// Nothing is owed, now or later.
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -217,11 +254,13 @@ impl Ledger {
             (source, self.extents[..usize::from(self.count)].last_mut())
         {
             *before += bytes;
+            self.changes = self.changes.wrapping_add(1);
             return Ok(());
         }
         let slot = self.extents.get_mut(usize::from(self.count)).ok_or(Full)?;
         *slot = Extent { from, source };
         self.count += 1;
+        self.changes = self.changes.wrapping_add(1);
         Ok(())
     }
 
@@ -235,6 +274,7 @@ impl Ledger {
             return Err(Full);
         }
         let boundary = blocks.boundary(block, position);
+        self.changes = self.changes.wrapping_add(1);
         let last = &mut self.extents[usize::from(self.count) - 1];
         if let Source::Run { end, .. } = &mut last.source {
             *end = boundary;
@@ -249,7 +289,7 @@ impl Ledger {
     /// Gives up all media that is owed, but for what must be finished: the message, or the prefix, that was begun. Control
     /// bytes stay. Leaves room for two extents, and no open run.
     pub fn abandon(&mut self, blocks: &impl Blocks) {
-        let mut kept = Self { sent: self.sent, ..Self::default() };
+        let mut kept = Self { sent: self.sent, changes: self.changes.wrapping_add(1), ..Self::default() };
         let mut in_midst = true;
         for extent in self.extents() {
             let done = self.done(extent);
@@ -319,6 +359,7 @@ impl Ledger {
     fn cross(&mut self, index: usize, end: u32, next: u32, start: u32) -> Option<usize> {
         let Extent { from, source: Source::Run { block, offset, .. } } = self.extents[index] else { return None };
         let opened = Source::Run { block: next, offset: start, end: OPEN };
+        self.changes = self.changes.wrapping_add(1);
         if self.sent >= from + u64::from(end - offset) {
             // Everything of the old block is sent: its extent is not needed any more.
             self.extents[index] = Extent { from: self.sent, source: opened };
@@ -344,6 +385,7 @@ impl Ledger {
     /// Forgets what is owed, not how much was sent.
     pub fn restart(&mut self) {
         self.count = 0;
+        self.changes = self.changes.wrapping_add(1);
     }
 
     /// Notes that `bytes` were sent; returns how many of them were control bytes, which the session may forget.

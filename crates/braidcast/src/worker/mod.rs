@@ -9,13 +9,16 @@ mod front_link;
 mod handover;
 mod http;
 mod ingest;
+mod kept;
 mod ledger;
 mod publishers;
 mod rtmp;
+mod save;
 mod session;
 mod sessions;
 mod settle;
 mod streams;
+mod takeover;
 mod timers;
 mod waiting;
 
@@ -24,6 +27,7 @@ use crate::control::channel::Channel;
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ToWorker, WorkerId};
 use crate::logging::RateLimit;
+use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
 use braidcast_media::StreamKey;
@@ -45,6 +49,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use streams::LocalStream;
+use takeover::Departed;
 use timers::Timers;
 use waiting::Waiting;
 
@@ -121,6 +126,11 @@ pub(crate) struct Worker {
     page: WorkerPage,
     sessions: Slab<Session>,
     by_conn: HashMap<ConnId, usize>,
+    rows: Rows,
+    heap: Heap,
+    save_buffer: Vec<u8>,
+    /// Sessions that were handed over and are not yet another worker's own.
+    departed: HashMap<ConnId, Departed>,
     generation: u32,
     streams: Slab<LocalStream>,
     stream_slots: HashMap<StreamKey, usize>,
@@ -133,6 +143,8 @@ pub(crate) struct Worker {
     ready: VecDeque<usize>,
     /// Publishers with records that are not committed.
     dirty: Vec<usize>,
+    /// Slots of streams that have grown and whose readers were not rung yet.
+    committed: Vec<u16>,
     fan_out_queue: VecDeque<usize>,
     /// Sessions that are owed more, and take it.
     unfinished: Vec<u64>,
@@ -152,18 +164,18 @@ pub(crate) struct Worker {
 pub fn run(control: OwnedFd) -> anyhow::Result<ExitCode> {
     let mut front = Channel::new(control).context("the control channel")?;
     let (message, fds) = front.receive_blocking(Duration::from_secs(10)).context("waiting for the front's welcome")?;
-    let ToWorker::Welcome { worker, workers, config } = message else { bail!("the front did not begin with a welcome") };
+    let ToWorker::Welcome { worker, workers, heap, config } = message else { bail!("the front did not begin with a welcome") };
     let config = Config::from_json(&config).context("the configuration in the front's welcome")?;
     crate::logging::start(config.server.log_level, &format!("worker {worker}"));
     if fds.len() != usize::from(workers) {
         bail!("the front sent {} doorbells for {workers} workers", fds.len());
     }
-    let mut worker = Worker::new(worker, config, front, fds)?;
+    let mut worker = Worker::new(worker, heap, config, front, fds)?;
     worker.run()
 }
 
 impl Worker {
-    fn new(id: WorkerId, config: Config, front: Channel, doorbells: Vec<OwnedFd>) -> anyhow::Result<Self> {
+    fn new(id: WorkerId, heap: HeapId, config: Config, front: Channel, doorbells: Vec<OwnedFd>) -> anyhow::Result<Self> {
         // As far as it goes: the front has checked that it is enough.
         braidcast_sys::limits::raise_rlimit_nofile(u64::MAX).context("raising the descriptor limit")?;
         let root = Root::new(config.server.shared_dir.clone());
@@ -175,6 +187,8 @@ impl Worker {
         poller.add(&doorbell, DOORBELL, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
+        let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
+        let heap = Heap::create(&config.server.shared_dir, heap).context("making the heap for saved sessions")?;
         page.counter(WorkerCounter::Pid as usize).store(u64::from(std::process::id()), Ordering::Relaxed);
         let log_options = LogOptions {
             block_min_ms: config.log.block_min.as_ms(),
@@ -195,6 +209,10 @@ impl Worker {
             page,
             sessions: Slab::new(),
             by_conn: HashMap::new(),
+            rows,
+            heap,
+            save_buffer: Vec::new(),
+            departed: HashMap::new(),
             generation: 0,
             streams: Slab::new(),
             stream_slots: HashMap::new(),
@@ -204,6 +222,7 @@ impl Worker {
             retried_at_ms: 0,
             ready: VecDeque::new(),
             dirty: Vec::new(),
+            committed: Vec::new(),
             fan_out_queue: VecDeque::new(),
             unfinished: Vec::new(),
             flushes: Timers::default(),
@@ -227,6 +246,7 @@ impl Worker {
         tracing::info!(pid = std::process::id(), "worker {} serves", self.id);
         let mut events = Events::with_capacity(1024);
         loop {
+            self.page.beat();
             self.wait(&mut events)?;
             self.now = Now::read();
             let mut rung = false;
@@ -295,6 +315,7 @@ impl Worker {
         let cpu_us = clock::cpu_time_us();
         let permille = (cpu_us - self.reported_cpu_us.min(cpu_us)) / elapsed_ms;
         self.reported_cpu_us = cpu_us;
+        self.set(WorkerCounter::SavedBytes, self.heap.taken_bytes() as u64);
         self.set(WorkerCounter::CpuMicros, cpu_us);
         self.set(WorkerCounter::CpuPermille, permille.min(1_000));
         self.set(WorkerCounter::LogLinesSuppressed, self.peer_lines.suppressed());

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often a publisher's segmenter takes in what is new, milliseconds.
-const PUMP_MS: u64 = 100;
+pub(super) const PUMP_MS: u64 = 100;
 /// Log bytes a segmenter takes in in one turn.
 const PUMP_BYTES: usize = 1 << 20;
 /// How long segmenters may hold up a turn together.
@@ -53,23 +53,24 @@ impl Worker {
             // It has begun all the same: what could not be written was left over from before.
             tracing::error!(stream = %wish.key, %error, "what an earlier publisher left could not be written");
         }
-        let segmenter = self.open_segmenter(&wish.key, next_segment);
         self.leave_waiting(slot);
         let session = &mut self.sessions[slot];
         if self.peer_lines.allow(self.now.mono_ms) {
             tracing::info!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "publishing begins");
         }
         let publisher = self.publishers.insert(Publisher {
+            session: slot,
             key: wish.key,
             evicted: writer.counters().evicted_blocks,
             writer,
-            segmenter,
+            segmenter: None,
+            segmenter_from: Some(next_segment),
             dirty: false,
-            pump_at_ms: self.now.mono_ms + PUMP_MS,
+            pump_at_ms: self.now.mono_ms,
             dropped: 0,
             complain_at: 1,
         });
-        session.role = Role::Publishing(publisher);
+        session.enter(Role::Publishing(publisher));
         session.deadline_ms = 0;
         self.publish_accepted(slot)
     }
@@ -89,7 +90,7 @@ impl Worker {
             session.deadline_ms = self.now.mono_ms + OPENING_MS;
             self.waiting.add((Awaited::Lock, wish.key.clone()), slot);
         }
-        session.role = Role::Opening(wish, next_segment);
+        session.enter(Role::Opening(wish, next_segment));
         self.watch_deadline(slot);
     }
 
@@ -104,7 +105,7 @@ impl Worker {
         // The bit is set before the first look, so that a stream that begins now rings.
         self.page.set_reading(key.slot(), true);
         let session = &mut self.sessions[slot];
-        session.role = Role::Waiting(wish);
+        session.enter(Role::Waiting(wish));
         session.deadline_ms = self.now.mono_ms + self.config.play.play_wait.as_ms();
         self.waiting.add((Awaited::Stream, key.clone()), slot);
         self.watch_deadline(slot);
@@ -258,22 +259,44 @@ impl Worker {
         }
     }
 
-    /// Makes what publishers sent in this turn visible to readers, and wakes them.
+    /// Makes what publishers sent in this turn visible to readers, and wakes them. Then sends the publishers what they were
+    /// answered meanwhile.
     pub(super) fn commit_publishers(&mut self) -> bool {
-        let mut slots = Vec::new();
-        for publisher in std::mem::take(&mut self.dirty) {
-            let Some(at) = self.publishers.get_mut(publisher) else { continue };
-            at.dirty = false;
-            match at.writer.commit(self.now) {
-                Ok(true) => {
-                    slots.push(at.key.slot());
-                }
-                Ok(false) => {}
-                Err(error) => self.records_dropped(publisher, &error),
+        let dirty = std::mem::take(&mut self.dirty);
+        for publisher in &dirty {
+            self.commit_publisher(*publisher);
+        }
+        let committed = !self.committed.is_empty();
+        self.doorbells.ring(&self.committed);
+        self.committed.clear();
+        for publisher in dirty {
+            if let Some(session) = self.publishers.get(publisher).map(|at| at.session) {
+                self.flush(session);
             }
         }
-        self.doorbells.ring(&slots);
-        !slots.is_empty()
+        committed
+    }
+
+    /// Writes what a publisher sent, saves its session, lets readers see it: in this order, so that whoever goes on after a death in
+    /// between knows what was done. True if there was anything.
+    pub(super) fn commit_publisher(&mut self, publisher: usize) -> bool {
+        let Some(at) = self.publishers.get_mut(publisher) else { return false };
+        if !std::mem::replace(&mut at.dirty, false) {
+            return false;
+        }
+        match at.writer.write() {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(error) => {
+                self.records_dropped(publisher, &error);
+                return false;
+            }
+        }
+        let session = at.session;
+        self.save(session);
+        let at = &mut self.publishers[publisher];
+        self.committed.push(at.key.slot());
+        at.writer.publish(self.now)
     }
 
     /// Lets segmenters that are due take in what is new, in a bounded turn: who waits longest first.
@@ -292,6 +315,7 @@ impl Worker {
     }
 
     fn pump_publisher(&mut self, slot: usize, now_ms: u64) {
+        self.start_segmenter(slot);
         let at = &mut self.publishers[slot];
         at.pump_at_ms = now_ms + PUMP_MS;
         let Some((segmenter, reader)) = &mut at.segmenter else { return };
@@ -332,6 +356,15 @@ impl Worker {
         }
     }
 
+    /// Opens a publisher's segmenter if that is still to be done.
+    fn start_segmenter(&mut self, slot: usize) {
+        let at = &mut self.publishers[slot];
+        if let Some(next_segment) = at.segmenter_from.take() {
+            let key = at.key.clone();
+            self.publishers[slot].segmenter = self.open_segmenter(&key, next_segment);
+        }
+    }
+
     pub(super) fn open_segmenter(&self, key: &StreamKey, next_segment: u64) -> Option<(StreamSegmenter, Reader)> {
         if !self.config.hls.enabled {
             return None;
@@ -356,7 +389,10 @@ impl Worker {
     /// A publisher is gone: its last records are committed, its last segment finished, the stream, which is returned, left for its
     /// return.
     pub(super) fn end_publisher(&mut self, slot: usize) -> Option<StreamKey> {
-        let mut at = self.publishers.try_remove(slot)?;
+        self.publishers.get(slot)?;
+        self.commit_publisher(slot);
+        self.start_segmenter(slot);
+        let mut at = self.publishers.remove(slot);
         self.dirty.retain(|dirty| *dirty != slot);
         if let Err(error) = at.writer.end_publish(self.now) {
             tracing::error!(stream = %at.key, %error, "the end of the stream could not be written");

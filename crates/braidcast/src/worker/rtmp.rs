@@ -34,6 +34,7 @@ impl Worker {
         let now_ms = self.now.mono_ms;
         let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol else { return Ok(bytes.len()) };
         let consumed = rtmp.handle_input(bytes, now_ms);
+        self.sessions[slot].kept.consumed += *consumed.as_ref().unwrap_or(&bytes.len());
         // What was whole before an error counts: its records are in the log, its answers go out.
         let acted = self.act_on_rtmp(slot);
         match consumed {
@@ -61,10 +62,11 @@ impl Worker {
         expired.map_err(|error| self.rtmp_error(&error))
     }
 
-    fn act_on_rtmp(&mut self, slot: usize) -> Result<(), End> {
+    pub(super) fn act_on_rtmp(&mut self, slot: usize) -> Result<(), End> {
         while let Some(session) = self.sessions.get_mut(slot) {
             let Protocol::Rtmp(rtmp) = &mut session.protocol else { return Ok(()) };
             let Some(output) = rtmp.poll_output() else { break };
+            session.kept.acted = session.kept.acted.wrapping_add(1);
             match output {
                 Output::Media { kind, timestamp_ms, payload } => {
                     if let Role::Publishing(publisher) = session.role {
@@ -142,6 +144,7 @@ impl Worker {
                 _ => None,
             };
             let bytes = rtmp.take_outbox();
+            session.kept.replied += bytes.len() as u64;
             session.push_control(&bytes);
             if let Some((block, offset)) = resume
                 && session.ledger.push(Source::Run { block, offset, end: OPEN }).is_err()

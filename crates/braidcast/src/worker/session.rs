@@ -4,6 +4,7 @@
 //! allocated for a frame. What it is owed stands in its ledger.
 
 use super::End;
+use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
 use super::streams::Rendition;
 use crate::control::{ConnId, Listener};
@@ -31,6 +32,8 @@ pub struct Session {
     pub local: SocketAddr,
     /// Where it came in.
     pub listener: Listener,
+    /// What of it lies in shared memory.
+    pub kept: Kept,
     /// What it speaks.
     pub protocol: Protocol,
     /// What it is doing.
@@ -113,7 +116,7 @@ pub enum Role {
 }
 
 /// A publish or play that is not yet admitted.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Wish {
     /// The stream.
     pub key: StreamKey,
@@ -131,7 +134,7 @@ pub enum Want {
 }
 
 /// A request for an index.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IndexWish {
     /// The stream.
     pub key: StreamKey,
@@ -155,7 +158,7 @@ impl IndexWish {
 }
 
 /// Which index of a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Index {
     /// `/app/stream.m3u8`.
     Live,
@@ -166,6 +169,12 @@ pub enum Index {
 }
 
 impl Session {
+    /// Does something else from now on.
+    pub fn enter(&mut self, role: Role) -> Role {
+        self.kept.stale = true;
+        std::mem::replace(&mut self.role, role)
+    }
+
     /// Adds control bytes to what is owed. The ledger must not end with an open run.
     pub fn push_control(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {

@@ -1,10 +1,12 @@
 //! The table of sessions: opening, reading, deadlines, closing.
 
+use super::kept::Kept;
 use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Session};
 use super::waiting::Awaited;
 use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, Listener, ToFront};
+use crate::saved::{Heap, RowId};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::RequestReader;
 use braidcast_protocols::rtmp::ServerSession;
@@ -21,6 +23,7 @@ const NOT_SENT_LOWAT_BYTES: u32 = 128 << 10;
 /// What the front says of a connection.
 pub(super) struct Arrival {
     pub conn: ConnId,
+    pub row: RowId,
     pub listener: Listener,
     pub peer: SocketAddr,
     pub local: SocketAddr,
@@ -38,16 +41,20 @@ impl Worker {
             Listener::Sub => Protocol::Unknown,
         };
         let handshake_ms = self.now.mono_ms + self.config.limits.handshake.as_ms();
-        if let Some(slot) = self.insert_session(arrival, socket, protocol) {
+        // A client that is gone again has no counters, and no use for them.
+        let Ok(Some(base)) = net::positions(&socket) else { return self.tell_front(&ToFront::Closed { conn: arrival.conn }) };
+        let kept = Kept::new(arrival.row, base);
+        if let Some(slot) = self.insert_session(arrival, socket, protocol, kept) {
             if !matches!(self.sessions[slot].protocol, Protocol::Rtmp(_)) {
                 self.sessions[slot].deadline_ms = handshake_ms;
             }
+            self.save(slot);
             self.watch_deadline(slot);
         }
     }
 
     /// Puts a session into the table and has its socket watched. On failure the connection is closed and the front told.
-    pub(super) fn insert_session(&mut self, arrival: Arrival, socket: OwnedFd, protocol: Protocol) -> Option<usize> {
+    pub(super) fn insert_session(&mut self, arrival: Arrival, socket: OwnedFd, protocol: Protocol, kept: Kept) -> Option<usize> {
         self.generation = self.generation.wrapping_add(1);
         let entry = self.sessions.vacant_entry();
         let slot = entry.key();
@@ -69,6 +76,7 @@ impl Worker {
             peer: arrival.peer,
             local: arrival.local,
             listener: arrival.listener,
+            kept,
             protocol,
             role: Role::Idle,
             ledger: Default::default(),
@@ -175,8 +183,9 @@ impl Worker {
         }
         let publishes = matches!(session.role, Role::Publishing(_));
         let mut buffer = std::mem::take(&mut self.read_buffer);
-        let room = if publishes { buffer.len() } else { COMMAND_BYTES };
-        let result = match net::recv(&session.socket, &mut buffer[..room]) {
+        let room = self.make_journal_room(slot, if publishes { buffer.len() } else { COMMAND_BYTES });
+        let session = &mut self.sessions[slot];
+        let result = match Self::receive(&mut self.heap, session, &mut buffer[..room]) {
             Ok(0) if !session.draining && session.viewing().is_some() && matches!(session.protocol, Protocol::Http(_)) => {
                 session.readable = false;
                 Ok(())
@@ -185,6 +194,9 @@ impl Worker {
             Ok(received) => {
                 // An edge comes again only after the socket was read empty.
                 session.readable = session.peer_ended || received == room;
+                if publishes && received == room {
+                    session.kept.grow();
+                }
                 self.page.counter(WorkerCounter::BytesIn as usize).fetch_add(received as u64, Ordering::Relaxed);
                 self.feed(slot, &buffer[..received])
             }
@@ -199,11 +211,35 @@ impl Worker {
         result
     }
 
+    /// Takes input from the kernel into the session's journal, where it outlives this process, and a copy of it.
+    fn receive(heap: &mut Heap, session: &mut Session, buffer: &mut [u8]) -> io::Result<usize> {
+        let kept = &mut session.kept;
+        let Some(region) = kept.region.filter(|_| !kept.lost && !session.draining) else {
+            return net::recv(&session.socket, buffer);
+        };
+        let start = kept.checkpoint_bytes + kept.journal_bytes;
+        let received = net::recv(&session.socket, heap.bytes_mut(region, start..start + buffer.len()))?;
+        buffer[..received].copy_from_slice(heap.bytes(region, start..start + received));
+        kept.journal_bytes += received;
+        Ok(received)
+    }
+
     /// Gives bytes to the session's protocol; keeps what is not consumed because a decision is pending.
     pub(super) fn feed(&mut self, slot: usize, bytes: &[u8]) -> Result<(), End> {
-        if self.sessions[slot].draining {
+        let session = &mut self.sessions[slot];
+        if session.draining {
             return Ok(());
         }
+        if !matches!(session.role, Role::Publishing(_)) {
+            session.kept.stale = true;
+        }
+        self.page.busy_with(session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
+        let fed = self.feed_protocol(slot, bytes);
+        self.page.busy_with_none();
+        fed
+    }
+
+    fn feed_protocol(&mut self, slot: usize, bytes: &[u8]) -> Result<(), End> {
         if let Protocol::Unknown = self.sessions[slot].protocol {
             // RTMP begins with its version, 3 (or 6, or SRS's real-IP prefix 0xF3); HTTP with a letter.
             let http = bytes[0].is_ascii_alphabetic();
@@ -218,7 +254,7 @@ impl Worker {
         let consumed = match self.sessions[slot].protocol {
             Protocol::Rtmp(_) => self.feed_rtmp(slot, bytes)?,
             Protocol::Http(_) => self.feed_http(slot, bytes)?,
-            Protocol::Unknown => bytes.len(),
+            Protocol::Unknown => 0,
         };
         if let Some(session) = self.sessions.get_mut(slot)
             && consumed < bytes.len()
@@ -254,6 +290,7 @@ impl Worker {
                 continue;
             }
             self.sessions[slot].timer_ms = 0;
+            self.sessions[slot].kept.stale = true;
             if let Err(end) = self.expire_session(slot) {
                 self.close(slot, end);
             }
@@ -312,10 +349,9 @@ impl Worker {
         self.log_end(slot, &end);
         self.leave_role(slot, &end);
         let session = self.sessions.remove(slot);
-        self.by_conn.remove(&session.conn);
-        if let Err(error) = self.poller.delete(&session.socket) {
-            tracing::debug!(conn = %session.conn, %error, "cannot unwatch a socket");
-        }
+        self.unwatch(&session);
+        self.rows.clear(session.kept.row);
+        self.release_kept(&session);
         self.tell_front(&ToFront::Closed { conn: session.conn });
     }
 
@@ -348,7 +384,7 @@ impl Worker {
     pub(super) fn leave_role(&mut self, slot: usize, why: &dyn fmt::Display) {
         let session = &mut self.sessions[slot];
         let (conn, peer) = (session.conn, session.peer);
-        match std::mem::replace(&mut session.role, Role::Idle) {
+        match session.enter(Role::Idle) {
             Role::Publishing(publisher) => {
                 if let Some(stream) = self.end_publisher(publisher)
                     && self.peer_lines.allow(self.now.mono_ms)

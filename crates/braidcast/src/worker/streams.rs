@@ -88,6 +88,16 @@ impl LocalStream {
         Ok(offset.map(|offset| (start.block, offset)))
     }
 
+    /// Sees to it that a block and all later ones are at hand for a viewer that came from elsewhere. False: it is not there any more.
+    pub fn hold(&mut self, block: u32, rendition: Rendition) -> io::Result<bool> {
+        self.flv.ensure(&self.reader, block)?;
+        if rendition == Rendition::Rtmp {
+            self.rtmp.ensure(&self.flv, block);
+            self.rtmp.update(&self.flv);
+        }
+        Ok(self.flv.get(block).is_some())
+    }
+
     /// Bytes of a block's prefix in a rendition, from its very first byte: what a new viewer is sent first.
     pub fn prefix_bytes(&self, block: u32, rendition: Rendition) -> u32 {
         match rendition {

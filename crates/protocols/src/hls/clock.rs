@@ -2,6 +2,7 @@
 //!
 //! Nothing here reads a clock: a relative time becomes a moment when its caller says what time it is.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use time::{Date, Month, OffsetDateTime};
 
@@ -9,7 +10,7 @@ use time::{Date, Month, OffsetDateTime};
 const FIRST_MILLISECONDS: u64 = 100_000_000_000;
 
 /// A moment that somebody named: absolute, or relative to now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClipTime {
     /// Wall clock, milliseconds since 1970-01-01T00:00:00Z.
     At(u64),

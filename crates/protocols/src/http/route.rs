@@ -7,12 +7,13 @@ use super::request::Request;
 use super::target::parameter;
 use crate::hls::clock::{ClipTime, ClockError};
 use braidcast_media::{KeyError, StreamKey, vhost};
+use serde::{Deserialize, Serialize};
 
 /// The longest name of an index, in bytes.
 const MAX_INDEX_NAME_BYTES: usize = 80;
 
 /// The part of a stream's past that an index shall cover, as the query's `start` and `end` say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clip {
     /// From here on; `None`: from the oldest segment.
     pub start: Option<ClipTime>,

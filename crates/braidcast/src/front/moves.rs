@@ -1,0 +1,214 @@
+//! Sessions that need another worker: who gets them, what they are waiting for, and what is said when they have a home.
+//!
+//! One mechanism for all of it: a session lies in its row, its descriptor in the vault, and a worker is told to go on with it.
+
+use super::Front;
+use super::registry::Homeless;
+use crate::control::counters::FrontCounter;
+use crate::control::{Adoption, ConnId, Intent, ToWorker, WorkerId};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+
+/// The most addresses that are held off at once; past that the oldest is let in again.
+const MAX_HELD_OFF: usize = 1_024;
+
+/// Why a session moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Another worker was chosen for its stream.
+    Placed,
+    /// Its worker died.
+    Died,
+    /// Its worker hung.
+    Hung,
+    /// Its worker is to be empty.
+    Drained,
+    /// Another worker has less to do.
+    Rebalanced,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Placed => "placed",
+            Self::Died => "its worker died",
+            Self::Hung => "its worker hung",
+            Self::Drained => "its worker is drained",
+            Self::Rebalanced => "rebalanced",
+        })
+    }
+}
+
+/// A session on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Move {
+    homeless: Homeless,
+    /// Whose it was; it still holds what the new worker reads unless it is dead.
+    from: WorkerId,
+    why: Why,
+    since_ms: u64,
+    /// Nobody could take it yet.
+    waits: bool,
+}
+
+/// All sessions on their way, and the addresses that are held off.
+#[derive(Debug, Default)]
+pub struct Moves {
+    under_way: HashMap<ConnId, Move>,
+    held_off: Vec<(IpAddr, u64)>,
+    /// Duration of the last takeover of a whole worker, milliseconds.
+    pub last_takeover_ms: u64,
+}
+
+impl Moves {
+    /// Whether a connection is on its way.
+    pub fn contains(&self, conn: ConnId) -> bool {
+        self.under_way.contains_key(&conn)
+    }
+
+    /// How many are.
+    pub fn len(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// The connections that came from a worker.
+    pub fn from(&self, worker: WorkerId) -> impl Iterator<Item = ConnId> + '_ {
+        self.under_way.iter().filter(move |(_, moving)| moving.from == worker).map(|(conn, _)| *conn)
+    }
+
+    /// No connection is taken from an address until this time.
+    pub fn hold_off(&mut self, address: IpAddr, until_ms: u64) {
+        self.held_off.retain(|(held, _)| *held != address);
+        if self.held_off.len() >= MAX_HELD_OFF {
+            self.held_off.remove(0);
+        }
+        self.held_off.push((address, until_ms));
+    }
+
+    /// Whether an address is held off.
+    pub fn is_held_off(&mut self, address: IpAddr, now_ms: u64) -> bool {
+        self.held_off.retain(|(_, until_ms)| *until_ms > now_ms);
+        self.held_off.iter().any(|(held, _)| *held == address)
+    }
+}
+
+impl Front {
+    /// A session without a worker goes to one that can take it, or waits for one.
+    pub(super) fn find_home(&mut self, homeless: Homeless, from: WorkerId, why: Why) {
+        let now_ms = self.now_ms;
+        // A session whose next worker died as well has been on its way for longer than since now.
+        let since_ms = self.moves.under_way.get(&homeless.conn).map_or(now_ms, |moving| moving.since_ms);
+        self.moves.under_way.insert(homeless.conn, Move { homeless, from, why, since_ms, waits: true });
+        self.send_home(homeless.conn);
+    }
+
+    fn send_home(&mut self, conn: ConnId) {
+        let Some(moving) = self.moves.under_way.get(&conn).copied() else { return };
+        let Some(worker) = self.registry.choose_home(&moving.homeless, &self.loads()) else { return };
+        let client = match self.vault.duplicate(conn) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(%conn, %error, "no descriptor can be given on: the connection is closed");
+                return self.give_up(conn);
+            }
+        };
+        self.registry.rehome(conn, worker);
+        if let Some(moving) = self.moves.under_way.get_mut(&conn) {
+            moving.waits = false;
+        }
+        let publishes = moving.homeless.intent == Some(Intent::Publish);
+        let next_segment = self.registry.stream_of(conn).filter(|_| publishes).map_or(0, |key| self.numbers.next(key));
+        let adoption = Adoption { conn, row: moving.homeless.row, next_segment, admitted: moving.why == Why::Placed };
+        self.send(worker, &ToWorker::Adopt(adoption), vec![client]);
+    }
+
+    /// Sessions that wait for a worker go to one, now that there is one more.
+    pub(super) fn send_waiting_home(&mut self) {
+        let mut waiting: Vec<ConnId> = self.moves.under_way.iter().filter(|(_, moving)| moving.waits).map(|(conn, _)| *conn).collect();
+        waiting.sort_unstable_by_key(|conn| (self.moves.under_way[conn].homeless.intent != Some(Intent::Publish), *conn));
+        for conn in waiting {
+            self.send_home(conn);
+        }
+    }
+
+    /// A worker goes on with a session that was given to it.
+    pub(super) fn adopted(&mut self, worker: WorkerId, conn: ConnId) {
+        let Some(moving) = self.moves.under_way.remove(&conn) else { return };
+        self.vault.settled(conn);
+        self.send(moving.from, &ToWorker::Departed { conn }, Vec::new());
+        let pause_ms = self.now_ms.saturating_sub(moving.since_ms);
+        let (stream, peer) = (self.registry.stream_of(conn), self.registry.address_of(conn));
+        let (stream, peer) = (stream.map(tracing::field::display), peer.map(tracing::field::display));
+        self.count(FrontCounter::Moves);
+        if matches!(moving.why, Why::Died | Why::Hung) {
+            self.count(FrontCounter::Takeovers);
+            self.moves.last_takeover_ms = pause_ms;
+        }
+        if moving.why == Why::Placed || !self.worker_lines.allow(self.now_ms) {
+            tracing::debug!(stream, %conn, peer, from = %moving.from, to = %worker, pause_ms, "a session has moved: {}", moving.why);
+        } else {
+            tracing::info!(stream, %conn, peer, from = %moving.from, to = %worker, pause_ms, "a session has moved: {}", moving.why);
+        }
+    }
+
+    /// A session cannot go on anywhere.
+    pub(super) fn lost(&mut self, worker: WorkerId, conn: ConnId) {
+        self.count(FrontCounter::SessionsLost);
+        let result = self.registry.lost(conn, worker, self.now_ms);
+        self.note(worker, conn, result);
+    }
+
+    fn give_up(&mut self, conn: ConnId) {
+        if let Some(worker) = self.registry.worker_of(conn) {
+            self.lost(worker, conn);
+        }
+    }
+
+    /// Lets go of what is over.
+    pub(super) fn clear_gone(&mut self) {
+        while let Some((conn, row)) = self.registry.poll_gone() {
+            if let Some(moving) = self.moves.under_way.remove(&conn) {
+                self.send(moving.from, &ToWorker::Departed { conn }, Vec::new());
+            }
+            self.vault.forget(conn, row);
+        }
+    }
+
+    /// Two workers died of what this session's client sent: it ends, and its address is held off.
+    pub(super) fn condemn(&mut self, homeless: Homeless, from: WorkerId) {
+        self.count(FrontCounter::Poisoned);
+        if let Some(address) = self.registry.address_of(homeless.conn) {
+            let hold_ms = self.config.limits.poison_hold.as_ms();
+            tracing::error!(conn = %homeless.conn, peer = %address, "two workers died of what this client sent: it is closed, and its address held off for {}", self.config.limits.poison_hold);
+            self.moves.hold_off(address, self.now_ms + hold_ms);
+        }
+        let conn = homeless.conn;
+        let home = self.registry.choose_home(&homeless, &self.loads());
+        let (Some(worker), Ok(client)) = (home, self.vault.duplicate(conn)) else {
+            return self.lost(from, conn);
+        };
+        self.registry.rehome(conn, worker);
+        let adoption = Adoption { conn, row: homeless.row, next_segment: 0, admitted: false };
+        self.send(worker, &ToWorker::Bury(adoption), vec![client]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_held_off_for_a_while_and_the_list_is_bounded() {
+        let mut moves = Moves::default();
+        let address = |n: usize| IpAddr::from([10, 0, (n / 256) as u8, (n % 256) as u8]);
+        moves.hold_off(address(1), 100);
+        assert!(moves.is_held_off(address(1), 99) && !moves.is_held_off(address(2), 99));
+        assert!(!moves.is_held_off(address(1), 100));
+        for n in 0..MAX_HELD_OFF + 5 {
+            moves.hold_off(address(n), 1_000);
+        }
+        assert_eq!(moves.held_off.len(), MAX_HELD_OFF);
+        assert!(!moves.is_held_off(address(4), 200) && moves.is_held_off(address(5), 200));
+    }
+}

@@ -1,0 +1,231 @@
+//! A worker's memory that outlives it: blocks for what its sessions keep beside their rows.
+//!
+//! Only the worker knows which blocks are free: nobody allocates in a heap whose worker is dead. Then it is read, through the
+//! rows that point into it, and deleted when the last session has moved out.
+
+use braidcast_sys::{Dir, Mapping, SharedMemory};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// Blocks are a power of two of bytes, this at least.
+const LEAST_BYTES: u64 = 128;
+/// The longest block: a partial message of 16 MiB with its journal, and some.
+const CLASSES: usize = 20;
+/// Memory is taken from the file system in pieces of this size, or of the block's if that is more.
+const GROWTH_BYTES: usize = 256 << 10;
+/// A block that long is given back to the file system while it is free.
+const GIVEN_BACK_BYTES: u64 = 128 << 10;
+const PAGE_BYTES: u64 = 4096;
+/// Address space that is set aside, not memory: the directory's budget is reached long before.
+const MOST_BYTES: usize = 64 << 30;
+
+/// Tells the heaps of one instance apart: each worker process has a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HeapId(pub u32);
+
+impl fmt::Display for HeapId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "heap-{}", self.0)
+    }
+}
+
+/// A block of a heap. Its owner gives it back with [`Heap::free`]; it is not freed by being forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    offset: u64,
+    bytes: u32,
+}
+
+impl Block {
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
+
+    fn range(&self) -> Range<usize> {
+        let start = self.offset as usize;
+        start..start + self.bytes()
+    }
+
+    fn part(&self, part: Range<usize>) -> Range<usize> {
+        assert!(part.start <= part.end && part.end <= self.bytes(), "bytes {part:?} of a block of {}", self.bytes);
+        let start = self.offset as usize;
+        start + part.start..start + part.end
+    }
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Heap {
+    id: HeapId,
+    memory: SharedMemory,
+    /// Everything from here on was never given out.
+    unused: u64,
+    free: [Vec<u64>; CLASSES],
+}
+
+impl Heap {
+    /// Makes the heap of a worker that starts.
+    pub fn create(shared_dir: &Path, id: HeapId) -> io::Result<Self> {
+        let file = Dir::open(&super::directory(shared_dir))?.create_file(&id.to_string())?;
+        Ok(Self { id, memory: SharedMemory::map(file, MOST_BYTES)?, unused: 0, free: Default::default() })
+    }
+
+    /// Which heap this is.
+    pub fn id(&self) -> HeapId {
+        self.id
+    }
+
+    /// Bytes that were taken from the file system.
+    pub fn taken_bytes(&self) -> usize {
+        self.memory.taken_bytes()
+    }
+
+    /// A block of at least so many bytes, with whatever was in it before. `StorageFull` if the directory has none, or if it is more
+    /// than a block can have.
+    pub fn allocate(&mut self, bytes: usize) -> io::Result<Block> {
+        let (class, bytes) = size_class(bytes).ok_or(io::ErrorKind::StorageFull)?;
+        let block = |offset| Block { offset, bytes };
+        if let Some(&offset) = self.free[class].last() {
+            let block = block(offset);
+            if u64::from(bytes) >= GIVEN_BACK_BYTES {
+                self.memory.take_again(block.range())?;
+            }
+            self.free[class].pop();
+            return Ok(block);
+        }
+        let start = if u64::from(bytes) >= GIVEN_BACK_BYTES { self.unused.next_multiple_of(PAGE_BYTES) } else { self.unused };
+        let end = (start + u64::from(bytes)) as usize;
+        if end > self.memory.taken_bytes() {
+            self.memory.take(end.next_multiple_of(GROWTH_BYTES))?;
+        }
+        self.unused = end as u64;
+        Ok(block(start))
+    }
+
+    /// Takes a block back. Nothing that is still needed may point to it.
+    pub fn free(&mut self, block: Block) {
+        let Some((class, _)) = size_class(block.bytes()) else { return };
+        if u64::from(block.bytes) >= GIVEN_BACK_BYTES
+            && let Err(error) = self.memory.give_back(block.range())
+        {
+            tracing::debug!(%error, "memory of a saved session stays taken");
+        }
+        self.free[class].push(block.offset);
+    }
+
+    /// A part of a block. Panics beyond its end.
+    pub fn bytes(&self, block: Block, part: Range<usize>) -> &[u8] {
+        self.memory.bytes(block.part(part))
+    }
+
+    /// As [`Heap::bytes`], for writing.
+    pub fn bytes_mut(&mut self, block: Block, part: Range<usize>) -> &mut [u8] {
+        self.memory.bytes_mut(block.part(part))
+    }
+
+    /// A block that holds just this.
+    pub fn store(&mut self, bytes: &[u8]) -> io::Result<Block> {
+        let block = self.allocate(bytes.len())?;
+        self.bytes_mut(block, 0..bytes.len()).copy_from_slice(bytes);
+        Ok(block)
+    }
+}
+
+impl AsFd for Heap {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
+fn size_class(bytes: usize) -> Option<(usize, u32)> {
+    let rounded = (bytes as u64).max(LEAST_BYTES).checked_next_power_of_two()?;
+    let class = (rounded / LEAST_BYTES).trailing_zeros() as usize;
+    (class < CLASSES).then(|| (class, rounded as u32))
+}
+
+/// Another worker's heap, for reading: that worker is dead, or does not touch the blocks that are asked for.
+#[derive(Debug)]
+pub struct ForeignHeap(Mapping);
+
+impl ForeignHeap {
+    /// Opens a heap.
+    pub fn open(shared_dir: &Path, id: HeapId) -> io::Result<Self> {
+        let file = Dir::open(&super::directory(shared_dir))?.open_file(&id.to_string())?;
+        Ok(Self(Mapping::map_readonly(file, MOST_BYTES)?))
+    }
+
+    /// A part of a block; `None` if the heap has no such bytes.
+    pub fn bytes(&self, block: Block, part: Range<usize>) -> Option<&[u8]> {
+        let start = usize::try_from(block.offset).ok()?;
+        (part.start <= part.end && part.end <= block.bytes()).then_some(())?;
+        self.0.bytes(start.checked_add(part.start)?..start.checked_add(part.end)?)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn heap() -> (tempfile::TempDir, Heap) {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::create_dir(directory.path().join("sessions")).unwrap();
+        let heap = Heap::create(directory.path(), HeapId(7)).unwrap();
+        (directory, heap)
+    }
+
+    #[test]
+    fn a_stranger_reads_what_was_stored() {
+        let (directory, mut heap) = heap();
+        let small = heap.store(b"hello").unwrap();
+        let large = heap.store(&vec![3; 1 << 20]).unwrap();
+        let stranger = ForeignHeap::open(directory.path(), HeapId(7)).unwrap();
+        assert_eq!(stranger.bytes(small, 1..5), Some(&b"ello"[..]));
+        assert_eq!(stranger.bytes(large, (1 << 20) - 1..1 << 20), Some(&[3][..]));
+        assert_eq!(stranger.bytes(small, 0..129), None);
+        assert_eq!(stranger.bytes(Block { offset: 1 << 40, bytes: 128 }, 0..1), None);
+    }
+
+    #[test]
+    fn long_blocks_give_their_memory_back_and_absurd_ones_are_refused() {
+        let (directory, mut heap) = heap();
+        let used = || std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(directory.path().join("sessions/heap-7")).unwrap()) * 512;
+        let block = heap.allocate(16 << 20).unwrap();
+        heap.bytes_mut(block, 0..16 << 20).fill(1);
+        assert!(used() >= 16 << 20);
+        heap.free(block);
+        assert!(used() < 1 << 20, "{}", used());
+        let again = heap.allocate(16 << 20).unwrap();
+        assert_eq!(again, block);
+        heap.bytes_mut(again, 0..1).fill(2);
+        assert_eq!(heap.allocate(usize::MAX / 2).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(heap.allocate(100 << 20).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    proptest! {
+        #[test]
+        fn blocks_never_share_a_byte(steps in prop::collection::vec((any::<bool>(), 1usize..300_000), 1..80)) {
+            let (_directory, mut heap) = heap();
+            let mut held: Vec<(Block, u8, usize)> = Vec::new();
+            for (number, (free, bytes)) in steps.into_iter().enumerate() {
+                if free && !held.is_empty() {
+                    let (block, ..) = held.swap_remove(bytes % held.len());
+                    heap.free(block);
+                } else {
+                    let block = heap.allocate(bytes).unwrap();
+                    heap.bytes_mut(block, 0..bytes).fill(number as u8);
+                    held.push((block, number as u8, bytes));
+                }
+                for (block, mark, bytes) in &held {
+                    prop_assert!(heap.bytes(*block, 0..*bytes).iter().all(|byte| byte == mark));
+                }
+            }
+        }
+    }
+}

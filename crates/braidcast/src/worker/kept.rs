@@ -1,0 +1,157 @@
+//! What of a session lies in shared memory, so that another worker can go on with it: a row, a checkpoint with the input that
+//! came after it, control bytes.
+//!
+//! The checkpoint says everything of a session at some moment. Input is read into the room behind it, the **journal**, so that it
+//! is there although its reader is dead. The row says how far the journal was used and what is owed. A session is saved before
+//! anything leaves the process for it, and at no other time: what nobody has seen can be done once more.
+
+use super::ledger::{Extent, Ledger};
+use crate::saved::{Block, HeapId, RowId};
+use braidcast_stream_log::SavedWriter;
+use braidcast_sys::net::Positions;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// A viewer or an idle client sends a few bytes now and then; a new checkpoint makes room when they fill this.
+const IDLE_JOURNAL_BYTES: usize = 256;
+/// Handshakes, commands and requests come in pieces of some kilobytes.
+const COMMAND_JOURNAL_BYTES: usize = 3 << 10;
+/// A publisher's journal at first; it doubles while a single read fills it.
+const INGEST_JOURNAL_BYTES: usize = 56 << 10;
+/// The longest journal, unless a partial message is longer.
+const MOST_JOURNAL_BYTES: usize = 500 << 10;
+
+/// What a session needs the journal for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appetite {
+    /// It hardly sends anything.
+    Idle,
+    /// It negotiates.
+    Commands,
+    /// It publishes.
+    Ingest,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Kept {
+    /// Where its saves go.
+    pub row: RowId,
+    /// The number of the last save.
+    pub number: u64,
+    /// What the kernel's counters said when the connection was accepted.
+    pub base: Positions,
+    /// The checkpoint, then the journal.
+    pub region: Option<Block>,
+    /// Length of the checkpoint.
+    pub checkpoint_bytes: usize,
+    /// Its checksum.
+    pub checkpoint_sum: u32,
+    /// Byte of the connection's input at which the journal begins.
+    pub journal_from: u64,
+    /// Input in the journal.
+    pub journal_bytes: usize,
+    /// How much of it the protocol has taken.
+    pub consumed: usize,
+    /// How many of the protocol's outputs since the checkpoint were acted on.
+    pub acted: u32,
+    /// How many bytes of the protocol's replies since the checkpoint went into the ledger.
+    pub replied: u64,
+    /// Control bytes that were owed at the last save.
+    pub control: Option<Block>,
+    /// What did not fit the row.
+    pub spill: Option<Block>,
+    /// The checkpoint does not say any more what the session is, even with its journal.
+    pub stale: bool,
+    /// [`Ledger::changes`] at the last save.
+    pub ledger_changes: u32,
+    /// `Writer::headers_revision` at the checkpoint.
+    pub headers_revision: u32,
+    /// The session could not be saved: it cannot be continued elsewhere, but goes on here.
+    pub lost: bool,
+    grown_bytes: usize,
+}
+
+impl Kept {
+    /// Of a session that was never saved.
+    pub fn new(row: RowId, base: Positions) -> Self {
+        Self {
+            row,
+            number: 0,
+            base,
+            region: None,
+            checkpoint_bytes: 0,
+            checkpoint_sum: 0,
+            journal_from: 0,
+            journal_bytes: 0,
+            consumed: 0,
+            acted: 0,
+            replied: 0,
+            control: None,
+            spill: None,
+            stale: true,
+            ledger_changes: 0,
+            headers_revision: 0,
+            lost: false,
+            grown_bytes: 0,
+        }
+    }
+
+    /// Whether something would leave the process that is not saved.
+    pub fn is_behind(&self, ledger: &Ledger) -> bool {
+        (self.stale || self.ledger_changes != ledger.changes()) && !self.lost
+    }
+
+    /// Room behind the journal.
+    pub fn room(&self) -> usize {
+        self.region.map_or(0, |region| region.bytes() - self.checkpoint_bytes - self.journal_bytes)
+    }
+
+    /// The journal that the next checkpoint should have, for a session that holds so many bytes of an unfinished message.
+    pub fn wanted_journal(&self, appetite: Appetite, partial_bytes: usize) -> usize {
+        match appetite {
+            // A partial message is saved with each checkpoint: they must become fewer as it grows.
+            Appetite::Ingest => INGEST_JOURNAL_BYTES.max(self.grown_bytes).max(partial_bytes),
+            Appetite::Commands => COMMAND_JOURNAL_BYTES.max(partial_bytes),
+            Appetite::Idle => IDLE_JOURNAL_BYTES.max(partial_bytes),
+        }
+    }
+
+    /// A single read has filled the journal.
+    pub fn grow(&mut self) {
+        self.grown_bytes = (self.grown_bytes.max(INGEST_JOURNAL_BYTES) * 2).min(MOST_JOURNAL_BYTES);
+    }
+}
+
+/// What a row says of a session. The version of the encoding is [`super::save::VERSION`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Row<'a> {
+    /// Whose it is.
+    pub conn: u64,
+    /// See [`Kept::base`]: written, read.
+    pub base: [u64; 2],
+    /// The heap that everything lies in.
+    pub heap: HeapId,
+    /// See [`Kept::region`].
+    pub region: Block,
+    /// Length of the checkpoint, and its checksum.
+    pub checkpoint: (u32, u32),
+    /// See [`Kept::journal_from`].
+    pub journal_from: u64,
+    /// See [`Kept::consumed`].
+    pub consumed: u32,
+    /// See [`Kept::acted`].
+    pub acted: u32,
+    /// See [`Kept::replied`].
+    pub replied: u64,
+    /// Bytes of the connection's output that were sent.
+    pub sent: u64,
+    /// See [`Ledger::finish`].
+    pub finish: u64,
+    /// What was owed then.
+    pub extents: Cow<'a, [Extent]>,
+    /// The control bytes of the extents: where, how many, their checksum.
+    pub control: Option<(Block, u32, u32)>,
+    /// Of a publisher: its writer.
+    pub writer: Option<SavedWriter<'a>>,
+}

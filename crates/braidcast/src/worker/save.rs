@@ -1,0 +1,256 @@
+//! Saving sessions: when something is about to leave the process for one that shared memory does not know of yet.
+
+use super::Worker;
+use super::kept::{Appetite, Row};
+use super::session::{IndexWish, Protocol, Role, Session, Wish};
+use super::streams::Rendition;
+use crate::control::Listener;
+use crate::control::counters::WorkerCounter;
+use crate::saved::rows::PAYLOAD_BYTES;
+use braidcast_media::StreamKey;
+use braidcast_stream_log::SavedHeaders;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::io;
+use std::net::SocketAddr;
+
+/// The version of rows and checkpoints, which begin with it. A new one must still read the one before.
+pub const VERSION: u8 = 1;
+/// Second byte of a row: it follows here, or its place in the heap does.
+pub const INLINE: u8 = 0;
+/// See [`INLINE`].
+pub const SPILLED: u8 = 1;
+
+/// Everything of a session at some moment, but what its row says.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub listener: Listener,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    pub protocol: SavedProtocol,
+    pub role: SavedRole,
+    /// Milliseconds left to the role's deadline.
+    pub deadline_left_ms: Option<u64>,
+    pub peer_ended: bool,
+    pub answering: bool,
+    pub last_request: bool,
+    pub closing: bool,
+}
+
+/// What a session speaks.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub enum SavedProtocol {
+    Unknown,
+    Rtmp(Vec<u8>),
+    Http(Vec<u8>),
+}
+
+/// What a session is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SavedRole {
+    Idle,
+    Placing(Wish),
+    /// It waits for a lock: where it belongs has to be asked again.
+    Opening(Wish),
+    Waiting(Wish),
+    WaitingForIndex(IndexWish),
+    Publishing(StreamKey, SavedHeaders),
+    Viewing(StreamKey, Rendition),
+}
+
+impl Worker {
+    /// Saves a session. One that cannot be saved goes on, but only here: its row is cleared, so that nobody continues from an older save.
+    pub(super) fn save(&mut self, slot: usize) {
+        let session = &self.sessions[slot];
+        if session.kept.lost {
+            return;
+        }
+        if let Role::Publishing(publisher) = session.role
+            && self.commit_publisher(publisher)
+        {
+            // Which has saved it.
+            return;
+        }
+        let before = self.sessions[slot].kept.region;
+        if let Err(error) = self.try_save(slot) {
+            let session = &mut self.sessions[slot];
+            session.kept.lost = true;
+            self.rows.clear(session.kept.row);
+            self.count(WorkerCounter::SessionsUnsaved);
+            if self.peer_lines.allow(self.now.mono_ms) {
+                let session = &self.sessions[slot];
+                tracing::error!(conn = %session.conn, peer = %session.peer, %error, "the session cannot be saved: it ends if this worker dies; enlarge the shared directory or lower [log] budget");
+            }
+        }
+        // Only now does no row point to the old checkpoint any more.
+        if let Some(before) = before.filter(|before| self.sessions[slot].kept.region != Some(*before)) {
+            self.heap.free(before);
+        }
+    }
+
+    fn try_save(&mut self, slot: usize) -> io::Result<()> {
+        let session = &self.sessions[slot];
+        let headers_changed = match session.role {
+            Role::Publishing(publisher) => self.publishers[publisher].writer.headers_revision() != session.kept.headers_revision,
+            _ => false,
+        };
+        if session.kept.stale || headers_changed {
+            self.write_checkpoint(slot)?;
+        }
+        self.write_row(slot)
+    }
+
+    /// Writes a checkpoint into a region of its own; the row still points to the old one.
+    fn write_checkpoint(&mut self, slot: usize) -> io::Result<()> {
+        let mut bytes = std::mem::take(&mut self.save_buffer);
+        bytes.clear();
+        bytes.push(VERSION);
+        bytes = postcard::to_extend(&self.checkpoint(slot), bytes).map_err(io::Error::other)?;
+        let session = &mut self.sessions[slot];
+        let kept = &mut session.kept;
+        let (appetite, partial) = match (&session.role, &session.protocol) {
+            (Role::Publishing(_), _) => (Appetite::Ingest, bytes.len()),
+            (Role::Viewing { .. }, _) => (Appetite::Idle, 0),
+            _ => (Appetite::Commands, bytes.len()),
+        };
+        // What was read and not used yet goes along. Of a session that came from elsewhere nothing is in this heap yet.
+        let unused = match kept.region {
+            Some(region) => {
+                let start = kept.checkpoint_bytes + kept.consumed;
+                self.heap.bytes(region, start..kept.checkpoint_bytes + kept.journal_bytes).to_vec()
+            }
+            None => session.unread.clone(),
+        };
+        let journal = kept.wanted_journal(appetite, partial).max(2 * unused.len());
+        let allocated = self.heap.allocate(bytes.len() + journal);
+        let region = match allocated {
+            Ok(region) => region,
+            Err(error) => {
+                self.save_buffer = bytes;
+                return Err(error);
+            }
+        };
+        let checkpoint = bytes.len();
+        self.heap.bytes_mut(region, 0..checkpoint).copy_from_slice(&bytes);
+        self.heap.bytes_mut(region, checkpoint..checkpoint + unused.len()).copy_from_slice(&unused);
+        kept.checkpoint_sum = crc32fast::hash(&bytes);
+        self.save_buffer = bytes;
+        kept.region = Some(region);
+        kept.checkpoint_bytes = checkpoint;
+        kept.journal_from += kept.consumed as u64;
+        kept.journal_bytes = unused.len();
+        (kept.consumed, kept.acted, kept.replied, kept.stale) = (0, 0, 0, false);
+        if let Role::Publishing(publisher) = session.role {
+            kept.headers_revision = self.publishers[publisher].writer.headers_revision();
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, slot: usize) -> Checkpoint {
+        let session = &self.sessions[slot];
+        let now_ms = self.now.mono_ms;
+        let role = match &session.role {
+            Role::Idle => SavedRole::Idle,
+            Role::Placing(wish) => SavedRole::Placing(wish.clone()),
+            Role::Opening(wish, _) => SavedRole::Opening(wish.clone()),
+            Role::Waiting(wish) => SavedRole::Waiting(wish.clone()),
+            Role::WaitingForIndex(wish) => SavedRole::WaitingForIndex(wish.clone()),
+            Role::Publishing(publisher) => {
+                let at = &self.publishers[*publisher];
+                SavedRole::Publishing(at.key.clone(), at.writer.save_headers())
+            }
+            Role::Viewing { stream, rendition, .. } => SavedRole::Viewing(self.streams[*stream].key.clone(), *rendition),
+        };
+        Checkpoint {
+            listener: session.listener,
+            peer: session.peer,
+            local: session.local,
+            protocol: match &session.protocol {
+                Protocol::Unknown => SavedProtocol::Unknown,
+                Protocol::Rtmp(rtmp) => SavedProtocol::Rtmp(rtmp.save(now_ms)),
+                Protocol::Http(http) => SavedProtocol::Http(http.save()),
+            },
+            role,
+            deadline_left_ms: (session.deadline_ms != 0).then(|| session.deadline_ms.saturating_sub(now_ms)),
+            peer_ended: session.peer_ended,
+            answering: session.answering,
+            last_request: session.last_request,
+            closing: session.closing,
+        }
+    }
+
+    fn write_row(&mut self, slot: usize) -> io::Result<()> {
+        let session = &mut self.sessions[slot];
+        let (old_control, old_spill) = (session.kept.control, session.kept.spill);
+        let control = match session.control.as_slice() {
+            [] => None,
+            bytes => Some((self.heap.store(bytes)?, bytes.len() as u32, crc32fast::hash(bytes))),
+        };
+        let kept = &session.kept;
+        let row = Row {
+            conn: session.conn.0,
+            base: [kept.base.written, kept.base.read],
+            heap: self.heap.id(),
+            region: kept.region.ok_or_else(|| io::Error::other("a row is written after its checkpoint"))?,
+            checkpoint: (kept.checkpoint_bytes as u32, kept.checkpoint_sum),
+            journal_from: kept.journal_from,
+            consumed: kept.consumed as u32,
+            acted: kept.acted,
+            replied: kept.replied,
+            sent: session.ledger.sent(),
+            finish: session.ledger.finish(),
+            extents: Cow::Borrowed(session.ledger.extents()),
+            control,
+            writer: match session.role {
+                Role::Publishing(publisher) => Some(self.publishers[publisher].writer.save()),
+                _ => None,
+            },
+        };
+        let mut payload = [0; PAYLOAD_BYTES];
+        (payload[0], payload[1]) = (VERSION, INLINE);
+        let (used, spill) = match postcard::to_slice(&row, &mut payload[2..]) {
+            Ok(body) => (2 + body.len(), None),
+            Err(postcard::Error::SerializeBufferFull) => {
+                let mut buffer = std::mem::take(&mut self.save_buffer);
+                buffer.clear();
+                self.save_buffer = postcard::to_extend(&row, buffer).map_err(io::Error::other)?;
+                let block = self.heap.store(&self.save_buffer)?;
+                let place = (self.heap.id(), block, self.save_buffer.len() as u32, crc32fast::hash(&self.save_buffer));
+                payload[1] = SPILLED;
+                let body = postcard::to_slice(&place, &mut payload[2..]).map_err(io::Error::other)?;
+                (2 + body.len(), Some(block))
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        self.rows.save(kept.row, kept.number + 1, &payload[..used])?;
+        let kept = &mut session.kept;
+        kept.number += 1;
+        kept.control = control.map(|(block, ..)| block);
+        kept.spill = spill;
+        kept.ledger_changes = session.ledger.changes();
+        for old in [old_control, old_spill].into_iter().flatten() {
+            self.heap.free(old);
+        }
+        Ok(())
+    }
+
+    /// Gives back what a session has kept: it is over, or another worker has it.
+    pub(super) fn release_kept(&mut self, session: &Session) {
+        let kept = &session.kept;
+        for block in [kept.region, kept.control, kept.spill].into_iter().flatten() {
+            self.heap.free(block);
+        }
+    }
+
+    /// Makes room for input behind the session's journal; says how many bytes it may take.
+    pub(super) fn make_journal_room(&mut self, slot: usize, wanted: usize) -> usize {
+        let kept = &self.sessions[slot].kept;
+        // Small remainders would make many small reads.
+        let least = kept.region.map_or(1, |region| (region.bytes() - kept.checkpoint_bytes) / 4).clamp(1, wanted);
+        if kept.room() < least {
+            self.sessions[slot].kept.stale = true;
+            self.save(slot);
+        }
+        self.sessions[slot].kept.room().min(wanted)
+    }
+}

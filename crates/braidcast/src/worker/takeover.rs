@@ -1,0 +1,324 @@
+//! Going on with a session that another worker had: one that died, or one that handed it over.
+//!
+//! The kernel says how many bytes went each way; the row, the checkpoint and the journal say what they were. Nothing is read from
+//! or sent to the client before the session is saved as this worker's own.
+
+use super::ingest::Publisher;
+use super::kept::{Kept, Row};
+use super::ledger::Ledger;
+use super::publishers::PUMP_MS;
+use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, VERSION};
+use super::session::{Protocol, Role, Session};
+use super::sessions::Arrival;
+use super::streams::{LocalStream, Rendition};
+use super::{End, Worker};
+use crate::control::counters::WorkerCounter;
+use crate::control::{Adoption, ConnId, ToFront};
+use crate::saved::heap::ForeignHeap;
+use crate::saved::{Block, HeapId};
+use anyhow::{Context, bail, ensure};
+use braidcast_media::StreamKey;
+use braidcast_protocols::http::RequestReader;
+use braidcast_protocols::rtmp::ServerSession;
+use braidcast_stream_log::{Reader, SavedHeaders, SavedWriter, Writer};
+use braidcast_sys::net::{self, Positions};
+use std::os::fd::OwnedFd;
+
+/// Everything that was found of a session.
+struct Found {
+    row: Row<'static>,
+    number: u64,
+    checkpoint: Checkpoint,
+    /// Input that the dead worker had taken from the kernel since the checkpoint.
+    journal: Vec<u8>,
+    control: Vec<u8>,
+    /// Bytes of output that the kernel has.
+    written: u64,
+}
+
+impl Worker {
+    /// Continues a session that another worker began, and tells the front how it went.
+    pub(super) fn adopt(&mut self, adoption: Adoption, socket: OwnedFd) {
+        let conn = adoption.conn;
+        if self.stopping_since_ms.is_some() {
+            return self.tell_front(&ToFront::Lost { conn });
+        }
+        match self.try_adopt(&adoption, socket) {
+            Ok(slot) => {
+                self.count(WorkerCounter::MovesIn);
+                self.tell_front(&ToFront::Adopted { conn });
+                if let Err(end) = self.go_on(slot, adoption.admitted.then_some(adoption.next_segment)) {
+                    self.close(slot, end);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%conn, error = format!("{error:#}"), "a session cannot be continued: its connection is closed");
+                self.tell_front(&ToFront::Lost { conn });
+            }
+        }
+    }
+
+    fn try_adopt(&mut self, adoption: &Adoption, socket: OwnedFd) -> anyhow::Result<usize> {
+        let found = self.find(adoption, &socket)?;
+        let Found { row, number, checkpoint, journal, mut control, written } = found;
+        let mut ledger = Ledger::restore(row.sent, row.finish, &row.extents).context("its ledger makes no sense")?;
+        let sent = usize::try_from(written.checked_sub(row.sent).context("it had sent more than the kernel knows of")?)?;
+        ensure!(ledger.owed_bytes().is_none_or(|owed| owed >= sent as u64), "the kernel has more of its output than was owed");
+        let control_sent = ledger.advance(sent);
+        control.drain(..control_sent.min(control.len()));
+        self.page.busy_with(adoption.conn.0, row.journal_from + u64::from(row.consumed));
+        let protocol = self.restore_protocol(&checkpoint.protocol, &row, &journal)?;
+
+        let arrival = Arrival {
+            conn: adoption.conn,
+            row: adoption.row,
+            listener: checkpoint.listener,
+            peer: checkpoint.peer,
+            local: checkpoint.local,
+        };
+        let mut kept = Kept::new(adoption.row, Positions { written: row.base[0], read: row.base[1] });
+        kept.number = number;
+        kept.journal_from = row.journal_from;
+        kept.consumed = row.consumed as usize;
+        let role = self.restore_role(checkpoint.role, row.writer, &ledger)?;
+        let Some(slot) = self.insert_session(arrival, socket, protocol, kept) else { bail!("its socket cannot be watched") };
+        let session = &mut self.sessions[slot];
+        session.ledger = ledger;
+        session.control = control;
+        session.unread = journal[row.consumed as usize..].to_vec();
+        session.peer_ended = checkpoint.peer_ended;
+        session.answering = checkpoint.answering;
+        session.last_request = checkpoint.last_request;
+        session.closing = checkpoint.closing;
+        session.deadline_ms = checkpoint.deadline_left_ms.map_or(0, |left_ms| self.now.mono_ms + left_ms.max(1));
+        self.enter_role(slot, role, adoption.next_segment);
+        // From here on the row is this worker's.
+        self.save(slot);
+        self.watch_deadline(slot);
+        Ok(slot)
+    }
+
+    /// Reads what there is of a session. Nothing is changed.
+    fn find(&mut self, adoption: &Adoption, socket: &OwnedFd) -> anyhow::Result<Found> {
+        let save = self.rows.load(adoption.row).context("nothing was saved of it")?;
+        let row = self.read_row(&save.payload)?;
+        ensure!(row.conn == adoption.conn.0, "its row holds another session, {}", ConnId(row.conn));
+        let heap = ForeignHeap::open(&self.config.server.shared_dir, row.heap).context("opening the heap it is in")?;
+        let positions = net::positions(socket).context("asking how far the connection has come")?;
+        let positions = positions.context("the connection is already ending")?;
+        let (written, read) = (positions.written.checked_sub(row.base[0]), positions.read.checked_sub(row.base[1]));
+        let (written, read) = written.zip(read).context("the kernel's counters are less than they were")?;
+        let (checkpoint_bytes, sum) = (row.checkpoint.0 as usize, row.checkpoint.1);
+        let bytes = checked(&heap, row.region, checkpoint_bytes, sum).context("its checkpoint is damaged")?;
+        let checkpoint = match bytes.split_first() {
+            Some((&VERSION, body)) => postcard::from_bytes(body).context("reading its checkpoint")?,
+            other => bail!("its checkpoint is of version {:?}", other.map(|(version, _)| version)),
+        };
+        let journal_bytes = usize::try_from(read.checked_sub(row.journal_from).context("less input was read than was used")?)?;
+        let journal = heap.bytes(row.region, checkpoint_bytes..checkpoint_bytes.saturating_add(journal_bytes));
+        let journal = journal.context("more input was read than its journal holds")?.to_vec();
+        ensure!(row.consumed as usize <= journal.len(), "more input was used than was read");
+        let control = match row.control {
+            Some((block, length, sum)) => checked(&heap, block, length as usize, sum).context("its control bytes are damaged")?.to_vec(),
+            None => Vec::new(),
+        };
+        Ok(Found { row, number: save.number, checkpoint, journal, control, written })
+    }
+
+    fn read_row(&self, payload: &[u8]) -> anyhow::Result<Row<'static>> {
+        match payload {
+            [VERSION, INLINE, body @ ..] => Ok(postcard::take_from_bytes(body).context("reading its row")?.0),
+            [VERSION, SPILLED, body @ ..] => {
+                let ((heap, block, length, sum), _): ((HeapId, Block, u32, u32), _) =
+                    postcard::take_from_bytes(body).context("reading its row")?;
+                let heap = ForeignHeap::open(&self.config.server.shared_dir, heap).context("opening the heap its row is in")?;
+                let bytes = checked(&heap, block, length as usize, sum).context("its row is damaged")?;
+                Ok(postcard::from_bytes(bytes).context("reading its row")?)
+            }
+            [version, ..] if *version != VERSION => bail!("it was saved by version {version}, this is {VERSION}"),
+            _ => bail!("its row is damaged"),
+        }
+    }
+
+    /// The protocol's machine, brought from the checkpoint to where the row says that it was.
+    fn restore_protocol(&self, saved: &SavedProtocol, row: &Row<'_>, journal: &[u8]) -> anyhow::Result<Protocol> {
+        let consumed = &journal[..row.consumed as usize];
+        Ok(match saved {
+            SavedProtocol::Unknown => Protocol::Unknown,
+            SavedProtocol::Rtmp(saved) => {
+                let mut rtmp = ServerSession::restore(saved, self.now.mono_ms)?;
+                if !consumed.is_empty() {
+                    let used = rtmp.handle_input(consumed, self.now.mono_ms).context("replaying its input")?;
+                    ensure!(used == consumed.len(), "its input takes another way the second time");
+                }
+                for _ in 0..row.acted {
+                    rtmp.poll_output().context("its input says less the second time")?;
+                }
+                rtmp.outbox_sent(usize::try_from(row.replied)?);
+                Protocol::Rtmp(Box::new(rtmp))
+            }
+            SavedProtocol::Http(saved) => {
+                ensure!(consumed.is_empty(), "an HTTP session is saved whole");
+                let reader = RequestReader::restore(self.http_settings(), saved).context("the HTTP reader's state is damaged")?;
+                Protocol::Http(Box::new(reader))
+            }
+        })
+    }
+
+    /// Takes what a role needs: the stream's log for a publisher, a view of it for a viewer.
+    fn restore_role(&mut self, saved: SavedRole, writer: Option<SavedWriter<'static>>, ledger: &Ledger) -> anyhow::Result<Restored> {
+        Ok(match saved {
+            SavedRole::Publishing(key, headers) => {
+                let writer = writer.context("a publisher without its writer's state")?;
+                let writer = self.resume_writer(&key, writer, headers)?;
+                Restored::Publishing(key, Box::new(writer))
+            }
+            SavedRole::Viewing(key, rendition) => {
+                let stream = self.view_again(&key, rendition, ledger).with_context(|| format!("looking at {key} again"))?;
+                Restored::Viewing(stream, rendition)
+            }
+            other => Restored::Other(other),
+        })
+    }
+
+    fn resume_writer(&self, key: &StreamKey, saved: SavedWriter<'static>, headers: SavedHeaders) -> anyhow::Result<Writer> {
+        Writer::resume(&self.root, key, &self.log_options, saved, headers, self.now).with_context(|| format!("taking the log of {key}"))
+    }
+
+    /// The local view of a stream, with the blocks that a viewer is still owed.
+    fn view_again(&mut self, key: &StreamKey, rendition: Rendition, ledger: &Ledger) -> anyhow::Result<usize> {
+        let slot = match self.stream_slots.get(key) {
+            Some(&slot) => slot,
+            None => {
+                let reader = Reader::open(&self.root, key)?.context("it is gone")?;
+                let slot = self.streams.insert(LocalStream::new(key.clone(), reader));
+                self.stream_slots.insert(key.clone(), slot);
+                slot
+            }
+        };
+        let viewed = match ledger.oldest_block() {
+            Some(block) => self.streams[slot].hold(block, rendition),
+            None => Ok(true),
+        };
+        match viewed {
+            Ok(true) => Ok(slot),
+            failed => {
+                self.forget_unwatched(slot);
+                failed?;
+                bail!("the block it was sent from is gone")
+            }
+        }
+    }
+
+    fn enter_role(&mut self, slot: usize, role: Restored, next_segment: u64) {
+        let role = match role {
+            Restored::Publishing(key, writer) => {
+                let evicted = writer.counters().evicted_blocks;
+                Role::Publishing(self.publishers.insert(Publisher {
+                    session: slot,
+                    key,
+                    writer: *writer,
+                    segmenter: None,
+                    // Opened a little later: viewers do not wait for it.
+                    segmenter_from: Some(next_segment),
+                    dirty: false,
+                    pump_at_ms: self.now.mono_ms + PUMP_MS / 2,
+                    dropped: 0,
+                    complain_at: 1,
+                    evicted,
+                }))
+            }
+            Restored::Viewing(stream, rendition) => {
+                self.page.set_reading(self.streams[stream].key.slot(), true);
+                let place = self.streams[stream].join(slot, rendition);
+                Role::Viewing { stream, rendition, place }
+            }
+            Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => Role::Placing(wish),
+            Restored::Other(_) => Role::Idle,
+        };
+        self.sessions[slot].role = role;
+    }
+
+    /// Does what the session was about to do.
+    fn go_on(&mut self, slot: usize, admitted: Option<u64>) -> Result<(), End> {
+        let session = &self.sessions[slot];
+        if session.answering && session.ledger.extents().iter().any(|extent| matches!(extent.source, super::ledger::Source::Body { .. })) {
+            return Err(End::Fault("an answer was under way when its worker died; the client may ask again"));
+        }
+        if let Role::Placing(wish) = &session.role {
+            let wish = wish.clone();
+            match admitted {
+                Some(next_segment) => self.admit(slot, wish, next_segment)?,
+                None => {
+                    let params = match &session.protocol {
+                        Protocol::Rtmp(rtmp) => rtmp.request().map(|request| request.params).unwrap_or_default(),
+                        _ => String::new(),
+                    };
+                    self.ask_place(slot, wish, &params)?;
+                }
+            }
+        }
+        if self.sessions.get(slot).is_some_and(|session| matches!(session.protocol, Protocol::Rtmp(_))) {
+            self.act_on_rtmp(slot)?;
+        }
+        if self.sessions.contains(slot) {
+            self.try_flush(slot)?;
+            self.after_flush(slot);
+        }
+        Ok(())
+    }
+
+    /// A session that two workers died of: keeps what it sent last, for whoever wants to know why.
+    pub(super) fn bury(&mut self, adoption: &Adoption, socket: &OwnedFd) {
+        let conn = adoption.conn;
+        match self.find(adoption, socket) {
+            Ok(found) => {
+                let directory = crate::saved::directory(&self.config.server.shared_dir).join("poison");
+                let path = directory.join(conn.to_string());
+                let kept = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&path, &found.journal));
+                match kept {
+                    Ok(()) => {
+                        tracing::error!(%conn, peer = %found.checkpoint.peer, path = %path.display(), bytes = found.journal.len(), "two workers died of what this client sent: closed, its last bytes are kept")
+                    }
+                    Err(error) => {
+                        tracing::error!(%conn, peer = %found.checkpoint.peer, %error, "two workers died of what this client sent: closed; its last bytes could not be kept")
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(%conn, error = format!("{error:#}"), "two workers died of what this client sent: closed; its last bytes are not known")
+            }
+        }
+        self.tell_front(&ToFront::Lost { conn });
+    }
+}
+
+/// A role whose stream is at hand.
+enum Restored {
+    Publishing(StreamKey, Box<Writer>),
+    Viewing(usize, Rendition),
+    Other(SavedRole),
+}
+
+/// Bytes of a heap whose checksum is right.
+fn checked(heap: &ForeignHeap, block: Block, length: usize, sum: u32) -> Option<&[u8]> {
+    heap.bytes(block, 0..length).filter(|bytes| crc32fast::hash(bytes) == sum)
+}
+
+/// What another worker still reads of a session that was handed to it.
+#[derive(Debug)]
+pub struct Departed {
+    blocks: [Option<Block>; 3],
+}
+
+impl Departed {
+    /// Of a session that has left.
+    pub fn new(session: &Session) -> Self {
+        Self { blocks: [session.kept.region, session.kept.control, session.kept.spill] }
+    }
+
+    /// The blocks, to be given back when the other worker has its own.
+    pub fn into_blocks(self) -> impl Iterator<Item = Block> {
+        self.blocks.into_iter().flatten()
+    }
+}
