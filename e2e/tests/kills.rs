@@ -1,4 +1,4 @@
-//! Workers killed in the middle of everything, again and again: what is in the log stays whole, and the next publisher goes on.
+//! Workers killed in the middle of everything, again and again: what is in the log stays whole, in the middle of a publisher and between two.
 
 use anyhow::{Context, Result, ensure};
 use braidcast_e2e::media::Clip;
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const WORKERS: u16 = 3;
 const KILLS: u32 = 12;
 
-/// A publisher that does not give up: whenever it loses its connection it comes back and goes on, much faster than real time.
+/// A publisher that comes again and again, much faster than real time.
 struct Stubborn {
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
@@ -93,31 +93,30 @@ fn blocks_are_whole(directory: &Path) -> Result<usize> {
 }
 
 #[test]
-fn every_block_stays_whole_and_every_next_publisher_goes_on() -> Result<()> {
+fn every_block_stays_whole_and_every_publisher_goes_on() -> Result<()> {
     let options = ServerOptions::workers(WORKERS).set("log.block_min=200ms").set("hls.fragment=1s").set("play.reconnect_grace=60s");
     let server = Server::start(ServerOptions { sub_ports: true, ..options })?;
-    let publisher = Stubborn::start(server.rtmp("x"), Clip::Plain.records(60)?);
+    let publisher = Stubborn::start(server.rtmp("x"), Clip::Plain.records(20)?);
     server.wait_live("x")?;
     let log = server.stream_dir("x").join("log");
     let watch = |worker: u16| Viewer::flv(server.sub_port(worker), "live/x.flv");
-    let mut viewers: Vec<Viewer> = (1..=WORKERS).map(watch).collect::<Result<_>>()?;
+    let viewers: Vec<Viewer> = (1..=WORKERS).map(watch).collect::<Result<_>>()?;
     let mut looked_at = 0;
     for kill in 0..KILLS {
         let worker = eventually(PATIENCE, || server.publisher_worker("x").ok()).context("nobody publishes any more")?;
-        let (pid, lives) = (server.worker_pid(worker)?, publisher.lives.load(Ordering::Relaxed));
+        let pid = server.worker_pid(worker)?;
         // After a different number of frames each time; then in the middle of whatever it is doing.
         let beside = &viewers[usize::from(worker % WORKERS)];
         beside.wait_more(1 + u64::from(kill % 7)).with_context(|| format!("before kill {kill}:\n{}", server.log_text()))?;
         signal(pid, "KILL")?;
-        eventually(PATIENCE, || (publisher.lives.load(Ordering::Relaxed) > lives).then_some(()))
-            .with_context(|| format!("nobody can publish after kill {kill}:\n{}", server.log_text()))?;
-        // Viewers in other workers see it go on; that of the dead worker comes back.
-        beside.wait_more(30).with_context(|| format!("after kill {kill}"))?;
+        for viewer in &viewers {
+            viewer.wait_more(30).with_context(|| format!("after kill {kill}:\n{}", server.log_text()))?;
+        }
         looked_at += blocks_are_whole(&log).with_context(|| format!("after kill {kill}"))?;
         eventually(PATIENCE, || server.worker(worker).ok().filter(|row| row["pid"] != pid && row["state"] == "ready"))
             .with_context(|| format!("worker {worker} does not come back"))?;
-        viewers[usize::from(worker) - 1] = watch(worker)?;
     }
+    ensure!(publisher.lives.load(Ordering::Relaxed) > 1, "the publisher never came back: the log had one epoch only");
     ensure!(looked_at > KILLS as usize, "only {looked_at} blocks were looked at");
     for viewer in viewers {
         viewer.wait_more(20)?;

@@ -195,7 +195,7 @@ fn viewers_that_are_torn_away_take_nothing_with_them() -> Result<()> {
 #[test]
 fn a_viewer_goes_on_when_its_worker_slept_through_many_blocks() -> Result<()> {
     let options = ServerOptions { sub_ports: true, ..ServerOptions::workers(2) };
-    let server = Server::start(options.set("log.keep=1s").set("log.block_min=500ms"))?;
+    let server = Server::start(options.set("log.keep=1s").set("log.block_min=500ms").set("server.hang_after=60s"))?;
     let _publisher = media::publish_live(&format!("rtmp://{}/live/x", server.sub_port(1)))?;
     server.wait_live("x")?;
     let mut viewer = asked(server.sub_port(2), &get("live/x.flv"))?;

@@ -58,16 +58,16 @@ fn the_keys_are_those_that_were_promised() {
     assert_eq!(
         names,
         [
-            "server: workers worker_base_port shared_dir allow_disk on_exit state_dir front_grace stop_grace vhosts log_level",
+            "server: workers worker_base_port shared_dir allow_disk on_exit state_dir front_grace hang_after stop_grace vhosts log_level",
             "rtmp: listen",
             "http: listen page",
             "api: listen",
             "publish: on_duplicate silent_after",
             "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
-            "placement: publish play max_publishers",
+            "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",
             "hls: enabled fragment window hls_dispose retention",
-            "limits: connections connections_per_address pending_connections handshake first_packet idle message_bytes chunk_streams unfinished_message_bytes amf_depth name_bytes http_head_bytes",
+            "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes amf_depth name_bytes http_head_bytes",
             "worker: id max_publishers weight",
         ]
     );

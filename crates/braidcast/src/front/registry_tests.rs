@@ -61,19 +61,23 @@ impl Desk {
     }
 }
 
+const ROW: RowId = RowId(0);
 const HERE: Placement = Placement::Here { next_segment: 42 };
 
 #[test]
 fn a_publisher_is_placed_moved_and_counted_where_it_was_sent() {
     let mut desk = Desk::new(rules());
-    let first = desk.registry.connected(W2, address(1));
-    let second = desk.registry.connected(W2, address(2));
+    let first = desk.registry.connected(W2, address(1), ROW);
+    let second = desk.registry.connected(W2, address(2), ROW);
     assert_eq!(desk.ask(W2, first, Intent::Publish, "a", 0).placement, Placement::MoveTo(W1));
     assert_eq!(desk.registry.load(W1), Tally { sessions: 0, publishers: 1, viewers: 0 });
     assert_eq!(desk.ask(W2, second, Intent::Publish, "b", 0).placement, HERE);
-    assert_eq!(desk.registry.moved(first, W2, W1, true, 1), Ok(Moving::Forward { publishes: true }));
+    let homeless = Homeless { conn: first, row: ROW, intent: Some(Intent::Publish), chosen: Some(W1) };
+    assert_eq!(desk.registry.handed_over(first, W2), Ok(homeless));
+    assert_eq!(desk.registry.choose_home(&homeless, &desk.workers), Some(W1));
+    desk.registry.rehome(first, W1);
     assert_eq!(desk.registry.load(W1).sessions, 1);
-    assert_eq!(desk.registry.moved(first, W2, W1, true, 1), Err(Mismatch::NotItsConnection));
+    assert_eq!(desk.registry.handed_over(first, W2), Err(Mismatch::NotItsConnection));
     assert_eq!(desk.registry.closed(first, W1, 2), Ok(()));
     assert_eq!(desk.registry.closed(first, W1, 2), Err(Mismatch::UnknownConnection));
     assert_eq!(desk.registry.load(W1), Tally::default());
@@ -84,7 +88,7 @@ fn a_publisher_is_placed_moved_and_counted_where_it_was_sent() {
 #[test]
 fn a_second_publisher_is_refused_while_the_first_one_sends() {
     let mut desk = Desk::new(rules());
-    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last)));
+    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
     desk.appended_ms = Some(9_000);
     let busy = desk.ask(W1, second, Intent::Publish, "a", 10_000);
@@ -102,7 +106,7 @@ fn a_second_publisher_is_refused_while_the_first_one_sends() {
 #[test]
 fn a_publisher_that_was_just_admitted_is_not_silent_because_its_stream_was() {
     let mut desk = Desk::new(rules());
-    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last)));
+    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last), ROW));
     desk.appended_ms = Some(1_000);
     desk.ask(W1, first, Intent::Publish, "a", 60_000);
     assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 62_999).placement, Placement::Refused(Refusal::StreamBusy));
@@ -113,7 +117,7 @@ fn a_publisher_that_was_just_admitted_is_not_silent_because_its_stream_was() {
 fn an_encoder_that_lost_its_connection_takes_its_stream_back() {
     let mut desk = Desk::new(rules());
     desk.appended_ms = Some(0);
-    let [first, stranger, back] = [1, 1, 1].map(|last| desk.registry.connected(W1, address(last)));
+    let [first, stranger, back] = [1, 1, 1].map(|last| desk.registry.connected(W1, address(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
     let other_key = Question { conn: stranger, intent: Intent::Publish, key: key("a"), credential: 8, pinned: false };
     assert_eq!(desk.ask_so(W1, other_key, 1).placement, Placement::Refused(Refusal::StreamBusy));
@@ -123,7 +127,7 @@ fn an_encoder_that_lost_its_connection_takes_its_stream_back() {
 #[test]
 fn replace_lets_anybody_in() {
     let mut desk = Desk::new(Rules { replace: true, ..rules() });
-    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last)));
+    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
     assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 0).replaced, Some(first));
 }
@@ -131,7 +135,7 @@ fn replace_lets_anybody_in() {
 #[test]
 fn a_replaced_publisher_frees_its_place_before_the_limits_are_looked_at() {
     let mut desk = Desk::new(Rules { replace: true, max_publishers: 1, ..rules() });
-    let [first, second, third] = [1, 2, 3].map(|last| desk.registry.connected(W1, address(last)));
+    let [first, second, third] = [1, 2, 3].map(|last| desk.registry.connected(W1, address(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
     assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 0).placement, HERE);
     assert_eq!(desk.ask(W1, third, Intent::Publish, "b", 0).placement, Placement::Refused(Refusal::PublishersFull));
@@ -142,7 +146,7 @@ fn a_replaced_publisher_frees_its_place_before_the_limits_are_looked_at() {
 fn pinned_connections_stay_within_the_hard_limits() {
     let mut desk = Desk::new(rules());
     desk.workers[1].allowed = 1;
-    let [first, second, viewer] = [1, 2, 3].map(|last| desk.registry.connected(W2, address(last)));
+    let [first, second, viewer] = [1, 2, 3].map(|last| desk.registry.connected(W2, address(last), ROW));
     let pinned = |conn, intent, name| Question { conn, intent, key: key(name), credential: 0, pinned: true };
     assert_eq!(desk.ask_so(W2, pinned(first, Intent::Publish, "a"), 0).placement, HERE);
     assert_eq!(desk.ask_so(W2, pinned(second, Intent::Publish, "b"), 0).placement, Placement::Refused(Refusal::PublishersFull));
@@ -152,7 +156,7 @@ fn pinned_connections_stay_within_the_hard_limits() {
 #[test]
 fn a_full_directory_refuses_new_streams_only() {
     let mut desk = Desk::new(rules());
-    let conn = desk.registry.connected(W1, address(1));
+    let conn = desk.registry.connected(W1, address(1), ROW);
     desk.ask(W1, conn, Intent::Publish, "a", 0);
     desk.registry.released(conn, W1, 0).unwrap();
     desk.room = false;
@@ -163,7 +167,7 @@ fn a_full_directory_refuses_new_streams_only() {
 #[test]
 fn no_worker_no_place() {
     let mut desk = Desk::new(rules());
-    let conn = desk.registry.connected(W1, address(1));
+    let conn = desk.registry.connected(W1, address(1), ROW);
     desk.workers.clear();
     for intent in [Intent::Publish, Intent::Play] {
         assert_eq!(desk.ask(W1, conn, intent, "a", 0).placement, Placement::Refused(Refusal::Unavailable));
@@ -171,39 +175,63 @@ fn no_worker_no_place() {
 }
 
 #[test]
-fn a_dead_worker_takes_its_connections_along_and_its_streams_are_recovered() {
+fn a_dead_workers_sessions_go_to_others_and_its_streams_go_on() {
     let mut desk = Desk::new(rules());
-    let publisher = desk.registry.connected(W1, address(1));
-    let moving = desk.registry.connected(W2, address(2));
-    let other = desk.registry.connected(W2, address(3));
+    let viewer = desk.registry.connected(W1, address(1), RowId(1));
+    let publisher = desk.registry.connected(W1, address(1), RowId(2));
+    let moving = desk.registry.connected(W2, address(2), RowId(3));
     desk.ask(W1, publisher, Intent::Publish, "a", 0);
     desk.workers.pop();
     assert_eq!(desk.ask(W2, moving, Intent::Publish, "b", 0).placement, Placement::MoveTo(W1));
     assert_eq!((desk.registry.published_by(W1), desk.registry.published_by(W2)), (vec![key("a")], vec![key("b")]));
-    assert_eq!(desk.registry.worker_died(W1, 100), [publisher]);
-    assert_eq!(desk.registry.load(W1), Tally::default());
-    let mut settle = Vec::new();
-    while let Some((key, settling)) = desk.registry.poll_settling(100) {
-        desk.registry.lifecycle().ordered(&key, W2, 100);
-        settle.push((key, settling));
-    }
-    assert_eq!(settle, [(key("a"), Settling::Recover), (key("b"), Settling::Recover)]);
-    // The session that was on its way arrives at the front: nobody waits for it any more.
-    assert_eq!(desk.registry.moved(moving, W2, W1, true, 101), Ok(Moving::Homeless));
-    assert_eq!((desk.registry.connections(), desk.registry.load(W2).sessions), (1, 1));
-    // Published again at once.
+    let of = |conn, row, intent| Homeless { conn, row: RowId(row), intent, chosen: None };
+    let homeless = desk.registry.worker_died(W1, 100);
+    assert_eq!(homeless, [of(publisher, 2, Some(Intent::Publish)), of(viewer, 1, None)], "publishers first");
+    assert_eq!(desk.registry.reserved_at(W1), [of(moving, 3, Some(Intent::Publish))]);
     desk.workers = workers(&[2]);
-    assert_eq!(desk.ask(W2, other, Intent::Publish, "a", 102).placement, HERE);
+    assert_eq!(desk.registry.choose_home(&homeless[0], &[]), None);
+    for homeless in &homeless {
+        assert_eq!(desk.registry.choose_home(homeless, &desk.workers), Some(W2));
+        desk.registry.rehome(homeless.conn, W2);
+    }
+    desk.registry.reserve_at(moving, W2);
+    assert_eq!(desk.registry.load(W1), Tally::default());
+    assert_eq!(desk.registry.load(W2), Tally { sessions: 3, publishers: 2, viewers: 0 });
+    assert_eq!(desk.registry.poll_settling(100), None, "nothing has ended");
+    // Whoever cannot go on leaves a stream that has to be recovered.
+    assert_eq!(desk.registry.lost(publisher, W2, 101), Ok(()));
+    assert_eq!(desk.registry.poll_settling(101), Some((key("a"), Settling::Recover)));
+    assert_eq!(desk.registry.poll_gone(), Some((publisher, RowId(2))));
+}
+
+#[test]
+fn a_session_that_was_admitted_finds_a_home_where_there_is_no_room() {
+    let mut desk = Desk::new(Rules { max_publishers: 1, ..rules() });
+    desk.workers.iter_mut().for_each(|load| load.allowed = 1);
+    let conn = desk.registry.connected(W1, address(1), ROW);
+    desk.ask(W1, conn, Intent::Publish, "a", 0);
+    let homeless = desk.registry.worker_died(W1, 1)[0];
+    assert!(desk.registry.choose_home(&homeless, &workers(&[2])).is_some());
+}
+
+#[test]
+fn the_second_death_at_the_same_byte_is_no_accident() {
+    let mut desk = Desk::new(rules());
+    let conn = desk.registry.connected(W1, address(1), ROW);
+    assert!(!desk.registry.suspect(conn, 100));
+    assert!(!desk.registry.suspect(conn, 200), "it went on in between");
+    assert!(desk.registry.suspect(conn, 200));
+    assert!(!desk.registry.suspect(ConnId(99), 200));
 }
 
 #[test]
 fn connections_are_limited_in_all_and_by_address() {
     let mut registry = Registry::new(Rules { connections: 3, connections_per_address: 2, ..rules() }, 0);
-    let first = registry.connected(W1, address(1));
-    registry.connected(W1, address(1));
+    let first = registry.connected(W1, address(1), ROW);
+    registry.connected(W1, address(1), ROW);
     assert_eq!(registry.admit(address(1)), Err(Unwelcome::TooManyFromAddress));
     assert_eq!(registry.admit(address(2)), Ok(()));
-    registry.connected(W2, address(2));
+    registry.connected(W2, address(2), ROW);
     assert_eq!(registry.admit(address(3)), Err(Unwelcome::TooMany));
     registry.closed(first, W1, 0).unwrap();
     assert_eq!(registry.admit(address(1)), Ok(()));
@@ -215,7 +243,7 @@ enum Step {
     Ask { worker: u16, conn: u64, publish: bool, name: u8, pinned: bool, credential: u64 },
     Released(u16, u64),
     Closed(u16, u64),
-    Moved { conn: u64, from: u16, to: u16, serves: bool },
+    Moved { conn: u64, from: u16 },
     Died(u16),
     Wait(u16),
 }
@@ -229,7 +257,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         1 => (worker.clone(), conn.clone()).prop_map(|(w, c)| Step::Released(w, c)),
         1 => (worker.clone(), conn.clone()).prop_map(|(w, c)| Step::Closed(w, c)),
-        3 => (conn, worker.clone(), worker.clone(), any::<bool>()).prop_map(|(conn, from, to, serves)| Step::Moved { conn, from, to, serves }),
+        3 => (conn, worker.clone()).prop_map(|(conn, from)| Step::Moved { conn, from }),
         1 => worker.prop_map(Step::Died),
         1 => (0u16..4_000).prop_map(Step::Wait),
     ];
@@ -237,7 +265,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Everything that is counted twice comes to the same, and nothing is above its limit.
-fn consistent(registry: &Registry, allowed: &[u32], in_all: u32) -> Result<(), TestCaseError> {
+fn consistent(registry: &Registry, allowed: &[u32], in_all: u32, moved: bool) -> Result<(), TestCaseError> {
     for (worker, allowed) in (1..).map(WorkerId).zip(allowed) {
         let tally = registry.load(worker);
         let count = |intent| {
@@ -245,7 +273,8 @@ fn consistent(registry: &Registry, allowed: &[u32], in_all: u32) -> Result<(), T
         };
         prop_assert_eq!(tally.sessions, registry.conns.values().filter(|c| c.worker == worker).count() as u32);
         prop_assert_eq!((tally.publishers, tally.viewers), (count(Intent::Publish), count(Intent::Play)));
-        prop_assert!(*allowed == 0 || tally.publishers <= *allowed);
+        // A takeover does not ask for room.
+        prop_assert!(moved || *allowed == 0 || tally.publishers <= *allowed);
     }
     prop_assert!(in_all == 0 || registry.publishers.len() <= in_all as usize);
     let publishing: Vec<(&StreamKey, ConnId)> = registry
@@ -273,11 +302,12 @@ proptest! {
         for (load, allowed) in desk.workers.iter_mut().zip(allowed) {
             load.allowed = allowed;
         }
-        let mut now_ms = 0;
+        let (mut now_ms, mut moved) = (0, false);
         for step in steps {
+            moved |= matches!(step, Step::Moved { .. } | Step::Died(_));
             match step {
                 Step::Connect(worker, last) => {
-                    desk.registry.connected(WorkerId(worker), address(last));
+                    desk.registry.connected(WorkerId(worker), address(last), ROW);
                 }
                 Step::Ask { worker, conn, publish, name, pinned, credential } => {
                     let intent = if publish { Intent::Publish } else { Intent::Play };
@@ -290,15 +320,30 @@ proptest! {
                 }
                 Step::Released(worker, conn) => drop(desk.registry.released(ConnId(conn), WorkerId(worker), now_ms)),
                 Step::Closed(worker, conn) => drop(desk.registry.closed(ConnId(conn), WorkerId(worker), now_ms)),
-                Step::Moved { conn, from, to, serves } => drop(desk.registry.moved(ConnId(conn), WorkerId(from), WorkerId(to), serves, now_ms)),
+                Step::Moved { conn, from } => {
+                    if let Ok(homeless) = desk.registry.handed_over(ConnId(conn), WorkerId(from)) {
+                        let home = desk.registry.choose_home(&homeless, &desk.workers).unwrap();
+                        desk.registry.rehome(homeless.conn, home);
+                    }
+                }
                 Step::Died(worker) => {
-                    desk.registry.worker_died(WorkerId(worker), now_ms);
-                    prop_assert_eq!(desk.registry.load(WorkerId(worker)), Tally::default());
+                    let worker = WorkerId(worker);
+                    let others: Vec<Load> = desk.workers.iter().filter(|load| load.worker != worker).copied().collect();
+                    for homeless in desk.registry.worker_died(worker, now_ms) {
+                        let home = desk.registry.choose_home(&homeless, &others).unwrap();
+                        desk.registry.rehome(homeless.conn, home);
+                    }
+                    for reserved in desk.registry.reserved_at(worker) {
+                        let home = desk.registry.choose_home(&reserved, &others).unwrap();
+                        desk.registry.reserve_at(reserved.conn, home);
+                    }
+                    prop_assert_eq!(desk.registry.load(worker), Tally::default());
                 }
                 Step::Wait(ms) => now_ms += u64::from(ms),
             }
             desk.messages();
-            consistent(&desk.registry, &allowed, in_all)?;
+            while desk.registry.poll_gone().is_some() {}
+            consistent(&desk.registry, &allowed, in_all, moved)?;
         }
     }
 }

@@ -5,7 +5,8 @@ use super::*;
 use crate::config::{Api, Http, Limits, Rtmp, Server};
 use crate::control::channel::Channel;
 use crate::control::pages::WorkerState;
-use crate::control::{ConnId, Intent, Placement, Settling, ToFront, ToWorker};
+use crate::control::{Adoption, ConnId, Intent, Placement, Settling, ToFront, ToWorker};
+use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use braidcast_sys::fd_passing::send_with_fds;
 use braidcast_sys::{PidFd, net};
@@ -53,7 +54,13 @@ impl Stage {
     fn attach(&mut self, worker: WorkerId) {
         let child = Command::new("sleep").arg("600").spawn().unwrap();
         let (ours, theirs) = net::seqpacket_pair().unwrap();
-        let process = Process::new(child.id(), PidFd::open(child.id()).unwrap(), Channel::new(ours).unwrap(), clock::monotonic_ms());
+        let process = Process::new(
+            child.id(),
+            PidFd::open(child.id()).unwrap(),
+            Channel::new(ours).unwrap(),
+            self.front.vault.next_heap(),
+            clock::monotonic_ms(),
+        );
         self.front.watch(worker, &process).unwrap();
         let place = self.front.worker_mut(worker).unwrap();
         (place.process, place.state) = (Some(process), WorkerState::Starting);
@@ -172,9 +179,12 @@ fn a_publisher_is_moved_to_the_worker_that_was_chosen() {
     let (mut three, moving, socket) = stage.connection_at(W1);
     stage.publish(W1, moving, "b");
     assert_eq!(stage.hear(W1).0, placed(moving, Placement::MoveTo(W2)));
-    stage.channels[0].send(&ToFront::Move { conn: moving, to: W2 }, vec![socket]).unwrap();
+    drop(socket);
+    stage.say(W1, &ToFront::Move { conn: moving, to: Some(W2) });
     let (message, fds) = stage.hear(W2);
-    assert_eq!(message, ToWorker::Adopt { conn: moving, next_segment: 1 });
+    assert_eq!(message, ToWorker::Adopt(Adoption { conn: moving, row: RowId(2), next_segment: 1, admitted: true }));
+    stage.say(W2, &ToFront::Adopted { conn: moving });
+    assert_eq!(stage.hear(W1).0, ToWorker::Departed { conn: moving });
     three.write_all(b"x").unwrap();
     let mut buffer = [0; 1];
     stage.until("the byte arrives", |_| net::recv(&fds[0], &mut buffer).ok());
@@ -187,41 +197,71 @@ fn a_publisher_is_moved_to_the_worker_that_was_chosen() {
 }
 
 #[test]
-fn a_killed_worker_is_planned_again_and_its_stream_recovered_elsewhere() {
+fn a_killed_workers_session_goes_to_another_one_on_the_same_connection() {
     let mut stage = Stage::new(Limits::default());
     let (mut client, conn, socket) = stage.connection_at(W1);
     stage.publish(W1, conn, "a");
     stage.hear(W1);
-    let (_other, other, _its_socket) = stage.connection_at(W2);
+    let heap = stage.front.worker(W1).unwrap().process.as_ref().unwrap().heap;
+    let heap = crate::saved::directory(stage.front.shared.path()).join(heap.to_string());
+    std::fs::write(&heap, "x").unwrap();
     stage.children[0].kill().unwrap();
-    stage.until("the death is noticed", |stage| (stage.front.worker(W1)?.state == WorkerState::Restarting).then_some(()));
-    assert_eq!((stage.front.registry.connections(), stage.counter(FrontCounter::SessionsLost)), (1, 1));
-    assert!(stage.front.timers.next_due_ms().is_some());
     // The worker's own descriptor goes with its process.
     drop(socket);
+    let (message, fds) = stage.hear(W2);
+    assert_eq!(message, ToWorker::Adopt(Adoption { conn, row: RowId(0), next_segment: 1, admitted: false }));
+    client.write_all(b"x").unwrap();
+    let mut buffer = [0; 1];
+    stage.until("the byte arrives", |_| net::recv(&fds[0], &mut buffer).ok());
+    assert!(heap.exists(), "what the session was saved in is needed until it has a home");
+    stage.say(W2, &ToFront::Adopted { conn });
+    stage.until("the heap is deleted", |_| (!heap.exists()).then_some(()));
+    assert_eq!(stage.front.worker(W1).unwrap().state, WorkerState::Restarting);
+    let counted = (stage.counter(FrontCounter::SessionsLost), stage.counter(FrontCounter::Takeovers));
+    assert_eq!((counted, stage.front.page.row(W2).publishers), ((0, 1), 1));
+    // One that cannot go on is closed, and its stream recovered.
+    drop(fds);
+    stage.say(W2, &ToFront::Lost { conn });
+    let (message, _) = stage.hear(W2);
     assert_closed(&mut client);
-    assert_eq!(stage.hear(W2).0, ToWorker::Settle { key: key("a"), settling: Settling::Recover, next_segment: 1 });
-    stage.publish(W2, other, "a");
-    assert_eq!(stage.hear(W2).0, placed(other, HERE));
+    assert_eq!(message, ToWorker::Settle { key: key("a"), settling: Settling::Recover, next_segment: 1 });
 }
 
 #[test]
-fn a_session_whose_new_worker_died_on_its_way_is_closed() {
+fn a_session_whose_new_worker_died_on_its_way_goes_to_yet_another() {
     let mut stage = Stage::new(Limits::default());
     let (_one, one, _socket) = stage.connection_at(W1);
     stage.publish(W1, one, "a");
     stage.hear(W1);
     let _two = stage.connection_at(W2);
-    let (mut client, conn, socket) = stage.connection_at(W1);
+    let (_client, conn, socket) = stage.connection_at(W1);
     stage.publish(W1, conn, "b");
     assert_eq!(stage.hear(W1).0, placed(conn, Placement::MoveTo(W2)));
     stage.children[1].kill().unwrap();
     stage.until("the death is noticed", |stage| (stage.front.worker(W2)?.state == WorkerState::Restarting).then_some(()));
-    std::fs::write(stage.front.shared.path().join("sessions").join(conn.0.to_string()), "saved").unwrap();
-    stage.channels[0].send(&ToFront::Move { conn, to: W2 }, vec![socket]).unwrap();
-    stage.until("it is forgotten", |stage| stage.front.registry.address_of(conn).is_none().then_some(()));
-    assert_closed(&mut client);
-    assert_eq!(std::fs::read_dir(stage.front.shared.path().join("sessions")).unwrap().count(), 0);
+    drop(socket);
+    stage.say(W1, &ToFront::Move { conn, to: Some(W2) });
+    let adopted = stage.until("it comes back", |stage| match stage.channels[0].receive().unwrap() {
+        Some((ToWorker::Adopt(adoption), _)) if adoption.conn == conn => Some(adoption),
+        _ => None,
+    });
+    assert!(adopted.admitted);
+}
+
+#[test]
+fn sessions_wait_for_a_worker_when_none_is_left() {
+    let mut stage = Stage::new(Limits::default());
+    let (_client, conn, _socket) = stage.connection_at(W1);
+    for child in &mut stage.children {
+        child.kill().unwrap();
+    }
+    stage.until("both deaths are noticed", |stage| (stage.front.workers.iter().all(|worker| !worker.serves())).then_some(()));
+    assert_eq!(stage.front.registry.connections(), 1);
+    stage.front.timers.clear(Timer::Restart(W2));
+    stage.channels.remove(1);
+    stage.attach(W2);
+    let (message, fds) = stage.hear(W2);
+    assert!(matches!(message, ToWorker::Adopt(adoption) if adoption.conn == conn) && fds.len() == 1);
 }
 
 #[test]
@@ -242,7 +282,7 @@ fn rubbish_from_a_worker_is_counted_and_nothing_else() {
     let strange = ConnId(4711);
     stage.say(W1, &ToFront::Closed { conn: strange });
     stage.say(W2, &ToFront::Released { conn });
-    stage.say(W1, &ToFront::Move { conn: strange, to: WorkerId(9) });
+    stage.say(W1, &ToFront::Move { conn: strange, to: Some(WorkerId(9)) });
     stage.say(W1, &ToFront::Settled { key: key("never"), settling: Settling::End, done: true });
     stage.publish(W2, conn, "stolen");
     assert_eq!(stage.hear(W2).0, placed(conn, Placement::Refused(crate::control::Refusal::Unavailable)));
