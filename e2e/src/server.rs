@@ -36,6 +36,8 @@ pub struct ServerOptions {
     pub by: Vec<String>,
     /// Make the shared directory in this one instead of `/dev/shm`.
     pub shared_in: Option<PathBuf>,
+    /// Start the binary with faults: kill points, and a message that crashes a worker.
+    pub faults: bool,
     /// Start it in a process group of its own, so that the test can send that what a terminal would. Else whoever ends the test ends it.
     pub own_group: bool,
 }
@@ -52,6 +54,7 @@ impl Default for ServerOptions {
             environment: Vec::new(),
             by: Vec::new(),
             shared_in: None,
+            faults: false,
             own_group: false,
         }
     }
@@ -99,6 +102,11 @@ pub struct Server {
 /// The binary under test.
 pub fn binary() -> PathBuf {
     std::env::var_os("BRAIDCAST_BIN").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/braidcast"), PathBuf::from)
+}
+
+/// The binary under test with the feature `faults`, which `make test` builds beside it.
+fn faulty_binary() -> PathBuf {
+    binary().with_file_name("braidcast-faults")
 }
 
 /// A port such that it and the next `count` − 1 were free just now. Below the ports that the kernel gives to connections, so that
@@ -167,7 +175,8 @@ impl Server {
         let log = state_dir.join("log");
         let (read, write) = std::io::pipe()?;
         let sub_base = if options.sub_ports { free_ports(options.workers)? } else { 0 };
-        let mut words = options.by.iter().map(OsString::from).chain([binary().into_os_string()]);
+        let program = if options.faults { faulty_binary() } else { binary() };
+        let mut words = options.by.iter().map(OsString::from).chain([program.into_os_string()]);
         let mut command = Command::new(words.next().context("no program")?);
         command.args(words).arg("serve").arg("-c").arg(&config).args(["--workers", &options.workers.to_string()]);
         for listener in ["--rtmp", "--http", "--api"] {

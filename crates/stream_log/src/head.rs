@@ -358,7 +358,7 @@ impl Head {
         let base = entry_base(new.info.number);
         self.0.u32(base + entry::NUMBER).store(0, Relaxed);
         fence(Release);
-        crate::kill_point::kill_point("table");
+        braidcast_sys::fault::kill_point("table");
         let word = |offset, value| self.0.u32(base + offset).store(value, Relaxed);
         let long = |offset, value| self.0.u64(base + offset).store(value, Relaxed);
         word(entry::PREFIX_BYTES, new.info.prefix_bytes);

@@ -10,7 +10,6 @@ mod batch;
 pub mod doorbell;
 mod head;
 mod headers;
-mod kill_point;
 mod options;
 pub mod path;
 mod reader;

@@ -5,12 +5,12 @@
 use crate::batch::OpenBlock;
 use crate::head::{Entry, Head, HeadFault, MAX_BLOCKS, Position, State};
 use crate::headers::{Headers, MAX_PREFIX_BYTES};
-use crate::kill_point::kill_point;
 use crate::removal;
 use crate::saved::SavedWriter;
 use crate::writer::{Kept, block_name, is_full};
 use crate::{LogOptions, Root};
 use braidcast_media::StreamKey;
+use braidcast_sys::fault::kill_point;
 use braidcast_sys::{Dir, dir, file};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;

@@ -4,10 +4,10 @@
 //! at once. Who still has the old one open sees [`State::Disposed`].
 
 use crate::head::{Head, State};
-use crate::kill_point::kill_point;
 use crate::{OpenError, Root, recovery};
 use braidcast_media::StreamKey;
 use braidcast_sys::clock;
+use braidcast_sys::fault::kill_point;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, io};

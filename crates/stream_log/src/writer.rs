@@ -7,13 +7,13 @@
 use crate::batch::{AppendError, Batch, MAX_NEW_BLOCKS, OpenBlock, Run};
 use crate::head::{BlockInfo, Counters, Entry, Head, MAX_BLOCKS, Position, State};
 use crate::headers::{self, Headers, Part};
-use crate::kill_point::kill_point;
 use crate::recovery::{self, Recovered};
 use crate::saved::{SavedHeaders, SavedWriter};
 use crate::timeline::Timeline;
 use crate::{LogOptions, Now, OpenError, Root};
 use braidcast_media::flv::{MAX_PAYLOAD_BYTES, RECORD_OVERHEAD_BYTES, write_record};
 use braidcast_media::{RecordKind, StreamKey, TagInfo};
+use braidcast_sys::fault::kill_point;
 use braidcast_sys::{Dir, file};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -456,7 +456,7 @@ impl Writer {
             (Some(file), _) | (None, Some((_, file))) => file,
             (None, None) => return Err(io::Error::other("a run goes on with a block that is not open")),
         };
-        #[cfg(feature = "kill-points")]
+        #[cfg(feature = "faults")]
         file::pwrite_all(target, &bytes[..bytes.len() / 2], run.offset.into())?;
         kill_point("half_written");
         file::pwrite_all(target, bytes, run.offset.into())?;

@@ -1,6 +1,6 @@
 //! The writer killed at every step, and another one going on from there.
 
-#![cfg(feature = "kill-points")]
+#![cfg(feature = "faults")]
 #![allow(clippy::unwrap_used)]
 
 mod support;

@@ -10,6 +10,7 @@ pub mod child;
 pub mod clock;
 pub mod dir;
 pub mod eventfd;
+pub mod fault;
 pub mod fd_passing;
 pub mod file;
 pub mod limits;

@@ -2,10 +2,11 @@
 //!
 //! Reads and writes report what the kernel says: `WouldBlock` when there is nothing or no room, `Ok(0)` at the end.
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
@@ -44,6 +45,30 @@ pub fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
 /// The two ends of a channel that keeps packet boundaries (`SOCK_SEQPACKET`, unix(7)).
 pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, FLAGS, None)?)
+}
+
+/// A listening `SOCK_SEQPACKET` socket at a path, for the processes of one user; what was at the path before is removed.
+pub fn listen_local(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, FLAGS, None)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// Takes a connection that waits on a [`listen_local`] socket.
+pub fn accept_local(listener: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::net::accept_with(listener, FLAGS)?)
+}
+
+/// Connects to a [`listen_local`] socket. `ConnectionRefused` if nobody listens there any more, `WouldBlock` if too many wait.
+pub fn connect_local(path: &Path) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, FLAGS, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// Makes an inherited or received socket non-blocking.
@@ -365,6 +390,23 @@ mod tests {
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         let (_, client) = pair("[::1]:0");
         assert!(peer_addr(&client).unwrap().is_ipv6());
+    }
+
+    #[test]
+    fn processes_of_one_machine_meet_at_a_path() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = directory.path().join("meet");
+        assert_eq!(connect_local(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let listener = listen_local(&path, 4).unwrap();
+        let client = connect_local(&path).unwrap();
+        let server = accept_local(&listener).unwrap();
+        assert_eq!(accept_local(&listener).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        send(&client, b"one packet").unwrap();
+        let mut buffer = [0; 32];
+        assert_eq!(recv(&server, &mut buffer).unwrap(), 10);
+        drop(listener);
+        assert_eq!(connect_local(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        listen_local(&path, 4).unwrap();
     }
 
     #[test]

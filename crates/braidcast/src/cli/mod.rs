@@ -2,6 +2,7 @@
 
 mod check;
 mod index;
+mod orders;
 mod ports;
 mod serve;
 mod status;
@@ -46,6 +47,10 @@ enum Command {
     Check(check::CheckArgs),
     /// Say what an instance is doing
     Status(status::StatusArgs),
+    /// Hand a worker's sessions to the others; it ends and is started anew.
+    Drain(orders::DrainArgs),
+    /// Move sessions until every worker has its share.
+    Rebalance(orders::OrderArgs),
     /// Make an index from the segments of a stream.
     #[command(subcommand)]
     Index(index::IndexCommand),
@@ -76,6 +81,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Worker(args) => serve::run_worker(&args),
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(args),
+        Command::Drain(args) => orders::drain(&args),
+        Command::Rebalance(args) => orders::rebalance(&args),
         Command::Index(command) => Ok(index::run(command)),
         Command::Bench(command) => braidcast_bench::cli::run(command),
         Command::ConfigDocs => {

@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod counters;
+pub mod orders;
 pub mod pages;
 
 use crate::saved::{HeapId, RowId};

@@ -35,7 +35,8 @@ pub struct Balance {
 
 impl Front {
     /// Why a session of a worker moves that the front has asked for.
-    pub(super) fn why_moving(&mut self, worker: WorkerId) -> Why {
+    pub(super) fn why_moving(&mut self, worker: WorkerId, conn: ConnId) -> Why {
+        self.balance.asked.remove(&conn);
         if self.balance.draining.contains_key(&worker) { Why::Drained } else { Why::Rebalanced }
     }
 
@@ -52,9 +53,6 @@ impl Front {
             Some(WorkerState::Draining) => return Ok(()),
             Some(other) => return Err(format!("worker {worker} is {}", other.label())),
         }
-        if self.workers.iter().filter(|worker| worker.serves()).count() < 2 {
-            return Err(format!("worker {worker} is the only one that serves: nobody could take its sessions"));
-        }
         tracing::info!(%worker, sessions = self.registry.load(worker).sessions, "the worker is drained: its sessions go to others");
         self.balance.draining.insert(worker, self.now_ms);
         if let Some(found) = self.worker_mut(worker) {
@@ -69,8 +67,10 @@ impl Front {
         let draining: Vec<(WorkerId, u64)> = self.balance.draining.iter().map(|(worker, since_ms)| (*worker, *since_ms)).collect();
         for (worker, since_ms) in draining {
             let left = self.registry.connections_of(worker);
-            let done = left.is_empty() && self.moves.from(worker).next().is_none();
-            let overdue = self.now_ms >= since_ms + DRAIN_MS && self.moves.from(worker).next().is_none();
+            // Sessions that nobody else can take wait for this worker's successor.
+            let on_their_way = self.moves.from(worker).any(|conn| !self.moves.waits(conn));
+            let done = !on_their_way && left.iter().all(|conn| self.moves.waits(*conn));
+            let overdue = self.now_ms >= since_ms + DRAIN_MS && !on_their_way;
             if done || overdue {
                 tracing::info!(%worker, left = left.len(), ms = self.now_ms - since_ms, "the worker is empty: it ends and is started anew");
                 self.balance.draining.remove(&worker);
@@ -78,7 +78,8 @@ impl Front {
                 continue;
             }
             let room = DRAIN_AT_ONCE.saturating_sub(self.moves.len() + self.balance.asked.len());
-            for conn in left.into_iter().filter(|conn| !self.balance.asked.contains_key(conn)).take(room).collect::<Vec<_>>() {
+            let may_go = |conn: &ConnId| !self.balance.asked.contains_key(conn) && !self.moves.waits(*conn);
+            for conn in left.into_iter().filter(may_go).take(room).collect::<Vec<_>>() {
                 self.ask_to_go(conn, worker);
             }
         }
@@ -102,6 +103,11 @@ impl Front {
     /// Moves sessions until the workers have their shares. Returns how many are to go.
     pub(super) fn rebalance(&mut self) -> usize {
         self.balance.ordered = true;
+        self.imbalance()
+    }
+
+    /// How many sessions are not where their worker's share would have them.
+    pub(super) fn imbalance(&self) -> usize {
         self.excess().iter().map(|(_, _, excess)| *excess as usize).sum()
     }
 

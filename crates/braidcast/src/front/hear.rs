@@ -216,7 +216,7 @@ impl Front {
     fn forward(&mut self, worker: WorkerId, conn: ConnId, to: Option<WorkerId>) {
         match self.registry.handed_over(conn, worker) {
             Ok(homeless) => {
-                let why = if to.is_some() { Why::Placed } else { self.why_moving(worker) };
+                let why = if to.is_some() { Why::Placed } else { self.why_moving(worker, conn) };
                 self.find_home(homeless, worker, why);
             }
             Err(mismatch) => self.note(worker, conn, Err(mismatch)),

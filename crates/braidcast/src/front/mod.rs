@@ -13,6 +13,7 @@ mod listen;
 mod moves;
 mod next_segments;
 mod notify;
+mod orders;
 mod orphans;
 mod placement;
 mod registry;
@@ -38,6 +39,7 @@ use budget::Budget;
 use listen::Socket;
 use moves::Moves;
 use next_segments::NextSegments;
+use orders::Orders;
 use placement::Load;
 use registry::{Registry, Rules};
 use shared_dir::SharedDir;
@@ -56,9 +58,12 @@ const SIGNALS: u64 = 1;
 const LISTENER: u64 = 2;
 const CHANNEL: u64 = 3;
 const PROCESS: u64 = 4;
+const ORDERS: u64 = 5;
 
 /// How often gauges, CPU times and the budget are looked at, milliseconds.
 const TICK_MS: u64 = 1_000;
+/// How often orders that are under way are looked at, milliseconds.
+const ORDERS_LOOK_MS: u64 = 50;
 /// How long an order waits when no worker can take it, milliseconds.
 const SETTLE_RETRY_MS: u64 = 200;
 /// Events taken from the kernel in one turn.
@@ -97,6 +102,7 @@ struct Front {
     vault: Vault,
     moves: Moves,
     balance: Balance,
+    orders: Orders,
     numbers: NextSegments,
     budget: Budget,
     evicting: bool,
@@ -151,7 +157,7 @@ impl Front {
     }
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
-        let Opened { sockets, page, vault, numbers, budget, doorbells, streams, connections } = opened;
+        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections } = opened;
         let now_ms = clock::monotonic_ms();
         let poller = Poller::new().context("epoll")?;
         poller.add(&signals, token(SIGNALS, 0), Interest::READ).context("watching signals")?;
@@ -181,6 +187,7 @@ impl Front {
             vault,
             moves: Moves::default(),
             balance: Balance::default(),
+            orders,
             numbers,
             budget,
             evicting: false,
@@ -197,6 +204,7 @@ impl Front {
         for id in self.ids() {
             self.start_worker(id);
         }
+        self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
         self.timers.set(Timer::Watch, self.now_ms);
         self.timers.set(Timer::ReadyAnyway, self.now_ms + supervise::READY_ANYWAY_MS);
@@ -223,6 +231,7 @@ impl Front {
                     self.hear(worker);
                 }
                 PROCESS => self.worker_ended(worker),
+                ORDERS => self.orders_turn(event.token as u32 as usize),
                 _ => {}
             }
         }
@@ -242,6 +251,7 @@ impl Front {
             Timer::Tick => self.tick(),
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
+            Timer::Orders => self.report_on_orders(),
             Timer::Restart(worker) => self.restart_worker(worker),
             Timer::Overdue(worker) => self.worker_overdue(worker),
             Timer::ResumeAccept => {
@@ -345,6 +355,7 @@ struct Opened {
     sockets: Vec<Socket>,
     page: FrontPage,
     vault: Vault,
+    orders: Orders,
     numbers: NextSegments,
     budget: Budget,
     doorbells: Vec<EventFd>,
@@ -363,6 +374,7 @@ impl Opened {
             WorkerPage::create(shared.root(), id).context(full)?;
         }
         let vault = Vault::create(shared.path()).context(full)?;
+        let orders = Orders::open(shared.path()).context("listening for orders")?;
         let streams: HashSet<_> = shared.streams()?.into_iter().collect();
         if !streams.is_empty() {
             tracing::info!("{} streams of an earlier instance were found: their indexes are rebuilt", streams.len());
@@ -370,7 +382,7 @@ impl Opened {
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
         let doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
-        Ok(Self { sockets, page, vault, numbers, budget, doorbells, streams, connections })
+        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections })
     }
 }
 

@@ -62,12 +62,12 @@ pub struct Moves {
 }
 
 impl Moves {
-    /// Whether a connection is on its way.
-    pub fn contains(&self, conn: ConnId) -> bool {
-        self.under_way.contains_key(&conn)
+    /// Whether a connection is on its way and nobody can take it yet.
+    pub fn waits(&self, conn: ConnId) -> bool {
+        self.under_way.get(&conn).is_some_and(|moving| moving.waits)
     }
 
-    /// How many are.
+    /// How many connections are on their way.
     pub fn len(&self) -> usize {
         self.under_way.len()
     }
@@ -98,7 +98,7 @@ impl Front {
     pub(super) fn find_home(&mut self, homeless: Homeless, from: WorkerId, why: Why) {
         let now_ms = self.now_ms;
         // A session whose next worker died as well has been on its way for longer than since now.
-        let since_ms = self.moves.under_way.get(&homeless.conn).map_or(now_ms, |moving| moving.since_ms);
+        let (why, since_ms) = self.moves.under_way.get(&homeless.conn).map_or((why, now_ms), |moving| (moving.why, moving.since_ms));
         self.moves.under_way.insert(homeless.conn, Move { homeless, from, why, since_ms, waits: true });
         self.send_home(homeless.conn);
     }

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 pub enum Timer {
     /// Once a second: counters, CPU times, budget.
     Tick,
+    /// Orders that are under way are looked at.
+    Orders,
     /// Workers that are drained have more sessions to hand over, or none.
     Drain,
     /// Several times a second: does every worker go on?

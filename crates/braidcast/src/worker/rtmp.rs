@@ -69,6 +69,10 @@ impl Worker {
             session.kept.acted = session.kept.acted.wrapping_add(1);
             match output {
                 Output::Media { kind, timestamp_ms, payload } => {
+                    #[cfg(feature = "faults")]
+                    if payload.ends_with(b"braidcast-test-crash") {
+                        std::process::abort();
+                    }
                     if let Role::Publishing(publisher) = session.role {
                         self.append(publisher, kind, timestamp_ms, &payload)?;
                     }

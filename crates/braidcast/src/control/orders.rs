@@ -1,0 +1,35 @@
+//! What an operator's command says to a running front, and what it hears back, over a socket in the shared directory.
+//!
+//! The directory belongs to the user that runs the server and is closed to others: whoever can reach the socket may give orders.
+
+use super::WorkerId;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The name of the orders' socket in the shared directory.
+pub const SOCKET_NAME: &str = "orders.sock";
+
+/// Where it is.
+pub fn socket_path(shared_dir: &Path) -> PathBuf {
+    shared_dir.join(SOCKET_NAME)
+}
+
+/// An order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// The worker's sessions go to others; it ends and is started anew.
+    Drain(WorkerId),
+    /// Sessions move until the workers have their shares.
+    Rebalance,
+}
+
+/// What the front says about an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// It goes on: a line for people.
+    Progress(String),
+    /// It is done: a line for people. Nothing follows.
+    Done(String),
+    /// It was not carried out, and why. Nothing follows.
+    Refused(String),
+}
