@@ -88,6 +88,7 @@ impl ServerOptions {
 /// A running server.
 pub struct Server {
     child: Child,
+    launch: Launch,
     /// What the server said when it was ready.
     pub ready: Value,
     /// Its shared directory.
@@ -97,6 +98,35 @@ pub struct Server {
     log: PathBuf,
     sub_base: u16,
     _dirs: Option<(TempDir, TempDir)>,
+}
+
+/// How a server is started.
+struct Launch {
+    words: Vec<OsString>,
+    environment: Vec<(String, String)>,
+    own_group: bool,
+}
+
+impl Launch {
+    /// Starts it and waits until it is ready; gives what it says then.
+    fn start(&self, log: &Path) -> Result<(Child, Value)> {
+        let (read, write) = std::io::pipe()?;
+        let (program, words) = self.words.split_first().context("no program")?;
+        let mut command = Command::new(program);
+        command.args(words).arg("--ready-fd").arg(write.as_raw_fd().to_string()).envs(self.environment.iter().cloned());
+        if self.own_group {
+            command.process_group(0);
+        }
+        let output = File::options().create(true).append(true).open(log)?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        let child = braidcast_sys::child::spawn(command, &[write.as_fd()]).context("starting the server")?;
+        drop(write);
+        let mut line = String::new();
+        BufReader::new(read).read_line(&mut line)?;
+        let said = || std::fs::read_to_string(log).unwrap_or_default();
+        let ready = serde_json::from_str(&line).with_context(|| format!("the server did not become ready:\n{}", said()))?;
+        Ok((child, ready))
+    }
 }
 
 /// The binary under test.
@@ -173,33 +203,21 @@ impl Server {
         let config = state_dir.join("test.toml");
         std::fs::write(&config, &options.file)?;
         let log = state_dir.join("log");
-        let (read, write) = std::io::pipe()?;
         let sub_base = if options.sub_ports { free_ports(options.workers)? } else { 0 };
         let program = if options.faults { faulty_binary() } else { binary() };
-        let mut words = options.by.iter().map(OsString::from).chain([program.into_os_string()]);
-        let mut command = Command::new(words.next().context("no program")?);
-        command.args(words).arg("serve").arg("-c").arg(&config).args(["--workers", &options.workers.to_string()]);
+        let mut words: Vec<OsString> = options.by.iter().map(OsString::from).chain([program.into_os_string()]).collect();
+        words.extend(["serve".into(), "-c".into(), config.into(), "--workers".into(), options.workers.to_string().into()]);
         for listener in ["--rtmp", "--http", "--api"] {
-            command.args([listener, "127.0.0.1:0"]);
+            words.extend([listener.into(), "127.0.0.1:0".into()]);
         }
-        command.arg("--shared-dir").arg(&shared_dir).arg("--state-dir").arg(&state_dir);
-        command.args(["--log-level", "debug", "--worker-base-port", &sub_base.to_string(), "--ready-fd", &write.as_raw_fd().to_string()]);
-        for set in &options.set {
-            command.args(["--set", set]);
-        }
-        command.args(&options.arguments).envs(options.environment.iter().cloned());
-        if options.own_group {
-            command.process_group(0);
-        }
-        let output = File::options().create(true).append(true).open(&log)?;
-        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child = braidcast_sys::child::spawn(command, &[write.as_fd()]).context("starting the server")?;
-        drop(write);
-        let mut server = Self { child, ready: Value::Null, shared_dir, state_dir, log, sub_base, _dirs: dirs };
-        let mut line = String::new();
-        BufReader::new(read).read_line(&mut line)?;
-        server.ready = serde_json::from_str(&line).with_context(|| format!("the server did not become ready:\n{}", server.log_text()))?;
-        Ok(server)
+        words.extend(["--shared-dir".into(), shared_dir.clone().into(), "--state-dir".into(), state_dir.clone().into()]);
+        words.extend(["--log-level", "debug", "--worker-base-port"].map(OsString::from));
+        words.push(sub_base.to_string().into());
+        words.extend(options.set.iter().flat_map(|set| ["--set".into(), set.into()]));
+        words.extend(options.arguments.iter().map(OsString::from));
+        let launch = Launch { words, environment: options.environment.clone(), own_group: options.own_group };
+        let (child, ready) = launch.start(&log)?;
+        Ok(Self { child, launch, ready, shared_dir, state_dir, log, sub_base, _dirs: dirs })
     }
 
     /// The first address of a listener: `rtmp`, `http` or `api`.
@@ -229,9 +247,25 @@ impl Server {
         format!("http://{}/{path}", self.address("http"))
     }
 
-    /// The process id of the front.
+    /// The process id of the front that was started.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process id of the front that is in charge: the one that holds the instance's lock, whose number it has written there.
+    pub fn front_pid(&self) -> Option<u32> {
+        std::fs::read_to_string(self.shared_dir.join("instance.lock")).ok()?.trim().parse().ok()
+    }
+
+    /// Kills the front with SIGKILL and starts another one, with the same words, in its place.
+    pub fn replace_front(&mut self) -> Result<()> {
+        let pid = self.front_pid().context("no front")?;
+        signal(pid, "KILL")?;
+        eventually(Duration::from_secs(10), || (!alive(pid)).then_some(())).context("the front does not die")?;
+        let _ = self.child.try_wait();
+        let (child, ready) = self.launch.start(&self.log)?;
+        (self.child, self.ready) = (child, ready);
+        Ok(())
     }
 
     /// What `braidcast status --json` says.
@@ -340,6 +374,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // A front that has taken over is nobody's child here.
+        if let Some(pid) = self.front_pid().filter(|pid| *pid != self.child.id() && alive(*pid)) {
+            let _ = signal(pid, "TERM");
+            if eventually(Duration::from_secs(10), || (!alive(pid)).then_some(())).is_none() {
+                let _ = signal(pid, "KILL");
+            }
+        }
         if self.child.try_wait().ok().flatten().is_none() {
             let _ = signal(self.child.id(), "TERM");
             if eventually(Duration::from_secs(10), || self.child.try_wait().ok().flatten()).is_none() {

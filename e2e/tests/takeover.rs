@@ -57,8 +57,8 @@ fn same(want: &[Record], got: &[Record]) -> Result<()> {
 }
 
 /// Publishers with viewers by FLV and RTMP, while something is done to the server.
-fn nobody_notices(options: ServerOptions, streams: usize, seconds: u32, disturb: impl Fn(&Server, usize) -> Result<()>) -> Result<()> {
-    let server =
+fn nobody_notices(options: ServerOptions, streams: usize, seconds: u32, disturb: impl Fn(&mut Server, usize) -> Result<()>) -> Result<()> {
+    let mut server =
         Server::start(options.set("play.play_wait=60s").set("play.reconnect_grace=1s").set("hls.fragment=1s").set("hls.window=300s"))?;
     let records = Arc::new(Clip::Plain.records(seconds)?);
     let mut viewers = Vec::new();
@@ -78,7 +78,7 @@ fn nobody_notices(options: ServerOptions, streams: usize, seconds: u32, disturb:
         if publishers.iter().any(|publisher| publisher.thread.is_finished()) {
             break;
         }
-        disturb(&server, round).with_context(|| format!("round {round}"))?;
+        disturb(&mut server, round).with_context(|| format!("round {round}"))?;
         round += 1;
     }
     for publisher in publishers {
@@ -217,4 +217,29 @@ fn orders_that_make_no_sense_are_refused() -> Result<()> {
     let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();
     ensure!(!nowhere.status.success() && said.contains("is it running?"), "{said}");
     Ok(())
+}
+
+#[test]
+fn the_front_is_killed_and_started_again() -> Result<()> {
+    nobody_notices(ServerOptions::workers(2), 3, 12, |server, round| {
+        let pids = (server.worker_pid(1)?, server.worker_pid(2)?);
+        server.replace_front()?;
+        ensure!(pids == (server.worker_pid(1)?, server.worker_pid(2)?), "the workers are others");
+        // The new one is in charge: it replaces a worker that dies, and takes connections.
+        kill(server, 1 + (round % 2) as u16)?;
+        let name = format!("late{round}");
+        let mut late = RtmpClient::publish(&server.rtmp(&name))?;
+        late.end()
+    })
+}
+
+#[test]
+fn a_front_upgrades_and_reloads() -> Result<()> {
+    nobody_notices(ServerOptions::workers(2), 3, 25, |server, round| {
+        let (front, worker) = (server.front_pid(), server.worker_pid(1)?);
+        let said = order(server, &[if round % 2 == 0 { "upgrade" } else { "reload" }])?;
+        ensure!(said.contains("all workers were replaced"), "{said}");
+        ensure!(server.front_pid() != front && server.worker_pid(1)? != worker, "nothing has changed: {said}");
+        Ok(())
+    })
 }

@@ -51,6 +51,10 @@ enum Command {
     Drain(orders::DrainArgs),
     /// Move sessions until every worker has its share.
     Rebalance(orders::OrderArgs),
+    /// Have the binary that lies on disk now take over; nobody is disconnected.
+    Upgrade(orders::OrderArgs),
+    /// Read the configuration anew; nobody is disconnected.
+    Reload(orders::OrderArgs),
     /// Make an index from the segments of a stream.
     #[command(subcommand)]
     Index(index::IndexCommand),
@@ -83,6 +87,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(args),
         Command::Drain(args) => orders::drain(&args),
         Command::Rebalance(args) => orders::rebalance(&args),
+        Command::Upgrade(args) => orders::upgrade(&args),
+        Command::Reload(args) => orders::reload(&args),
         Command::Index(command) => Ok(index::run(command)),
         Command::Bench(command) => braidcast_bench::cli::run(command),
         Command::ConfigDocs => {

@@ -6,9 +6,12 @@ use crate::control::orders::{Order, Report, socket_path};
 use anyhow::{Context, bail};
 use braidcast_sys::net;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+/// How soon a front that takes over is asked again.
+const RECONNECT: Duration = Duration::from_millis(100);
 
 #[derive(Args, Debug)]
 pub(super) struct OrderArgs {
@@ -36,25 +39,58 @@ pub(super) fn rebalance(args: &OrderArgs) -> anyhow::Result<ExitCode> {
     give(args, &Order::Rebalance)
 }
 
-/// Gives an order and prints what the front says until it is carried out.
+pub(super) fn upgrade(args: &OrderArgs) -> anyhow::Result<ExitCode> {
+    give(args, &Order::Upgrade)
+}
+
+pub(super) fn reload(args: &OrderArgs) -> anyhow::Result<ExitCode> {
+    give(args, &Order::Reload)
+}
+
+/// Gives an order and prints what the front says until it is carried out. When another front takes over, that one is asked on.
 fn give(args: &OrderArgs, order: &Order) -> anyhow::Result<ExitCode> {
-    let path = socket_path(&args.shared_dir);
+    let deadline = Instant::now() + Duration::from_secs(args.timeout);
+    let mut channel = connect(&args.shared_dir, order)?;
+    let mut follows = false;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match channel.receive_blocking::<Report>(left) {
+            Ok((Report::Progress(line), _)) => println!("{line}"),
+            Ok((Report::Done(line), _)) => {
+                println!("{line}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Ok((Report::Refused(why), _)) => bail!("{why}"),
+            Ok((Report::Follow, _)) => {
+                println!("the other front takes over");
+                follows = true;
+                channel = follow(&args.shared_dir, deadline)?;
+            }
+            // The front that takes over listens where the one before did, but that one may have taken the call.
+            Err(_) if follows && !left.is_zero() => channel = follow(&args.shared_dir, deadline)?,
+            Err(error) => return Err(error).context("the order was given, but its end was not heard of"),
+        }
+    }
+}
+
+fn connect(shared_dir: &Path, order: &Order) -> anyhow::Result<Channel> {
+    let path = socket_path(shared_dir);
     let socket = net::connect_local(&path).with_context(|| {
         format!("no server takes orders at {}: is it running? another instance has another --shared-dir", path.display())
     })?;
     let mut channel = Channel::new(socket)?;
     channel.send(order, Vec::new()).context("giving the order")?;
-    let deadline = Instant::now() + Duration::from_secs(args.timeout);
+    Ok(channel)
+}
+
+/// Connects to the front that takes over, when it listens.
+fn follow(shared_dir: &Path, deadline: Instant) -> anyhow::Result<Channel> {
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let (report, _) = channel.receive_blocking::<Report>(left).context("the order was given, but its end was not heard of")?;
-        match report {
-            Report::Progress(line) => println!("{line}"),
-            Report::Done(line) => {
-                println!("{line}");
-                return Ok(ExitCode::SUCCESS);
-            }
-            Report::Refused(why) => bail!("{why}"),
+        std::thread::sleep(RECONNECT);
+        match connect(shared_dir, &Order::FollowUpgrade) {
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => {}
+            connected => return connected,
         }
     }
 }

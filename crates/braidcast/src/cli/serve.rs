@@ -64,6 +64,12 @@ pub(super) struct ServeArgs {
     /// Open descriptor to which the addresses in use are written when the server is ready
     #[arg(long, value_name = "N")]
     ready_fd: Option<i32>,
+    /// Another front, on this inherited descriptor, is to be replaced
+    #[arg(long, value_name = "N", hide = true)]
+    succeed_fd: Option<i32>,
+    /// This front was to be replaced, and why it was not
+    #[arg(long, value_name = "WHY", hide = true)]
+    resumed: Option<String>,
 }
 
 /// How the front starts a worker.
@@ -75,11 +81,14 @@ pub(super) struct WorkerArgs {
 }
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let loaded = config::load(&args.config.sources()?)?;
-    for warning in &loaded.warnings {
-        eprintln!("braidcast: {warning}");
-    }
-    front::run(loaded.config, ServeOptions { ready_fd: args.ready_fd })
+    let load = || -> anyhow::Result<config::Config> {
+        let loaded = config::load(&args.config.sources()?)?;
+        for warning in &loaded.warnings {
+            eprintln!("braidcast: {warning}");
+        }
+        Ok(loaded.config)
+    };
+    front::run(load, ServeOptions { ready_fd: args.ready_fd, succeed_fd: args.succeed_fd, resumed: args.resumed.clone() })
 }
 
 pub(super) fn run_worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
@@ -93,6 +102,10 @@ pub(super) fn run_worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
 pub struct ServeOptions {
     /// An inherited descriptor to which readiness is told; see [`braidcast_sys::child::take_inherited`].
     pub ready_fd: Option<i32>,
+    /// An inherited descriptor to the front that this one replaces.
+    pub succeed_fd: Option<i32>,
+    /// Why this front, which was to be replaced, goes on.
+    pub resumed: Option<String>,
 }
 
 impl ConfigArgs {

@@ -5,7 +5,6 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 /// A length of time, in whole milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,11 +34,6 @@ impl Span {
     /// In milliseconds.
     pub const fn as_ms(self) -> u64 {
         self.0
-    }
-
-    /// For the standard library.
-    pub const fn as_duration(self) -> Duration {
-        Duration::from_millis(self.0)
     }
 }
 

@@ -18,6 +18,9 @@ use std::net::SocketAddr;
 /// The longest encoded message, in bytes. The configuration in [`ToWorker::Welcome`] is the longest part.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
+/// The version of the messages below. A front and a worker that speak different ones do not talk to each other.
+pub const PROTOCOL: u32 = 1;
+
 /// Identifies a client connection for as long as the instance runs; given at accept, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnId(pub u64);
@@ -122,6 +125,79 @@ pub struct Adoption {
     pub admitted: bool,
 }
 
+/// A question where a connection belongs, see [`ToFront::Place`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Publish or play.
+    pub intent: Intent,
+    /// The stream.
+    pub key: StreamKey,
+    /// A hash of the stream's parameters: with the address it tells a publisher that comes back from a stranger.
+    pub credential: u64,
+    /// The connection must stay in the asking worker (it came by the worker's sub-port).
+    pub pinned: bool,
+}
+
+impl Asked {
+    /// The message.
+    pub fn question(&self, conn: ConnId) -> ToFront {
+        let Self { intent, key, credential, pinned } = self.clone();
+        ToFront::Place { conn, intent, key, credential, pinned }
+    }
+}
+
+/// A listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListeningSocket {
+    /// What is spoken there.
+    pub listener: Listener,
+    /// Whose sub-port it is.
+    pub worker: Option<WorkerId>,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// What a worker is and has, for a front that takes over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Who it is.
+    pub worker: WorkerId,
+    /// What its sessions are saved in.
+    pub heap: HeapId,
+    /// How many workers there are.
+    pub workers: u16,
+    /// The configuration it runs with, as JSON.
+    pub config: String,
+    /// The instance's listening sockets.
+    pub listening: Vec<ListeningSocket>,
+}
+
+/// A connection that a worker has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// Its id.
+    pub conn: ConnId,
+    /// Where it is saved.
+    pub row: RowId,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The worker has handed it over and does not know to whom.
+    pub departed: bool,
+    /// What it does.
+    pub place: Option<HeldPlace>,
+}
+
+/// The place that a connection was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldPlace {
+    /// Publish or play.
+    pub intent: Intent,
+    /// The stream.
+    pub key: StreamKey,
+    /// As in [`Asked`].
+    pub credential: u64,
+}
+
 /// From the front to a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
@@ -135,6 +211,17 @@ pub enum ToWorker {
         heap: HeapId,
         /// The effective configuration, as JSON.
         config: String,
+    },
+    /// The first message of a front that did not start the worker, on a connection of its own: it is the front from now on. Answered by
+    /// [`ToFront::Inventory`] and what follows it.
+    Hello {
+        /// [`PROTOCOL`].
+        protocol: u32,
+    },
+    /// The instance's listening sockets, to be kept in case the front dies; never to be accepted from. Descriptors: they.
+    Listeners {
+        /// What they are, in the same order.
+        listening: Vec<ListeningSocket>,
     },
     /// A new connection. Descriptor: the socket.
     Connection {
@@ -198,6 +285,14 @@ pub enum ToWorker {
 pub enum ToFront {
     /// The worker serves.
     Ready,
+    /// The answer to [`ToWorker::Hello`]. Descriptors: the listening sockets.
+    Inventory(Inventory),
+    /// Descriptors: the doorbells of all workers, in the order of their ids.
+    Bells,
+    /// A connection the worker has, or has let go of without knowing who has it. Descriptor: the socket.
+    Holding(Holding),
+    /// That was everything.
+    InventoryEnd,
     /// Where does this connection belong? Reserves the place until [`ToFront::Released`] or [`ToFront::Closed`].
     Place {
         /// The connection.

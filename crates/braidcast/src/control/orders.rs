@@ -21,6 +21,12 @@ pub enum Order {
     Drain(WorkerId),
     /// Sessions move until the workers have their shares.
     Rebalance,
+    /// The binary that lies on disk now takes over.
+    Upgrade,
+    /// The configuration is read anew.
+    Reload,
+    /// To the front that comes after [`Report::Follow`]: how does it go on?
+    FollowUpgrade,
 }
 
 /// What the front says about an order.
@@ -28,6 +34,8 @@ pub enum Order {
 pub enum Report {
     /// It goes on: a line for people.
     Progress(String),
+    /// Another front takes over: connect again, and ask with [`Order::FollowUpgrade`]. Nothing follows here.
+    Follow,
     /// It is done: a line for people. Nothing follows.
     Done(String),
     /// It was not carried out, and why. Nothing follows.

@@ -41,7 +41,7 @@ impl Front {
 
     /// Watches the listening sockets while somebody can take connections; else they wait in the kernel.
     pub(super) fn watch_sockets(&mut self) {
-        let wanted = !self.is_stopping() && !self.accept_paused && self.workers.iter().any(|worker| worker.serves());
+        let wanted = !self.is_stopping() && !self.is_quieting() && !self.accept_paused && self.workers.iter().any(|worker| worker.serves());
         if wanted == self.accepting {
             return;
         }

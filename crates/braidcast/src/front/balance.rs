@@ -47,6 +47,9 @@ impl Front {
 
     /// Has a worker hand all its sessions to others; then it ends, and is started anew. The error says why not.
     pub(super) fn drain(&mut self, worker: WorkerId) -> Result<(), String> {
+        if self.is_quieting() {
+            return Err("another front is just taking over".to_owned());
+        }
         match self.worker(worker).map(|found| found.state) {
             None => return Err(format!("there is no worker {worker}; there are 1 to {}", self.workers.len())),
             Some(WorkerState::Running) => {}
@@ -86,6 +89,23 @@ impl Front {
         if !self.balance.draining.is_empty() {
             self.timers.set(Timer::Drain, self.now_ms + DRAIN_LOOK_MS);
         }
+    }
+
+    /// Has every worker that another front started replaced, one after the other. Returns how many are left.
+    pub(super) fn replace_inherited(&mut self) -> usize {
+        let all_serve = self.workers.iter().all(super::workers::Worker::serves);
+        let next = self.workers.iter().find(|worker| worker.is_inherited()).map(|worker| worker.id);
+        if let Some(next) = next.filter(|_| all_serve && self.balance.draining.is_empty())
+            && let Err(error) = self.drain(next)
+        {
+            tracing::debug!(worker = %next, "it cannot be replaced yet: {error}");
+        }
+        self.workers_to_replace()
+    }
+
+    /// How many workers were started by another front.
+    pub(super) fn workers_to_replace(&self) -> usize {
+        self.workers.iter().filter(|worker| worker.is_inherited()).count()
     }
 
     /// A worker is dead, drained or not.
@@ -134,7 +154,7 @@ impl Front {
         }
         let since_ms = *self.balance.uneven_since_ms.get_or_insert(now_ms);
         let due = self.balance.ordered || (uneven && now_ms - since_ms >= self.config.placement.rebalance_after.as_ms());
-        if !due {
+        if !due || self.is_quieting() {
             return;
         }
         let mut left = (u64::from(self.config.placement.rebalance_per_second) * TICK_MS / 1_000) as usize;

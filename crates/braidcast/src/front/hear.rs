@@ -115,6 +115,9 @@ impl Front {
         let now_ms = self.now_ms;
         match message {
             ToFront::Ready => self.worker_is_ready(worker),
+            ToFront::Inventory(_) | ToFront::Bells | ToFront::Holding(_) | ToFront::InventoryEnd => {
+                self.bad_message(worker, &std::io::Error::other("an inventory that nobody asked for"));
+            }
             ToFront::Place { conn, intent, key, credential, pinned } => {
                 if self.is_sound(worker, &key) {
                     self.answer(worker, Question { conn, intent, key, credential, pinned });

@@ -3,7 +3,7 @@
 use crate::cli::who_listens;
 use crate::config::Config;
 use crate::control::pages::Listening;
-use crate::control::{Listener, WorkerId};
+use crate::control::{Listener, ListeningSocket, WorkerId};
 use anyhow::{Context, bail};
 use braidcast_sys::net;
 use std::io::{self, ErrorKind};
@@ -30,6 +30,17 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// One that a worker kept.
+    pub fn inherited(listening: &ListeningSocket, fd: OwnedFd) -> Self {
+        let ListeningSocket { listener, worker, address } = *listening;
+        Self { fd, listener, worker, address }
+    }
+
+    /// For the workers, who keep it.
+    pub fn description(&self) -> ListeningSocket {
+        ListeningSocket { listener: self.listener, worker: self.worker, address: self.address }
+    }
+
     /// For the page and for whoever waits for readiness.
     pub fn listening(&self) -> Listening {
         Listening::new(self.listener, self.worker, self.address)

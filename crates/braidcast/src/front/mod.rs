@@ -8,6 +8,7 @@ mod addresses;
 mod balance;
 mod budget;
 mod hear;
+mod inherit;
 mod lifecycle;
 mod listen;
 mod moves;
@@ -19,6 +20,7 @@ mod placement;
 mod registry;
 mod shared_dir;
 mod signals;
+mod succession;
 mod supervise;
 mod timers;
 mod vault;
@@ -27,31 +29,33 @@ mod workers;
 
 use crate::cli::ServeOptions;
 use crate::config::{Config, OnDuplicate, OnExit};
-use crate::control::WorkerId;
 use crate::control::counters::FrontCounter;
-use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS};
+use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, WorkerState};
+use crate::control::{Holding, WorkerId};
 use crate::logging::{self, RateLimit};
 use anyhow::{Context, bail};
 use balance::Balance;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
 use budget::Budget;
+use inherit::{Inheritance, Inherited};
 use listen::Socket;
-use moves::Moves;
+use moves::{Moves, Why};
 use next_segments::NextSegments;
 use orders::Orders;
 use placement::Load;
 use registry::{Registry, Rules};
 use shared_dir::SharedDir;
-use signals::Signals;
+use signals::{Signals, Wish};
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use succession::{Predecessor, Reason, Succession};
 use timers::{Timer, Timers};
 use vault::Vault;
-use workers::Worker;
+use workers::{Process, Worker};
 
 /// Tokens of the poller: what it is in the upper half, which one in the lower.
 const SIGNALS: u64 = 1;
@@ -59,9 +63,12 @@ const LISTENER: u64 = 2;
 const CHANNEL: u64 = 3;
 const PROCESS: u64 = 4;
 const ORDERS: u64 = 5;
+const SUCCESSOR: u64 = 6;
 
 /// How often gauges, CPU times and the budget are looked at, milliseconds.
 const TICK_MS: u64 = 1_000;
+/// How often a front that has just come looks whether it has served for long enough, milliseconds.
+const CONFIRM_LOOK_MS: u64 = 50;
 /// How often orders that are under way are looked at, milliseconds.
 const ORDERS_LOOK_MS: u64 = 50;
 /// How long an order waits when no worker can take it, milliseconds.
@@ -103,6 +110,16 @@ struct Front {
     moves: Moves,
     balance: Balance,
     orders: Orders,
+    /// Another front is about to take over.
+    succession: Option<Succession>,
+    /// It is its turn.
+    handing_over: bool,
+    /// The front before, until this one is confirmed.
+    predecessor: Predecessor,
+    /// The workers of the front before are being replaced.
+    replacing: bool,
+    /// Why the last succession came to nothing.
+    gave_up: Option<String>,
     numbers: NextSegments,
     budget: Budget,
     evicting: bool,
@@ -116,20 +133,33 @@ struct Front {
 }
 
 /// Runs an instance until somebody asks it to end. The error says what an operator can do about it.
-pub fn run(config: Config, options: ServeOptions) -> anyhow::Result<ExitCode> {
+pub fn run(load: impl FnOnce() -> anyhow::Result<Config>, options: ServeOptions) -> anyhow::Result<ExitCode> {
+    let mut predecessor = Predecessor::of(&options)?;
+    let begun = load().and_then(|config| begin(config, &options, &mut predecessor));
+    if let Err(error) = &begun {
+        predecessor.fail(error);
+    }
+    let mut front = begun?;
+    front.predecessor = predecessor;
+    front.run()?;
+    if front.handing_over { front.hand_over() } else { front.end() }
+}
+
+fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
     logging::start(config.server.log_level, "front");
     if config.workers() > MAX_WORKERS {
         bail!("[server] workers = {}: an instance has at most {MAX_WORKERS} workers", config.workers());
     }
-    let ready_fd = options.ready_fd.map(notify::ready_fd).transpose()?;
+    // Whoever waited for the readiness of the first front of an instance has heard of it.
+    let first = !predecessor.is_there() && options.resumed.is_none();
+    let ready_fd = options.ready_fd.filter(|_| first).map(notify::ready_fd).transpose()?;
     let signals = Signals::take_over()?;
-    let shared = SharedDir::open(&config.server)?;
-    let (path, remove) = (shared.path().to_owned(), config.server.on_exit == OnExit::Remove);
+    predecessor.wait_for_go()?;
+    let patience = if first { Duration::ZERO } else { succession::LOCK_PATIENCE };
+    let shared = SharedDir::open(&config.server, patience)?;
+    let (path, remove) = (shared.path().to_owned(), config.server.on_exit == OnExit::Remove && first);
     match Front::new(config, shared, signals, ready_fd) {
-        Ok(mut front) => {
-            front.run()?;
-            front.end()
-        }
+        Ok(front) => Ok(Front { gave_up: options.resumed.clone(), ..front }),
         Err((error, shared)) => {
             // What was made for this start and is not wanted after the end is not wanted after a failed start either.
             if let Some(shared) = shared.filter(|_| remove)
@@ -143,33 +173,37 @@ pub fn run(config: Config, options: ServeOptions) -> anyhow::Result<ExitCode> {
 }
 
 impl Front {
-    /// Opens everything; on failure gives the shared directory back.
+    /// Opens everything; on failure gives the shared directory back, unless workers of another front use it.
     fn new(
-        config: Config,
+        mut config: Config,
         shared: SharedDir,
         signals: Signals,
         ready_fd: Option<OwnedFd>,
     ) -> Result<Self, (anyhow::Error, Option<SharedDir>)> {
-        match Opened::new(&config, &shared) {
+        let inheritance = match inherit::gather(shared.path()) {
+            Ok(inheritance) => inheritance,
+            Err(error) => return Err((error, None)),
+        };
+        let in_use = inheritance.is_some();
+        match Opened::new(&mut config, &shared, inheritance) {
             Ok(opened) => Self::assemble(config, shared, signals, ready_fd, opened).map_err(|error| (error, None)),
-            Err(error) => Err((error, Some(shared))),
+            Err(error) => Err((error, Some(shared).filter(|_| !in_use))),
         }
     }
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
-        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections } = opened;
+        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited } = opened;
         let now_ms = clock::monotonic_ms();
         let poller = Poller::new().context("epoll")?;
-        poller.add(&signals, token(SIGNALS, 0), Interest::READ).context("watching signals")?;
-        let mut registry = Registry::new(rules(&config, connections), 0);
-        for key in streams.iter().take(registry::MAX_STREAMS) {
-            registry.found(key, now_ms);
+        for (place, pipe) in signals.pipes() {
+            poller.add(pipe, token(SIGNALS, place), Interest::READ).context("watching signals")?;
         }
+        let registry = Registry::new(rules(&config, connections), 0);
         let listening: Vec<Listening> = sockets.iter().map(Socket::listening).collect();
         page.set_listening(&listening);
         page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);
         page.counter(FrontCounter::Pid).store(std::process::id().into(), Relaxed);
-        Ok(Self {
+        let mut front = Self {
             config_json: config.to_json(),
             workers: (1..=config.workers()).map(|id| Worker::new(config.worker(id))).collect(),
             config,
@@ -188,6 +222,11 @@ impl Front {
             moves: Moves::default(),
             balance: Balance::default(),
             orders,
+            succession: None,
+            handing_over: false,
+            predecessor: Predecessor::default(),
+            replacing: false,
+            gave_up: None,
             numbers,
             budget,
             evicting: false,
@@ -197,19 +236,59 @@ impl Front {
             worker_lines: RateLimit::default(),
             ready_fd,
             now_ms,
-        })
+        };
+        for worker in inherited {
+            front.inherit(worker)?;
+        }
+        for key in streams.iter().take(registry::MAX_STREAMS) {
+            if !front.registry.knows(key) {
+                front.registry.found(key, now_ms);
+            }
+        }
+        Ok(front)
+    }
+
+    /// A worker of the front before goes on as this one's.
+    fn inherit(&mut self, worker: Inherited) -> anyhow::Result<()> {
+        let Inherited { pid, handle, channel, inventory, held, numbers } = worker;
+        let (id, now_ms) = (inventory.worker, self.now_ms);
+        let restarts = self.page.row(id).restarts;
+        let mut process = Process::new(pid, handle, channel, inventory.heap, now_ms);
+        process.inherited = true;
+        self.watch(id, &process)?;
+        let Some(place) = self.worker_mut(id) else { bail!("there is a worker {id}, and only {} are configured", self.workers.len()) };
+        (place.process, place.state, place.restarts) = (Some(process), WorkerState::Running, restarts);
+        tracing::info!(worker = %id, pid, connections = held.len(), "the worker of the front before goes on");
+        for (holding, socket) in held {
+            let Holding { conn, row, peer, departed, place } = holding;
+            self.registry.inherited(conn, id, peer.ip(), row, place, now_ms);
+            self.vault.keep(conn, socket);
+            if departed && let Ok(homeless) = self.registry.handed_over(conn, id) {
+                self.find_home(homeless, id, Why::Drained);
+            }
+        }
+        for (key, next) in numbers {
+            self.numbers.raise(&key, next);
+        }
+        Ok(())
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
         for id in self.ids() {
-            self.start_worker(id);
+            if self.worker(id).is_some_and(|worker| worker.process.is_none()) {
+                self.start_worker(id);
+            }
         }
         self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
         self.timers.set(Timer::Watch, self.now_ms);
+        self.timers.set(Timer::Confirm, self.now_ms);
         self.timers.set(Timer::ReadyAnyway, self.now_ms + supervise::READY_ANYWAY_MS);
+        self.watch_sockets();
+        self.send_waiting_home();
+        self.announce_if_ready(false);
         let mut events = Events::with_capacity(EVENTS);
-        while !self.is_over() {
+        while !self.is_over() && !self.handing_over {
             let timeout = self.timers.next_due_ms().map(|due_ms| Duration::from_millis(due_ms.saturating_sub(clock::monotonic_ms())));
             self.poller.wait(&mut events, timeout).context("waiting for events")?;
             self.now_ms = clock::monotonic_ms();
@@ -218,12 +297,42 @@ impl Front {
         Ok(())
     }
 
+    /// Signals have come.
+    fn signalled(&mut self, place: usize) {
+        let Some((wish, count)) = self.signals.drain(place) else { return };
+        let reason = match wish {
+            Wish::Stop => return (0..count).for_each(|_| self.stop()),
+            Wish::Reload => Reason::Reload,
+            Wish::Upgrade => Reason::Upgrade,
+        };
+        if count > 0
+            && let Err(why) = self.begin_succession(reason)
+        {
+            tracing::error!("{reason:?} by a signal is refused: {why}");
+        }
+    }
+
+    /// A front that has just taken over is confirmed when it has served for a while; then the workers of the front before are replaced.
+    fn confirm(&mut self) {
+        let was_there = self.predecessor.is_there();
+        if was_there && self.state == InstanceState::Running && self.predecessor.confirm() {
+            tracing::info!("this front has taken over: the workers are replaced one by one");
+            self.replacing = true;
+        }
+        if self.replacing {
+            self.replacing = self.replace_inherited() > 0;
+        }
+        if self.predecessor.is_there() || self.replacing {
+            self.timers.set(Timer::Confirm, self.now_ms + CONFIRM_LOOK_MS);
+        }
+    }
+
     /// One turn: commands and deaths, timers, new connections.
     fn turn(&mut self, events: &Events) {
         for event in events.iter() {
             let worker = WorkerId(event.token as u16);
             match event.token >> 32 {
-                SIGNALS => (0..self.signals.drain()).for_each(|_| self.stop()),
+                SIGNALS => self.signalled(event.token as u32 as usize),
                 CHANNEL => {
                     if event.writable {
                         self.flush(worker);
@@ -232,6 +341,7 @@ impl Front {
                 }
                 PROCESS => self.worker_ended(worker),
                 ORDERS => self.orders_turn(event.token as u32 as usize),
+                SUCCESSOR => self.hear_successor(),
                 _ => {}
             }
         }
@@ -252,6 +362,8 @@ impl Front {
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
             Timer::Orders => self.report_on_orders(),
+            Timer::Succession => self.succession_due(),
+            Timer::Confirm => self.confirm(),
             Timer::Restart(worker) => self.restart_worker(worker),
             Timer::Overdue(worker) => self.worker_overdue(worker),
             Timer::ResumeAccept => {
@@ -361,29 +473,63 @@ struct Opened {
     doorbells: Vec<EventFd>,
     streams: HashSet<braidcast_media::StreamKey>,
     connections: u64,
+    inherited: Vec<Inherited>,
 }
 
 impl Opened {
-    fn new(config: &Config, shared: &SharedDir) -> anyhow::Result<Self> {
-        let sockets = listen::open_all(config)?;
+    fn new(config: &mut Config, shared: &SharedDir, inheritance: Option<Inheritance>) -> anyhow::Result<Self> {
+        let Inheritance { workers: inherited, mut sockets, mut doorbells } = match inheritance {
+            Some(inheritance) => inheritance,
+            None => {
+                shared.forget_sessions()?;
+                Inheritance::default()
+            }
+        };
+        match inherited.first() {
+            Some(worker) => keep_what_cannot_change(config, &worker.inventory.config)?,
+            None => {
+                sockets = listen::open_all(config)?;
+                doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
+            }
+        }
         let connections = cover_connections(config)?;
         let full = "making the pages in the shared directory: is it full?";
         let page = FrontPage::create(shared.path()).context(full)?;
         for id in 1..=config.workers() {
             // Made here, so that each worker finds the pages of all others whichever starts first.
-            WorkerPage::create(shared.root(), id).context(full)?;
+            if !inherited.iter().any(|worker| worker.inventory.worker.0 == id) {
+                WorkerPage::create(shared.root(), id).context(full)?;
+            }
         }
-        let vault = Vault::create(shared.path()).context(full)?;
+        let vault = match &*inherited {
+            [] => Vault::create(shared.path()),
+            workers => {
+                let rows = workers.iter().flat_map(|worker| worker.held.iter().map(|(holding, _)| holding.row)).collect();
+                let heaps: HashSet<_> = workers.iter().map(|worker| worker.inventory.heap).collect();
+                let vault = Vault::inherit(shared.path(), &rows, heaps.iter().max().copied().unwrap_or_default());
+                vault.inspect(|vault| vault.delete_other_heaps(&heaps))
+            }
+        };
+        let vault = vault.context(full)?;
         let orders = Orders::open(shared.path()).context("listening for orders")?;
         let streams: HashSet<_> = shared.streams()?.into_iter().collect();
-        if !streams.is_empty() {
+        if !streams.is_empty() && inherited.is_empty() {
             tracing::info!("{} streams of an earlier instance were found: their indexes are rebuilt", streams.len());
         }
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
-        let doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
-        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections })
+        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited })
     }
+}
+
+/// What a running instance was started with stays as it is; a changed value is named.
+fn keep_what_cannot_change(config: &mut Config, running: &str) -> anyhow::Result<()> {
+    let running = Config::from_json(running).context("the configuration of the workers that go on")?;
+    let changed = config.keep_fixed(&running);
+    if !changed.is_empty() {
+        tracing::warn!("what changes only with a new start stays as it was: {}", changed.join(", "));
+    }
+    Ok(())
 }
 
 /// How many descriptors the front needs for all the connections that the configuration allows.

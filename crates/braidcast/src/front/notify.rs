@@ -33,6 +33,11 @@ pub fn ready(listening: &[Listening], ready_fd: Option<OwnedFd>) {
     service_manager("READY=1\n");
 }
 
+/// Says that another process is the server's main process from now on.
+pub fn main_pid(pid: u32) {
+    service_manager(&format!("MAINPID={pid}\n"));
+}
+
 /// Says that the server ends.
 pub fn stopping() {
     service_manager("STOPPING=1\n");

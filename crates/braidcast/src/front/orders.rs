@@ -1,6 +1,7 @@
 //! Orders from an operator's command line: taken, carried out, reported on until they are done.
 
 use super::Front;
+use super::succession::Reason;
 use super::timers::Timer;
 use crate::control::WorkerId;
 use crate::control::channel::Channel;
@@ -31,6 +32,10 @@ enum Waits {
     Drained { worker: WorkerId, pid: u32 },
     /// The workers have their shares.
     Balanced,
+    /// Another front has taken over.
+    Succeeded,
+    /// All workers were started by this front.
+    Replaced,
 }
 
 /// The socket and who is connected to it.
@@ -108,6 +113,12 @@ impl Front {
                 let sessions = self.registry.load(*worker).sessions;
                 Ok((Waits::Drained { worker: *worker, pid }, format!("worker {worker} hands {sessions} sessions to others")))
             }
+            Order::Upgrade => Ok((Waits::Succeeded, self.begin_succession(Reason::Upgrade)?)),
+            Order::Reload => Ok((Waits::Succeeded, self.begin_succession(Reason::Reload)?)),
+            Order::FollowUpgrade => match &self.gave_up {
+                Some(why) => Err(format!("the other front did not take over: {why}")),
+                None => Ok((Waits::Replaced, format!("the front is process {} now", std::process::id()))),
+            },
             Order::Rebalance => {
                 let many = self.rebalance();
                 Ok((Waits::Balanced, format!("{many} sessions are to move")))
@@ -123,7 +134,11 @@ impl Front {
             let (Some(waits), told_ms) = (command.waits, command.told_ms) else { continue };
             match self.progress(waits) {
                 Ok(done) => {
-                    self.tell_command(place, &Report::Done(done));
+                    let report = match (waits, &self.gave_up) {
+                        (Waits::Succeeded, Some(why)) => Report::Refused(format!("the other front did not take over: {why}")),
+                        _ => Report::Done(done),
+                    };
+                    self.tell_command(place, &report);
                     if let Some(Some(command)) = self.orders.commands.get_mut(place) {
                         command.waits = None;
                     }
@@ -151,10 +166,27 @@ impl Front {
                     None => Err(format!("worker {worker} still has {} sessions", self.registry.load(worker).sessions)),
                 }
             }
+            Waits::Succeeded => match &self.gave_up {
+                Some(_) => Ok(String::new()),
+                None => Err("the other front gets ready".to_owned()),
+            },
+            Waits::Replaced => match self.workers_to_replace() {
+                0 => Ok("all workers were replaced".to_owned()),
+                left => Err(format!("{left} workers are still to be replaced")),
+            },
             Waits::Balanced => match self.imbalance() {
                 0 => Ok("the workers have their shares".to_owned()),
                 left => Err(format!("{left} sessions are still to move")),
             },
+        }
+    }
+
+    /// Those who wait for another front hear that it is its turn.
+    pub(super) fn tell_upgraders(&mut self) {
+        for place in 0..self.orders.commands.len() {
+            if matches!(self.orders.commands.get(place), Some(Some(Command { waits: Some(Waits::Succeeded), .. }))) {
+                self.tell_command(place, &Report::Follow);
+            }
         }
     }
 

@@ -1,11 +1,11 @@
-//! Workers that outlived their front: who they are is noted in the shared directory, and the next front ends them before it starts.
+//! Workers that outlived their front: who they are is noted in the shared directory, and the next front finds them there.
 //!
 //! A process is named by its number, its start time and the boot, so that no stranger who got the number later is ever harmed.
 
 use super::next_segments::boot_id;
 use crate::control::WorkerId;
 use anyhow::{Context, bail};
-use braidcast_sys::process::{SIGKILL, SIGTERM, start_time_ticks};
+use braidcast_sys::process::{SIGKILL, start_time_ticks};
 use braidcast_sys::{Events, Interest, PidFd, Poller};
 use std::fs;
 use std::io;
@@ -29,24 +29,39 @@ pub fn forget(shared_dir: &Path, worker: WorkerId) {
     }
 }
 
-/// Ends the workers of a dead front: asks them, and kills those that still run after `grace`. Waits until all are dead.
-pub fn end_all(shared_dir: &Path, grace: Duration) -> anyhow::Result<()> {
+/// A worker that outlived its front.
+#[derive(Debug)]
+pub struct Orphan {
+    /// Which.
+    pub worker: WorkerId,
+    /// Its process.
+    pub pid: u32,
+    /// A handle that means this process alone.
+    pub handle: PidFd,
+}
+
+/// The workers of a front that is gone, or still there, that run. Notes of others are removed.
+pub fn alive(shared_dir: &Path) -> anyhow::Result<Vec<Orphan>> {
     let boot = boot_id();
-    let orphans: Vec<(u32, PidFd)> = notes(shared_dir)?.into_iter().filter_map(|note| alive(&note, &boot)).collect();
-    for (pid, process) in &orphans {
-        tracing::warn!(pid, "a worker of a front that died still runs: ending it");
-        signal(*pid, process, SIGTERM);
-    }
-    for (pid, process) in wait(orphans, grace)? {
-        tracing::warn!(pid, "it did not end in {} ms: killing it", grace.as_millis());
-        signal(pid, &process, SIGKILL);
-        if !wait(vec![(pid, process)], Duration::from_secs(10))?.is_empty() {
-            bail!("a worker of an earlier front, process {pid}, cannot be killed");
+    let mut found = Vec::new();
+    for note in notes(shared_dir)? {
+        let id = note.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        match id.zip(running(&note, &boot)) {
+            Some((id, (pid, handle))) => found.push(Orphan { worker: WorkerId(id), pid, handle }),
+            None => fs::remove_file(&note).with_context(|| format!("removing {}", note.display()))?,
         }
     }
-    for note in notes(shared_dir)? {
-        fs::remove_file(&note).with_context(|| format!("removing {}", note.display()))?;
+    found.sort_by_key(|orphan| orphan.worker);
+    Ok(found)
+}
+
+/// Kills a worker of another front, and waits until it is dead.
+pub fn end(shared_dir: &Path, worker: WorkerId, pid: u32, handle: PidFd) -> anyhow::Result<()> {
+    signal(pid, &handle, SIGKILL);
+    if !wait(vec![(pid, handle)], Duration::from_secs(10))?.is_empty() {
+        bail!("a worker of an earlier front, process {pid}, cannot be killed");
     }
+    forget(shared_dir, worker);
     Ok(())
 }
 
@@ -62,7 +77,7 @@ fn notes(shared_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// The process that a note names, if it runs. The handle is opened before the start time is looked at: it cannot come to mean another.
-fn alive(note: &Path, boot: &str) -> Option<(u32, PidFd)> {
+fn running(note: &Path, boot: &str) -> Option<(u32, PidFd)> {
     let text = fs::read_to_string(note).ok()?;
     let mut fields = text.split_ascii_whitespace();
     let (pid, started): (u32, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
@@ -105,7 +120,7 @@ fn wait(mut processes: Vec<(u32, PidFd)>, limit: Duration) -> anyhow::Result<Vec
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::process::{Command, Stdio};
+    use std::process::Command;
 
     fn shared_dir() -> tempfile::TempDir {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
@@ -114,18 +129,15 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::zombie_processes)] // Collected by the test's own wait, or by the end of the test process.
-    fn a_worker_that_ignores_the_request_is_killed() {
+    fn a_worker_that_runs_is_found_and_can_be_ended() {
         let directory = shared_dir();
-        let mut polite = Command::new("sleep").arg("600").spawn().unwrap();
-        let mut stubborn = Command::new("sh").args(["-c", "trap '' TERM; echo; exec sleep 600"]).stdout(Stdio::piped()).spawn().unwrap();
-        // The line says that the trap is set.
-        io::Read::read_exact(stubborn.stdout.as_mut().unwrap(), &mut [0]).unwrap();
-        note(directory.path(), WorkerId(1), polite.id()).unwrap();
-        note(directory.path(), WorkerId(2), stubborn.id()).unwrap();
-        end_all(directory.path(), Duration::from_millis(300)).unwrap();
-        let signals = [&mut polite, &mut stubborn].map(|child| std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()));
-        assert_eq!(signals, [Some(SIGTERM), Some(SIGKILL)]);
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        note(directory.path(), WorkerId(2), child.id()).unwrap();
+        let Ok([Orphan { worker: WorkerId(2), pid, handle }]) = <[Orphan; 1]>::try_from(alive(directory.path()).unwrap()) else {
+            panic!("not found")
+        };
+        end(directory.path(), WorkerId(2), pid, handle).unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(SIGKILL));
         assert!(notes(directory.path()).unwrap().is_empty());
     }
 
@@ -138,8 +150,8 @@ mod tests {
         write(1, format!("{} {} {}\n", child.id(), started + 1, boot_id()));
         write(2, format!("{} {started} another-boot\n", child.id()));
         write(3, "rubbish".into());
-        end_all(directory.path(), Duration::from_millis(300)).unwrap();
-        assert!(child.try_wait().unwrap().is_none());
+        assert!(alive(directory.path()).unwrap().is_empty());
+        assert!(child.try_wait().unwrap().is_none() && notes(directory.path()).unwrap().is_empty());
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -7,7 +7,7 @@ use super::addresses::Addresses;
 use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{PlayPolicy, PublishPolicy};
-use crate::control::{ConnId, Intent, Placement, Refusal, ToWorker, WorkerId};
+use crate::control::{ConnId, HeldPlace, Intent, Placement, Refusal, ToWorker, WorkerId};
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
@@ -196,6 +196,20 @@ impl Registry {
         self.addresses.opened(address);
         self.tally(worker).sessions += 1;
         conn
+    }
+
+    /// A connection that was there before this front. Its id is not given again.
+    pub fn inherited(&mut self, conn: ConnId, worker: WorkerId, address: IpAddr, row: RowId, place: Option<HeldPlace>, now_ms: u64) {
+        self.next_conn = self.next_conn.max(conn.0);
+        self.conns.insert(conn, Conn { worker, row, suspect: None, address, place: None });
+        self.addresses.opened(address);
+        self.tally(worker).sessions += 1;
+        if let Some(HeldPlace { intent, key, credential }) = place {
+            let taken = intent == Intent::Publish && self.publishers.contains_key(&key);
+            if !taken {
+                self.reserve(Question { conn, intent, key, credential, pinned: false }, worker, now_ms);
+            }
+        }
     }
 
     /// Open connections.

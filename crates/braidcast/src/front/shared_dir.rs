@@ -2,7 +2,6 @@
 //!
 //! What lies in a stream's directory is the workers' business; here is only which parts of it outlive an instance.
 
-use super::orphans;
 use crate::config::{OnExit, Server};
 use crate::status::instance::{LOCK_NAME, lock_holder};
 use anyhow::{Context, bail};
@@ -13,10 +12,13 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Below this size of the file system there is a warning.
 const SMALL_BYTES: u64 = 256 << 20;
+
+/// How often a lock that is waited for is tried.
+const LOCK_LOOK: Duration = Duration::from_millis(5);
 
 /// The shared directory of this instance, locked for as long as this lives.
 #[derive(Debug)]
@@ -28,26 +30,30 @@ pub struct SharedDir {
 }
 
 impl SharedDir {
-    /// Makes the directory if need be, checks it, takes the instance's lock, and ends what an earlier instance left running.
-    pub fn open(server: &Server) -> anyhow::Result<Self> {
+    /// Makes the directory if need be, checks it, and takes the instance's lock.
+    /// Waits for so long for the lock of a front that is just letting go of it.
+    pub fn open(server: &Server, patience: Duration) -> anyhow::Result<Self> {
         let path = &server.shared_dir;
-        Self::open_checked(server).with_context(|| format!("the shared directory {} cannot be used", path.display()))
+        Self::open_checked(server, patience).with_context(|| format!("the shared directory {} cannot be used", path.display()))
     }
 
-    fn open_checked(server: &Server) -> anyhow::Result<Self> {
+    fn open_checked(server: &Server, patience: Duration) -> anyhow::Result<Self> {
         let path = &server.shared_dir;
         make(path)?;
         check_owner(path)?;
         check_file_system(path, server.allow_disk)?;
-        let lock = lock(path)?;
+        let lock = lock(path, patience)?;
         for name in ["workers", "sessions", "streams"] {
             make(&path.join(name))?;
         }
-        orphans::end_all(path, server.stop_grace.as_duration().min(Duration::from_secs(5)))?;
         let shared = Self { root: Root::new(path.clone()), on_exit: server.on_exit, _lock: lock };
-        shared.empty("sessions")?;
         braidcast_stream_log::clear_disposed(shared.root()).context("deleting what was left of deleted streams")?;
         Ok(shared)
+    }
+
+    /// Nobody has sessions from before: deletes what was saved of them.
+    pub fn forget_sessions(&self) -> anyhow::Result<()> {
+        self.empty("sessions")
     }
 
     /// Where everything lies.
@@ -161,7 +167,8 @@ fn check_file_system(path: &Path, allow_disk: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn lock(path: &Path) -> anyhow::Result<File> {
+fn lock(path: &Path, patience: Duration) -> anyhow::Result<File> {
+    let deadline = Instant::now() + patience;
     let lock_path = path.join(LOCK_NAME);
     // A lock file that another instance removed at its end just now is not the one the next instance will look at.
     for _ in 0..16 {
@@ -173,7 +180,11 @@ fn lock(path: &Path) -> anyhow::Result<File> {
             .mode(0o600)
             .open(&lock_path)
             .context("opening its lock")?;
-        if !file::try_lock_exclusive(&file).context("locking it")? {
+        while !file::try_lock_exclusive(&file).context("locking it")? {
+            if Instant::now() < deadline {
+                std::thread::sleep(LOCK_LOOK);
+                continue;
+            }
             let holder = lock_holder(path).filter(|pid| *pid > 0);
             let holder = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
             bail!("another instance uses it ({holder}); stop that one, or give this one another directory (--shared-dir) and other ports");
@@ -215,20 +226,20 @@ mod tests {
     fn two_instances_do_not_share_a_directory() {
         let parent = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = parent.path().join("instance");
-        let first = SharedDir::open(&server(&path, OnExit::Remove)).unwrap();
+        let first = SharedDir::open(&server(&path, OnExit::Remove), Duration::ZERO).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
-        let second = format!("{:#}", SharedDir::open(&server(&path, OnExit::Remove)).unwrap_err());
+        let second = format!("{:#}", SharedDir::open(&server(&path, OnExit::Remove), Duration::ZERO).unwrap_err());
         assert!(second.contains(&format!("process {}", std::process::id())) && second.contains("--shared-dir"), "{second}");
         first.close().unwrap();
         assert!(!path.exists());
-        SharedDir::open(&server(&path, OnExit::Remove)).unwrap();
+        SharedDir::open(&server(&path, OnExit::Remove), Duration::ZERO).unwrap();
     }
 
     #[test]
     fn keep_leaves_segments_and_remove_leaves_strangers() {
         let parent = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = parent.path().join("instance");
-        let shared = SharedDir::open(&server(&path, OnExit::Keep)).unwrap();
+        let shared = SharedDir::open(&server(&path, OnExit::Keep), Duration::ZERO).unwrap();
         fill(&shared);
         shared.close().unwrap();
         let stream = Root::new(path.clone()).stream_dir(&key());
@@ -236,7 +247,7 @@ mod tests {
         assert_eq!(["hls/1.ts", "hls/index.m3u8", "hls/state", "log", "head"].map(left), [true, true, true, false, false]);
         assert_eq!(fs::read_dir(path.join("sessions")).unwrap().count(), 0);
 
-        let shared = SharedDir::open(&server(&path, OnExit::Remove)).unwrap();
+        let shared = SharedDir::open(&server(&path, OnExit::Remove), Duration::ZERO).unwrap();
         assert_eq!(shared.streams().unwrap(), [key()]);
         fs::write(path.join("stranger"), "x").unwrap();
         shared.close().unwrap();
@@ -251,9 +262,9 @@ mod tests {
             return;
         }
         let mut server = server(&parent.path().join("instance"), OnExit::Remove);
-        let refused = format!("{:#}", SharedDir::open(&server).unwrap_err());
+        let refused = format!("{:#}", SharedDir::open(&server, Duration::ZERO).unwrap_err());
         assert!(refused.contains("allow_disk"), "{refused}");
         server.allow_disk = true;
-        SharedDir::open(&server).unwrap();
+        SharedDir::open(&server, Duration::ZERO).unwrap();
     }
 }

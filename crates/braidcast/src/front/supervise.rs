@@ -4,7 +4,7 @@ use super::Front;
 use super::moves::Why;
 use super::orphans;
 use super::timers::Timer;
-use super::workers::Process;
+use super::workers::{ForWorkers, Process};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{InstanceState, WorkerRow, WorkerState};
 use crate::control::{ConnId, ToWorker, WorkerId};
@@ -48,7 +48,8 @@ impl Front {
 
     fn start_process(&mut self, id: WorkerId) -> anyhow::Result<Process> {
         let heap = self.vault.next_heap();
-        let process = Process::start(id, heap, &self.doorbells, &self.config_json, self.now_ms)?;
+        let shared = ForWorkers { doorbells: &self.doorbells, sockets: &self.sockets, config_json: &self.config_json };
+        let process = Process::start(id, heap, &shared, self.now_ms)?;
         let noted = orphans::note(self.shared.path(), id, process.pid);
         if let Err(error) = noted.and_then(|()| self.watch(id, &process)) {
             // Not watched its end would not be noticed, and its place be given twice.
@@ -66,10 +67,14 @@ impl Front {
     /// A worker's process has ended: hears its last words, then clears away what it had.
     pub(super) fn worker_ended(&mut self, id: WorkerId) {
         let Some(process) = self.worker(id).and_then(|worker| worker.process.as_ref()) else { return };
+        if !process.handle.has_ended().unwrap_or(true) {
+            return;
+        }
         let (ending, crashed) = match process.handle.try_wait() {
             Ok(None) => return,
             Ok(Some(ending)) => (describe(ending), is_crash(ending)),
-            Err(error) => (format!("ended ({error})"), false),
+            // Of a child of another front nobody says how.
+            Err(_) => ("ended".to_owned(), false),
         };
         for _ in 0..LAST_WORDS {
             if !self.hear_one(id) {

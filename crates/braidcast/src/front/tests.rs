@@ -42,7 +42,7 @@ impl Stage {
         let rtmp = Rtmp { listen: vec!["127.0.0.1:0".parse().unwrap()] };
         let (http, api) = (Http { listen: vec![], ..Http::default() }, Api { listen: vec![] });
         let config = Config { server, rtmp, http, api, limits, ..Config::default() };
-        let shared = SharedDir::open(&config.server).unwrap();
+        let shared = SharedDir::open(&config.server, Duration::ZERO).unwrap();
         let front = Front::new(config, shared, Signals::take_over().unwrap(), None).map_err(|(error, _)| error).unwrap();
         let mut stage = Self { front, channels: Vec::new(), children: Vec::new(), _directory: directory };
         for worker in [W1, W2] {

@@ -8,6 +8,10 @@ use std::collections::HashMap;
 pub enum Timer {
     /// Once a second: counters, CPU times, budget.
     Tick,
+    /// A successor takes too long, or a quiet moment is looked for.
+    Succession,
+    /// A front that has just come has served for long enough.
+    Confirm,
     /// Orders that are under way are looked at.
     Orders,
     /// Workers that are drained have more sessions to hand over, or none.

@@ -36,6 +36,34 @@ impl Vault {
         })
     }
 
+    /// As it was with the front before: its table, with the rows that are in use, and a number above those of all heaps.
+    pub fn inherit(shared_dir: &Path, rows: &HashSet<RowId>, last_heap: HeapId) -> io::Result<Self> {
+        let rows_given = rows.iter().max().map_or(0, |last| last.0 + 1);
+        let free = (0..rows_given).map(RowId).filter(|row| !rows.contains(row)).map(Reverse);
+        Ok(Self {
+            directory: directory(shared_dir),
+            rows: Rows::open(shared_dir)?,
+            free_rows: free.collect(),
+            rows_given,
+            clients: HashMap::new(),
+            heaps_given: last_heap.0,
+            dead_heaps: Vec::new(),
+        })
+    }
+
+    /// Deletes the heaps of workers that died while there was no front: `alive` are those that are in use.
+    pub fn delete_other_heaps(&self, alive: &HashSet<HeapId>) {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return };
+        for entry in entries.flatten() {
+            let heap = entry.file_name().to_str().and_then(|name| name.strip_prefix("heap-")?.parse().ok()).map(HeapId);
+            if heap.is_some_and(|heap| !alive.contains(&heap))
+                && let Err(error) = fs::remove_file(entry.path())
+            {
+                tracing::debug!(%error, "cannot delete the heap of a dead worker");
+            }
+        }
+    }
+
     /// A row for a new connection, the lowest that is free.
     pub fn take_row(&mut self) -> io::Result<RowId> {
         if let Some(Reverse(row)) = self.free_rows.pop() {

@@ -1,5 +1,6 @@
 //! A worker from the front's side: its process, its channel, when it may be started again. Decides nothing about sessions.
 
+use super::listen::Socket;
 use super::notify::NOTIFY_VARIABLE;
 use super::watch::Pulse;
 use crate::config;
@@ -58,6 +59,8 @@ pub struct Process {
     pub heap: HeapId,
     /// Whether it goes on.
     pub pulse: Pulse,
+    /// Another front started it.
+    pub inherited: bool,
     /// When it was started, monotonic and wall clock, milliseconds.
     pub started_ms: u64,
     /// As above.
@@ -79,6 +82,11 @@ impl Worker {
     /// Whether it can take sessions.
     pub fn serves(&self) -> bool {
         self.state == WorkerState::Running
+    }
+
+    /// Whether another front started its process, or it has none at the moment.
+    pub fn is_inherited(&self) -> bool {
+        self.process.as_ref().is_none_or(|process| process.inherited)
     }
 
     /// How long to wait before a process that ran for `lived_ms` is replaced; doubles while they do not live.
@@ -120,6 +128,7 @@ impl Process {
             channel,
             heap,
             pulse: Pulse::default(),
+            inherited: false,
             started_ms: now_ms,
             started_wall_ms,
             watched_for_writing: false,
@@ -130,7 +139,7 @@ impl Process {
 
     /// Starts a worker, and welcomes it with its id, the bells of all workers and the configuration. It is in a process group
     /// of its own, so that a Ctrl-C reaches the front alone; it is never told to die with its parent.
-    pub fn start(id: WorkerId, heap: HeapId, doorbells: &[EventFd], config_json: &str, now_ms: u64) -> anyhow::Result<Self> {
+    pub fn start(id: WorkerId, heap: HeapId, shared: &ForWorkers<'_>, now_ms: u64) -> anyhow::Result<Self> {
         let (ours, theirs) = net::seqpacket_pair().context("making its control channel")?;
         let mut command = Command::new(PROGRAM);
         command.arg0("braidcast").arg("worker").arg("--control-fd").arg(theirs.as_raw_fd().to_string());
@@ -140,7 +149,7 @@ impl Process {
         let greeted = (|| {
             let handle = PidFd::open(pid).context("watching it")?;
             let mut channel = Channel::new(ours).context("its control channel")?;
-            welcome(&mut channel, id, heap, doorbells, config_json).context("welcoming it")?;
+            welcome(&mut channel, id, heap, shared).context("welcoming it")?;
             Ok((handle, channel))
         })();
         match greeted {
@@ -155,10 +164,24 @@ impl Process {
     }
 }
 
-fn welcome(channel: &mut Channel, worker: WorkerId, heap: HeapId, doorbells: &[EventFd], config_json: &str) -> anyhow::Result<()> {
-    let bells: io::Result<Vec<OwnedFd>> = doorbells.iter().map(|bell| Ok(bell.try_clone()?.into())).collect();
-    let workers = u16::try_from(doorbells.len()).context("too many workers")?;
-    channel.send(&ToWorker::Welcome { worker, workers, heap, config: config_json.to_owned() }, bells?)?;
+/// What every worker is given at its start.
+#[derive(Clone, Copy, Debug)]
+pub struct ForWorkers<'a> {
+    /// The doorbells of all workers.
+    pub doorbells: &'a [EventFd],
+    /// The listening sockets.
+    pub sockets: &'a [Socket],
+    /// The configuration.
+    pub config_json: &'a str,
+}
+
+fn welcome(channel: &mut Channel, worker: WorkerId, heap: HeapId, shared: &ForWorkers<'_>) -> anyhow::Result<()> {
+    let bells: io::Result<Vec<OwnedFd>> = shared.doorbells.iter().map(|bell| Ok(bell.try_clone()?.into())).collect();
+    let workers = u16::try_from(shared.doorbells.len()).context("too many workers")?;
+    channel.send(&ToWorker::Welcome { worker, workers, heap, config: shared.config_json.to_owned() }, bells?)?;
+    let listening = shared.sockets.iter().map(Socket::description).collect();
+    let sockets: io::Result<Vec<OwnedFd>> = shared.sockets.iter().map(|socket| socket.fd.try_clone()).collect();
+    channel.send(&ToWorker::Listeners { listening }, sockets?)?;
     Ok(())
 }
 

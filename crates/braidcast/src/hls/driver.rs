@@ -190,7 +190,6 @@ impl StreamSegmenter {
     }
 
     /// The number of the next segment that will be finished.
-    #[cfg(test)]
     pub fn next_number(&self) -> u64 {
         self.kept.next_number
     }

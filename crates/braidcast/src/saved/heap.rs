@@ -24,7 +24,7 @@ const PAGE_BYTES: u64 = 4096;
 const MOST_BYTES: usize = 64 << 30;
 
 /// Tells the heaps of one instance apart: each worker process has a new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HeapId(pub u32);
 
 impl fmt::Display for HeapId {

@@ -4,7 +4,7 @@ use super::session::{Role, Session};
 use super::sessions::Arrival;
 use super::{End, PLACING_MS, Worker};
 use crate::control::counters::WorkerCounter;
-use crate::control::{ConnId, Intent, Listener, Placement, Refusal, ToFront, ToWorker};
+use crate::control::{Asked, ConnId, Intent, Listener, ListeningSocket, Placement, Refusal, ToFront, ToWorker};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::OwnedFd;
 
@@ -16,6 +16,7 @@ impl Worker {
     pub(super) fn hear_front(&mut self) {
         for _ in 0..MESSAGES_PER_TURN {
             match self.front.receive::<ToWorker>() {
+                Ok(Some((ToWorker::Listeners { listening }, fds))) => self.keep_listeners(&listening, fds),
                 Ok(Some((message, fds))) => self.obey(message, fds.into_iter().next()),
                 Ok(None) => return,
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
@@ -47,8 +48,18 @@ impl Worker {
             ToWorker::Settle { key, settling, next_segment } => self.settle(key, settling, next_segment),
             ToWorker::EvictOlderThan { wall_ms } => self.evict_older_than(wall_ms),
             ToWorker::Stop => self.stop("the front says so"),
-            ToWorker::Welcome { .. } => tracing::error!("the front welcomed this worker a second time"),
+            ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } => {
+                tracing::error!("the front said what only a new one says");
+            }
         }
+    }
+
+    /// Keeps the listening sockets open: connections wait in them while there is no front.
+    fn keep_listeners(&mut self, listening: &[ListeningSocket], sockets: Vec<OwnedFd>) {
+        if listening.len() != sockets.len() {
+            tracing::error!("{} listening sockets came with {} descriptors", listening.len(), sockets.len());
+        }
+        self.listeners = listening.iter().copied().zip(sockets).collect();
     }
 
     /// A publisher lost its stream. If it does not publish any more, it has left by itself.
@@ -106,25 +117,27 @@ impl Worker {
 
     /// Asks the front where a session belongs; its input waits until the answer is there.
     pub(super) fn ask_place(&mut self, slot: usize, wish: super::session::Wish, params: &str) -> Result<(), End> {
-        let session = &mut self.sessions[slot];
         let intent = match wish.what {
             super::session::Want::Publish => Intent::Publish,
             super::session::Want::Play(_) => Intent::Play,
         };
-        let message = ToFront::Place {
-            conn: session.conn,
-            intent,
-            key: wish.key.clone(),
-            credential: credential(params),
-            pinned: session.listener == Listener::Sub,
-        };
+        let pinned = self.sessions[slot].listener == Listener::Sub;
+        let asked = Asked { intent, key: wish.key.clone(), credential: credential(params), pinned };
+        self.ask(slot, wish, asked)
+    }
+
+    /// As [`Worker::ask_place`]. A front that is gone may be back in time: then it is asked again.
+    pub(super) fn ask(&mut self, slot: usize, wish: super::session::Wish, asked: Asked) -> Result<(), End> {
+        let session = &mut self.sessions[slot];
+        let question = asked.question(session.conn);
+        session.asked = Some(asked);
         session.enter(Role::Placing(wish));
         session.deadline_ms = self.now.mono_ms + PLACING_MS;
         self.watch_deadline(slot);
-        if self.front_gone_ms.is_some() || self.stopping_since_ms.is_some() {
+        if self.stopping_since_ms.is_some() {
             return self.refuse(slot, Refusal::Unavailable);
         }
-        self.tell_front(&message);
+        self.tell_front(&question);
         Ok(())
     }
 

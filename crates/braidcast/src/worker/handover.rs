@@ -4,6 +4,7 @@
 //! Placement does this to sessions that were not told of success yet, draining and rebalancing to any.
 
 use super::Worker;
+use super::rendezvous::holding;
 use super::session::{Role, Session};
 use super::takeover::Departed;
 use crate::control::counters::WorkerCounter;
@@ -22,13 +23,14 @@ impl Worker {
         if self.sessions[slot].kept.lost {
             return false;
         }
+        let holding = holding(&self.sessions[slot]);
         self.let_go(slot);
         // Before anybody else has the connection: the registration belongs to it, and lives on elsewhere.
         let session = self.sessions.remove(slot);
         self.unwatch(&session);
         let conn = session.conn;
         tracing::debug!(%conn, peer = %session.peer, to = to.map(tracing::field::display), "handed over");
-        self.departed.insert(conn, Departed::new(&session));
+        self.departed.insert(conn, Departed::new(session, holding));
         self.count(WorkerCounter::MovesOut);
         self.tell_front(&ToFront::Move { conn, to });
         true

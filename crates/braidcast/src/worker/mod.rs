@@ -12,6 +12,7 @@ mod ingest;
 mod kept;
 mod ledger;
 mod publishers;
+mod rendezvous;
 mod rtmp;
 mod save;
 mod session;
@@ -25,7 +26,7 @@ mod waiting;
 use crate::config::Config;
 use crate::control::channel::Channel;
 use crate::control::counters::WorkerCounter;
-use crate::control::{ConnId, ToWorker, WorkerId};
+use crate::control::{ConnId, ListeningSocket, ToWorker, WorkerId};
 use crate::logging::RateLimit;
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
@@ -37,6 +38,9 @@ use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
 use ingest::Publisher;
+use rendezvous::Rendezvous;
+pub use rendezvous::socket_path as rendezvous_path;
+pub use save::VERSION as SAVED_VERSION;
 use session::Session;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
@@ -82,6 +86,8 @@ const EXPIRED_PER_TURN: usize = 512;
 const CONTROL: u64 = u64::MAX;
 const DOORBELL: u64 = u64::MAX - 1;
 const SIGNAL: u64 = u64::MAX - 2;
+const RENDEZVOUS: u64 = u64::MAX - 3;
+const NEWCOMER: u64 = u64::MAX - 4;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -119,6 +125,13 @@ pub(crate) struct Worker {
     log_options: LogOptions,
     poller: Poller,
     front: Channel,
+    /// How many workers there are.
+    workers: u16,
+    rendezvous: Rendezvous,
+    /// The instance's listening sockets, for a front that takes over.
+    listeners: Vec<(ListeningSocket, OwnedFd)>,
+    /// All workers' doorbells, likewise.
+    bells: Vec<OwnedFd>,
     /// When the front was last there; `None`: it is.
     front_gone_ms: Option<u64>,
     doorbell: EventFd,
@@ -170,21 +183,23 @@ pub fn run(control: OwnedFd) -> anyhow::Result<ExitCode> {
     if fds.len() != usize::from(workers) {
         bail!("the front sent {} doorbells for {workers} workers", fds.len());
     }
-    let mut worker = Worker::new(worker, heap, config, front, fds)?;
+    let mut worker = Worker::new(worker, workers, heap, config, front, fds)?;
     worker.run()
 }
 
 impl Worker {
-    fn new(id: WorkerId, heap: HeapId, config: Config, front: Channel, doorbells: Vec<OwnedFd>) -> anyhow::Result<Self> {
+    fn new(id: WorkerId, workers: u16, heap: HeapId, config: Config, front: Channel, doorbells: Vec<OwnedFd>) -> anyhow::Result<Self> {
         // As far as it goes: the front has checked that it is enough.
         braidcast_sys::limits::raise_rlimit_nofile(u64::MAX).context("raising the descriptor limit")?;
         let root = Root::new(config.server.shared_dir.clone());
         let page = WorkerPage::create(&root, id.0).context("creating the worker's page")?;
+        let bells = doorbells.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>().context("the doorbells")?;
         let doorbells: Vec<EventFd> = doorbells.into_iter().map(EventFd::from_fd).collect();
         let doorbell = doorbells[usize::from(id.0) - 1].try_clone().context("the worker's doorbell")?;
         let poller = Poller::new().context("epoll")?;
         poller.add(&front, CONTROL, Interest::READ)?;
         poller.add(&doorbell, DOORBELL, Interest::READ)?;
+        let rendezvous = Rendezvous::open(&config.server.shared_dir, id, &poller).context("listening for fronts")?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -203,6 +218,10 @@ impl Worker {
             log_options,
             poller,
             front,
+            workers,
+            rendezvous,
+            listeners: Vec::new(),
+            bells,
             front_gone_ms: None,
             doorbell,
             doorbells,
@@ -254,6 +273,8 @@ impl Worker {
                 match event.token {
                     CONTROL => self.hear_front(),
                     DOORBELL => rung |= self.doorbell.drain()?,
+                    RENDEZVOUS => self.meet(),
+                    NEWCOMER => self.hear_newcomer(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token => self.session_event(token, event),
                 }
@@ -338,6 +359,7 @@ impl Worker {
         }
         tracing::info!("ending: {why}");
         self.stopping_since_ms = Some(self.now.mono_ms);
+        self.listeners.clear();
         self.end_all_sessions();
     }
 

@@ -4,8 +4,8 @@ use super::Worker;
 use super::kept::{Appetite, Row};
 use super::session::{IndexWish, Protocol, Role, Session, Wish};
 use super::streams::Rendition;
-use crate::control::Listener;
 use crate::control::counters::WorkerCounter;
+use crate::control::{Asked, Listener};
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::SavedHeaders;
@@ -29,6 +29,8 @@ pub struct Checkpoint {
     pub local: SocketAddr,
     pub protocol: SavedProtocol,
     pub role: SavedRole,
+    /// What the front was asked about it last.
+    pub asked: Option<Asked>,
     /// Milliseconds left to the role's deadline.
     pub deadline_left_ms: Option<u64>,
     pub peer_ended: bool,
@@ -171,6 +173,7 @@ impl Worker {
                 Protocol::Http(http) => SavedProtocol::Http(http.save()),
             },
             role,
+            asked: session.asked.clone(),
             deadline_left_ms: (session.deadline_ms != 0).then(|| session.deadline_ms.saturating_sub(now_ms)),
             peer_ended: session.peer_ended,
             answering: session.answering,

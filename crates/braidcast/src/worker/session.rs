@@ -7,7 +7,7 @@ use super::End;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
 use super::streams::Rendition;
-use crate::control::{ConnId, Listener};
+use crate::control::{Asked, ConnId, Listener};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::{Clip, RequestReader};
 use braidcast_protocols::rtmp::ServerSession;
@@ -36,6 +36,8 @@ pub struct Session {
     pub kept: Kept,
     /// What it speaks.
     pub protocol: Protocol,
+    /// What the front was asked about it last.
+    pub asked: Option<Asked>,
     /// What it is doing.
     pub role: Role,
     /// What it is owed.

@@ -78,6 +78,7 @@ impl Worker {
             listener: arrival.listener,
             kept,
             protocol,
+            asked: None,
             role: Role::Idle,
             ledger: Default::default(),
             control: Vec::new(),

@@ -13,7 +13,7 @@ use super::sessions::Arrival;
 use super::streams::{LocalStream, Rendition};
 use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
-use crate::control::{Adoption, ConnId, ToFront};
+use crate::control::{Adoption, ConnId, Holding, ToFront};
 use crate::saved::heap::ForeignHeap;
 use crate::saved::{Block, HeapId};
 use anyhow::{Context, bail, ensure};
@@ -22,6 +22,7 @@ use braidcast_protocols::http::RequestReader;
 use braidcast_protocols::rtmp::ServerSession;
 use braidcast_stream_log::{Reader, SavedHeaders, SavedWriter, Writer};
 use braidcast_sys::net::{self, Positions};
+use std::io;
 use std::os::fd::OwnedFd;
 
 /// Everything that was found of a session.
@@ -86,6 +87,7 @@ impl Worker {
         session.ledger = ledger;
         session.control = control;
         session.unread = journal[row.consumed as usize..].to_vec();
+        session.asked = checkpoint.asked;
         session.peer_ended = checkpoint.peer_ended;
         session.answering = checkpoint.answering;
         session.last_request = checkpoint.last_request;
@@ -249,13 +251,10 @@ impl Worker {
             let wish = wish.clone();
             match admitted {
                 Some(next_segment) => self.admit(slot, wish, next_segment)?,
-                None => {
-                    let params = match &session.protocol {
-                        Protocol::Rtmp(rtmp) => rtmp.request().map(|request| request.params).unwrap_or_default(),
-                        _ => String::new(),
-                    };
-                    self.ask_place(slot, wish, &params)?;
-                }
+                None => match session.asked.clone() {
+                    Some(asked) => self.ask(slot, wish, asked)?,
+                    None => return Err(End::Fault("a session was to be placed and nobody had been asked")),
+                },
             }
         }
         if self.sessions.get(slot).is_some_and(|session| matches!(session.protocol, Protocol::Rtmp(_))) {
@@ -309,12 +308,21 @@ fn checked(heap: &ForeignHeap, block: Block, length: usize, sum: u32) -> Option<
 #[derive(Debug)]
 pub struct Departed {
     blocks: [Option<Block>; 3],
+    /// In case the front dies before it has found somebody.
+    holding: Holding,
+    socket: OwnedFd,
 }
 
 impl Departed {
-    /// Of a session that has left.
-    pub fn new(session: &Session) -> Self {
-        Self { blocks: [session.kept.region, session.kept.control, session.kept.spill] }
+    /// Of a session that has left, as the front knew it.
+    pub fn new(session: Session, holding: Holding) -> Self {
+        let blocks = [session.kept.region, session.kept.control, session.kept.spill];
+        Self { blocks, holding: Holding { departed: true, ..holding }, socket: session.socket }
+    }
+
+    /// For a front that takes over.
+    pub fn holding(&self) -> io::Result<(Holding, OwnedFd)> {
+        Ok((self.holding.clone(), self.socket.try_clone()?))
     }
 
     /// The blocks, to be given back when the other worker has its own.

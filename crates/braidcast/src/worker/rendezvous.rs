@@ -1,0 +1,134 @@
+//! A front that comes when this worker's own is gone, or is to be replaced: it finds the worker by a socket in the shared directory
+//! and is told everything the worker has. From then on it is the front.
+
+use super::session::{Role, Session};
+use super::{CONTROL, NEWCOMER, RENDEZVOUS, Worker};
+use crate::control::channel::Channel;
+use crate::control::{HeldPlace, Holding, Inventory, PROTOCOL, ToFront, ToWorker, WorkerId};
+use braidcast_sys::{Interest, Poller, net};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Where fronts find a worker.
+pub fn socket_path(shared_dir: &Path, worker: WorkerId) -> PathBuf {
+    shared_dir.join("workers").join(format!("{worker}.sock"))
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Rendezvous {
+    listener: OwnedFd,
+    /// Connected, and has not said what it wants.
+    newcomer: Option<Channel>,
+}
+
+impl Rendezvous {
+    /// Listens for fronts.
+    pub fn open(shared_dir: &Path, worker: WorkerId, poller: &Poller) -> io::Result<Self> {
+        let listener = net::listen_local(&socket_path(shared_dir, worker), 8)?;
+        poller.add(&listener, RENDEZVOUS, Interest::READ)?;
+        Ok(Self { listener, newcomer: None })
+    }
+}
+
+impl Worker {
+    /// Somebody connects. Only the newest one is listened to.
+    pub(super) fn meet(&mut self) {
+        while let Ok(socket) = net::accept_local(&self.rendezvous.listener) {
+            let Ok(channel) = Channel::new(socket) else { continue };
+            if let Some(before) = self.rendezvous.newcomer.take()
+                && let Err(error) = self.poller.delete(&before)
+            {
+                tracing::debug!(%error, "cannot leave a stranger");
+            }
+            match self.poller.add(&channel, NEWCOMER, Interest::READ) {
+                Ok(()) => self.rendezvous.newcomer = Some(channel),
+                Err(error) => tracing::error!(%error, "cannot watch who comes by the shared directory"),
+            }
+        }
+    }
+
+    /// The one who connected says something.
+    pub(super) fn hear_newcomer(&mut self) {
+        let Some(mut channel) = self.rendezvous.newcomer.take() else { return };
+        match channel.receive::<ToWorker>() {
+            Ok(None) => self.rendezvous.newcomer = Some(channel),
+            Ok(Some((ToWorker::Hello { protocol: PROTOCOL }, _))) => self.follow(channel),
+            Ok(Some((ToWorker::Hello { protocol }, _))) => {
+                tracing::error!(
+                    "a front that speaks version {protocol} of the control protocol was turned away: this worker speaks {PROTOCOL}"
+                );
+            }
+            Ok(Some(_)) | Err(_) => tracing::debug!("somebody came by the shared directory and did not say hello"),
+        }
+    }
+
+    /// Has another front from now on.
+    fn follow(&mut self, channel: Channel) {
+        if self.front_gone_ms.is_none()
+            && let Err(error) = self.poller.delete(&self.front)
+        {
+            tracing::debug!(%error, "cannot leave the front that was");
+        }
+        let watched = self.poller.delete(&channel).and_then(|()| self.poller.add(&channel, CONTROL, Interest::READ));
+        if let Err(error) = watched {
+            tracing::error!(%error, "cannot watch the new front");
+        }
+        self.front = channel;
+        self.front_gone_ms = None;
+        tracing::info!(sessions = self.sessions.len(), "another front takes over: it is told what this worker has");
+        if let Err(error) = self.take_inventory() {
+            tracing::error!(%error, "the new front could not be told everything");
+        }
+    }
+
+    fn take_inventory(&mut self) -> io::Result<()> {
+        let listeners = self.listeners.iter().map(|(_, socket)| socket.try_clone()).collect::<io::Result<Vec<_>>>()?;
+        let inventory = Inventory {
+            worker: self.id,
+            heap: self.heap.id(),
+            workers: self.workers,
+            config: self.config.to_json(),
+            listening: self.listeners.iter().map(|(listening, _)| *listening).collect(),
+        };
+        self.front.send(&ToFront::Inventory(inventory), listeners)?;
+        let bells = self.bells.iter().map(|bell| bell.try_clone()).collect::<io::Result<Vec<_>>>()?;
+        self.front.send(&ToFront::Bells, bells)?;
+        for (_, session) in &self.sessions {
+            self.front.send(&ToFront::Holding(holding(session)), vec![session.socket.try_clone()?])?;
+        }
+        for departed in self.departed.values() {
+            let (holding, socket) = departed.holding()?;
+            self.front.send(&ToFront::Holding(holding), vec![socket])?;
+        }
+        for (_, publisher) in &self.publishers {
+            let next = publisher.segmenter.as_ref().map_or(0, |(segmenter, _)| segmenter.next_number());
+            self.front.send(&ToFront::Segment { key: publisher.key.clone(), next }, Vec::new())?;
+        }
+        self.front.send(&ToFront::InventoryEnd, Vec::new())?;
+        // Questions that the other front did not answer.
+        for (_, session) in &self.sessions {
+            if let (Role::Placing(_), Some(asked)) = (&session.role, &session.asked) {
+                self.front.send(&asked.question(session.conn), Vec::new())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a front needs to know of a session.
+pub fn holding(session: &Session) -> Holding {
+    let placed = matches!(session.role, Role::Opening(..) | Role::Waiting(_) | Role::Publishing(_) | Role::Viewing { .. });
+    Holding {
+        conn: session.conn,
+        row: session.kept.row,
+        peer: session.peer,
+        departed: false,
+        place: session.asked.as_ref().filter(|_| placed).map(|asked| HeldPlace {
+            intent: asked.intent,
+            key: asked.key.clone(),
+            credential: asked.credential,
+        }),
+    }
+}
