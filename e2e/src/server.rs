@@ -86,6 +86,7 @@ impl ServerOptions {
 }
 
 /// A running server.
+#[derive(Debug)]
 pub struct Server {
     child: Child,
     launch: Launch,
@@ -101,6 +102,7 @@ pub struct Server {
 }
 
 /// How a server is started.
+#[derive(Debug)]
 struct Launch {
     words: Vec<OsString>,
     environment: Vec<(String, String)>,

@@ -112,13 +112,26 @@ pub enum Settling {
     Dispose,
 }
 
+/// Where a connection came in, from whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Where it came in.
+    pub listener: Listener,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+}
+
 /// A session that a worker shall go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adoption {
     /// Its connection.
     pub conn: ConnId,
-    /// Where it is saved.
+    /// Where it is saved. If nothing is, nobody has begun with it.
     pub row: RowId,
+    /// For that case.
+    pub origin: Origin,
     /// As in [`Placement::Here`].
     pub next_segment: u64,
     /// The front has agreed that it begins here what it was placed for.
@@ -179,8 +192,8 @@ pub struct Holding {
     pub conn: ConnId,
     /// Where it is saved.
     pub row: RowId,
-    /// The client's address.
-    pub peer: SocketAddr,
+    /// Where it came in, from whom.
+    pub origin: Origin,
     /// The worker has handed it over and does not know to whom.
     pub departed: bool,
     /// What it does.
@@ -229,12 +242,8 @@ pub enum ToWorker {
         conn: ConnId,
         /// Where it is to be saved.
         row: RowId,
-        /// Where it came in.
-        listener: Listener,
-        /// The client's address.
-        peer: SocketAddr,
-        /// The address it connected to.
-        local: SocketAddr,
+        /// Where it came in, from whom.
+        origin: Origin,
     },
     /// The answer to [`ToFront::Place`].
     Placed {

@@ -7,7 +7,7 @@
 //! Layout (all numbers native-endian): a header of 64-bit words, the counters, the text, one row of 128 bytes per worker.
 
 use super::counters::FrontCounter;
-use super::{Listener, WorkerId};
+use super::{ConnId, Listener, WorkerId};
 use braidcast_sys::SharedPage;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -31,7 +31,11 @@ const COUNTER_SLOTS: usize = 96;
 const TEXT_AT: usize = COUNTERS_AT + COUNTER_SLOTS * 8;
 const ROWS_AT: usize = TEXT_AT + TEXT_BYTES;
 const ROW_BYTES: usize = 128;
-const PAGE_BYTES: usize = ROWS_AT + MAX_WORKERS as usize * ROW_BYTES;
+const MOVES_AT: usize = ROWS_AT + MAX_WORKERS as usize * ROW_BYTES;
+const MOVE_BYTES: usize = 64;
+/// How many of the last moves the page lists.
+const MOVES: u64 = 32;
+const PAGE_BYTES: usize = MOVES_AT + MOVES as usize * MOVE_BYTES;
 
 const _: () = assert!(FrontCounter::ALL.len() <= COUNTER_SLOTS);
 
@@ -46,6 +50,10 @@ enum Header {
     TextBytes,
     /// `[placement] max_publishers`; 0: no limit.
     Allowed,
+    /// Moves listed since the page was made.
+    Moves,
+    /// Sessions that are on their way.
+    Moving,
 }
 
 /// What an instance is doing.
@@ -91,10 +99,12 @@ pub enum WorkerState {
     Stopping = 4,
     /// Its sessions go to others, then it ends and is started anew.
     Draining = 5,
+    /// It dies again and again, and no client's input is the reason; it is started again, ever less often.
+    CrashLoop = 6,
 }
 
 impl WorkerState {
-    const ALL: [Self; 6] = [Self::Empty, Self::Starting, Self::Running, Self::Restarting, Self::Stopping, Self::Draining];
+    const ALL: [Self; 7] = [Self::Empty, Self::Starting, Self::Running, Self::Restarting, Self::Stopping, Self::Draining, Self::CrashLoop];
 
     /// In words.
     pub fn label(self) -> &'static str {
@@ -105,6 +115,7 @@ impl WorkerState {
             Self::Restarting => "restarting",
             Self::Stopping => "stopping",
             Self::Draining => "draining",
+            Self::CrashLoop => "crash-loop",
         }
     }
 }
@@ -167,6 +178,53 @@ impl WorkerRow {
             spare_permille: count(9),
         }
     }
+}
+
+/// Why a session moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Another worker was chosen for its stream.
+    Placed = 1,
+    /// Its worker died.
+    Died = 2,
+    /// Its worker hung.
+    Hung = 3,
+    /// Its worker is to be empty.
+    Drained = 4,
+    /// Another worker has less to do.
+    Rebalanced = 5,
+}
+
+impl Why {
+    const ALL: [Self; 5] = [Self::Placed, Self::Died, Self::Hung, Self::Drained, Self::Rebalanced];
+
+    /// In words.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Placed => "placed",
+            Self::Died => "worker died",
+            Self::Hung => "worker hung",
+            Self::Drained => "drained",
+            Self::Rebalanced => "rebalanced",
+        }
+    }
+}
+
+/// A session that has moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoveRow {
+    /// When it went on, wall clock, milliseconds.
+    pub wall_ms: u64,
+    /// Its connection.
+    pub conn: ConnId,
+    /// Whose it was.
+    pub from: WorkerId,
+    /// Whose it is.
+    pub to: WorkerId,
+    /// Why.
+    pub why: Why,
+    /// How long nobody had it, milliseconds.
+    pub pause_ms: u64,
 }
 
 /// An address that is listened on.
@@ -293,6 +351,46 @@ impl FrontPage {
         }
     }
 
+    /// Lists a session that has moved.
+    pub fn push_move(&self, moved: &MoveRow) {
+        let count = self.header(Header::Moves).load(Relaxed);
+        let at = move_at(count);
+        let workers = u64::from(moved.from.0) << 16 | u64::from(moved.to.0);
+        for (index, word) in [moved.wall_ms, moved.conn.0, workers, moved.why as u64, moved.pause_ms].into_iter().enumerate() {
+            self.0.u64(at + index * 8).store(word, Relaxed);
+        }
+        self.header(Header::Moves).store(count + 1, Release);
+    }
+
+    /// The sessions that moved last, newest first. One that is being listed just now may be mixed up with the one it replaces.
+    pub fn moves(&self) -> Vec<MoveRow> {
+        let count = self.header(Header::Moves).load(Acquire);
+        let read = |back: u64| {
+            let at = move_at(count - 1 - back);
+            let [wall_ms, conn, workers, why, pause_ms] = std::array::from_fn(|index| self.0.u64(at + index * 8).load(Relaxed));
+            let why = Why::ALL.into_iter().find(|known| *known as u64 == why)?;
+            Some(MoveRow {
+                wall_ms,
+                conn: ConnId(conn),
+                from: WorkerId((workers >> 16) as u16),
+                to: WorkerId(workers as u16),
+                why,
+                pause_ms,
+            })
+        };
+        (0..count.min(MOVES)).filter_map(read).collect()
+    }
+
+    /// Says how many sessions are on their way.
+    pub fn set_moving(&self, sessions: u64) {
+        self.header(Header::Moving).store(sessions, Relaxed);
+    }
+
+    /// How many sessions are on their way.
+    pub fn moving(&self) -> u64 {
+        self.header(Header::Moving).load(Relaxed)
+    }
+
     /// The addresses in use.
     pub fn listening(&self) -> Vec<Listening> {
         let bytes = usize::try_from(self.header(Header::TextBytes).load(Acquire)).unwrap_or(0).min(TEXT_BYTES);
@@ -319,6 +417,10 @@ impl FrontPage {
     fn header(&self, header: Header) -> &AtomicU64 {
         self.0.u64(header as usize * 8)
     }
+}
+
+fn move_at(count: u64) -> usize {
+    MOVES_AT + (count % MOVES) as usize * MOVE_BYTES
 }
 
 fn row_at(worker: WorkerId) -> Option<usize> {
@@ -375,6 +477,17 @@ mod tests {
         let next = FrontPage::create(directory.path()).unwrap();
         assert_eq!((next.counter(FrontCounter::Accepted).load(Relaxed), next.row(WorkerId(1)).pid), (3, 0));
         assert_eq!(next.state(), InstanceState::Starting);
+    }
+
+    #[test]
+    fn the_last_moves_are_listed_newest_first() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let front = FrontPage::create(directory.path()).unwrap();
+        assert_eq!(front.moves(), []);
+        let moved = |n: u64| MoveRow { wall_ms: n, conn: ConnId(n), from: WorkerId(1), to: WorkerId(253), why: Why::Hung, pause_ms: n * 2 };
+        (1..=MOVES + 3).for_each(|n| front.push_move(&moved(n)));
+        let listed = FrontPage::open(directory.path()).unwrap().moves();
+        assert_eq!(listed, (4..=MOVES + 3).rev().map(moved).collect::<Vec<_>>());
     }
 
     #[test]

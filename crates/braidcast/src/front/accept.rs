@@ -5,7 +5,7 @@ use super::listen::local_of;
 use super::registry::Unwelcome;
 use super::timers::Timer;
 use crate::control::counters::FrontCounter;
-use crate::control::{Listener, ToWorker, WorkerId};
+use crate::control::{Listener, Origin, ToWorker, WorkerId};
 use braidcast_sys::net;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -112,10 +112,11 @@ impl Front {
                 return self.turn_away(peer, FrontCounter::RefusedPending, "connections");
             }
         };
-        let conn = self.registry.connected(worker, peer.ip(), row);
+        let origin = Origin { listener, peer, local };
+        let conn = self.registry.connected(worker, origin, row);
         self.vault.keep(conn, client);
         tracing::debug!(%conn, %peer, %local, %worker, "accepted ({listener:?})");
-        self.send(worker, &ToWorker::Connection { conn, row, listener, peer, local }, vec![theirs]);
+        self.send(worker, &ToWorker::Connection { conn, row, origin }, vec![theirs]);
     }
 
     /// Closes it, counts it, says so.

@@ -1,9 +1,8 @@
 //! Emptying a worker, and evening out the workers: which sessions are asked to go. How they go is [`super::moves`]' business.
 
-use super::moves::Why;
 use super::timers::Timer;
 use super::{Front, TICK_MS};
-use crate::control::pages::WorkerState;
+use crate::control::pages::{Why, WorkerState};
 use crate::control::{ConnId, Intent, ToWorker, WorkerId};
 use std::collections::HashMap;
 

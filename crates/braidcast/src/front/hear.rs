@@ -1,11 +1,10 @@
 //! What the workers say, and what the front says back. A worker may be wrong about anything: nothing it says can stop the front.
 
 use super::Front;
-use super::moves::Why;
 use super::registry::{Answer, Circumstances, Mismatch, Question};
 use super::timers::Timer;
 use crate::control::counters::FrontCounter;
-use crate::control::pages::WorkerState;
+use crate::control::pages::{Why, WorkerState};
 use crate::control::{ConnId, Intent, Placement, Refusal, ToFront, ToWorker, WorkerId};
 use braidcast_media::StreamKey;
 use braidcast_stream_log::Reader;
@@ -158,11 +157,21 @@ impl Front {
             self.timers.clear(Timer::Overdue(worker));
             self.watch_sockets();
             self.send_waiting_home();
+            for (asking, question) in std::mem::take(&mut self.unanswered) {
+                // Of a session that has gone elsewhere since, the worker that has it asks again.
+                if self.registry.worker_of(question.conn) == Some(asking) {
+                    self.answer(asking, question);
+                }
+            }
             self.announce_if_ready(false);
         }
     }
 
     fn answer(&mut self, worker: WorkerId, question: Question) {
+        // Between the death of one worker and the start of another there may be none; the asking one waits for a while.
+        if !self.is_stopping() && self.workers.iter().all(|worker| !worker.serves()) {
+            return self.unanswered.push((worker, question));
+        }
         let (conn, intent, key) = (question.conn, question.intent, question.key.clone());
         let is_new = intent == Intent::Publish && !self.registry.knows(&key);
         let room = !is_new || self.budget.has_room(self.now_ms);

@@ -32,6 +32,8 @@ pub struct Inherited {
     pub held: Vec<(Holding, OwnedFd)>,
     /// The next segment numbers it knows.
     pub numbers: Vec<(StreamKey, u64)>,
+    /// How often its place was filled again.
+    pub restarts: u32,
 }
 
 /// Everything that was found.
@@ -56,8 +58,9 @@ pub fn gather(shared_dir: &Path) -> anyhow::Result<Option<Inheritance>> {
                     bail!("worker {worker} (process {pid}) says that it is worker {}", found.inventory.worker);
                 }
                 // Every worker has all of them.
-                (sockets, doorbells) = (found.sockets, found.doorbells);
-                workers.push(Inherited { pid, handle, channel, inventory: found.inventory, held: found.held, numbers: found.numbers });
+                let Found { inventory, held, numbers, sockets: its_sockets, doorbells: its_bells } = found;
+                (sockets, doorbells) = (its_sockets, its_bells);
+                workers.push(Inherited { pid, handle, channel, inventory, held, numbers, restarts: 0 });
             }
             Err(error) => {
                 tracing::error!(%worker, pid, error = format!("{error:#}"), "a worker of the front that was does not say what it has: it is ended, and its connections are lost");

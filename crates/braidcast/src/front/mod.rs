@@ -30,7 +30,7 @@ mod workers;
 use crate::cli::ServeOptions;
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
-use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, WorkerState};
+use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, WorkerId};
 use crate::logging::{self, RateLimit};
 use anyhow::{Context, bail};
@@ -40,11 +40,11 @@ use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
 use budget::Budget;
 use inherit::{Inheritance, Inherited};
 use listen::Socket;
-use moves::{Moves, Why};
+use moves::Moves;
 use next_segments::NextSegments;
 use orders::Orders;
 use placement::Load;
-use registry::{Registry, Rules};
+use registry::{Question, Registry, Rules};
 use shared_dir::SharedDir;
 use signals::{Signals, Wish};
 use std::collections::HashSet;
@@ -104,6 +104,8 @@ struct Front {
     accept_paused: bool,
     workers: Vec<Worker>,
     last_given: WorkerId,
+    /// Questions that wait for a worker that can take sessions.
+    unanswered: Vec<(WorkerId, Question)>,
     doorbells: Vec<EventFd>,
     registry: Registry,
     vault: Vault,
@@ -216,6 +218,7 @@ impl Front {
             accepting: false,
             accept_paused: false,
             last_given: WorkerId(0),
+            unanswered: Vec::new(),
             doorbells,
             registry,
             vault,
@@ -250,9 +253,8 @@ impl Front {
 
     /// A worker of the front before goes on as this one's.
     fn inherit(&mut self, worker: Inherited) -> anyhow::Result<()> {
-        let Inherited { pid, handle, channel, inventory, held, numbers } = worker;
+        let Inherited { pid, handle, channel, inventory, held, numbers, restarts } = worker;
         let (id, now_ms) = (inventory.worker, self.now_ms);
-        let restarts = self.page.row(id).restarts;
         let mut process = Process::new(pid, handle, channel, inventory.heap, now_ms);
         process.inherited = true;
         self.watch(id, &process)?;
@@ -260,8 +262,8 @@ impl Front {
         (place.process, place.state, place.restarts) = (Some(process), WorkerState::Running, restarts);
         tracing::info!(worker = %id, pid, connections = held.len(), "the worker of the front before goes on");
         for (holding, socket) in held {
-            let Holding { conn, row, peer, departed, place } = holding;
-            self.registry.inherited(conn, id, peer.ip(), row, place, now_ms);
+            let Holding { conn, row, origin, departed, place } = holding;
+            self.registry.inherited(conn, id, origin, row, place, now_ms);
             self.vault.keep(conn, socket);
             if departed && let Ok(homeless) = self.registry.handed_over(conn, id) {
                 self.find_home(homeless, id, Why::Drained);
@@ -478,7 +480,7 @@ struct Opened {
 
 impl Opened {
     fn new(config: &mut Config, shared: &SharedDir, inheritance: Option<Inheritance>) -> anyhow::Result<Self> {
-        let Inheritance { workers: inherited, mut sockets, mut doorbells } = match inheritance {
+        let Inheritance { workers: mut inherited, mut sockets, mut doorbells } = match inheritance {
             Some(inheritance) => inheritance,
             None => {
                 shared.forget_sessions()?;
@@ -493,6 +495,11 @@ impl Opened {
             }
         }
         let connections = cover_connections(config)?;
+        if let Ok(before) = FrontPage::open(shared.path()) {
+            for worker in &mut inherited {
+                worker.restarts = before.row(worker.inventory.worker).restarts;
+            }
+        }
         let full = "making the pages in the shared directory: is it full?";
         let page = FrontPage::create(shared.path()).context(full)?;
         for id in 1..=config.workers() {

@@ -5,47 +5,21 @@
 use super::Front;
 use super::registry::Homeless;
 use crate::control::counters::FrontCounter;
+use crate::control::pages::{MoveRow, Why};
 use crate::control::{Adoption, ConnId, Intent, ToWorker, WorkerId};
+use braidcast_sys::clock;
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
 
 /// The most addresses that are held off at once; past that the oldest is let in again.
 const MAX_HELD_OFF: usize = 1_024;
 
-/// Why a session moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// Another worker was chosen for its stream.
-    Placed,
-    /// Its worker died.
-    Died,
-    /// Its worker hung.
-    Hung,
-    /// Its worker is to be empty.
-    Drained,
-    /// Another worker has less to do.
-    Rebalanced,
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Placed => "placed",
-            Self::Died => "its worker died",
-            Self::Hung => "its worker hung",
-            Self::Drained => "its worker is drained",
-            Self::Rebalanced => "rebalanced",
-        })
-    }
-}
-
 /// A session on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Move {
     homeless: Homeless,
-    /// Whose it was; it still holds what the new worker reads unless it is dead.
-    from: WorkerId,
+    /// Whose it was, and who was to have it and died. In the heap of any of them it may be saved still.
+    from: Vec<WorkerId>,
     why: Why,
     since_ms: u64,
     /// Nobody could take it yet.
@@ -57,8 +31,6 @@ pub struct Move {
 pub struct Moves {
     under_way: HashMap<ConnId, Move>,
     held_off: Vec<(IpAddr, u64)>,
-    /// Duration of the last takeover of a whole worker, milliseconds.
-    pub last_takeover_ms: u64,
 }
 
 impl Moves {
@@ -74,7 +46,7 @@ impl Moves {
 
     /// The connections that came from a worker.
     pub fn from(&self, worker: WorkerId) -> impl Iterator<Item = ConnId> + '_ {
-        self.under_way.iter().filter(move |(_, moving)| moving.from == worker).map(|(conn, _)| *conn)
+        self.under_way.iter().filter(move |(_, moving)| moving.from.contains(&worker)).map(|(conn, _)| *conn)
     }
 
     /// No connection is taken from an address until this time.
@@ -98,13 +70,17 @@ impl Front {
     pub(super) fn find_home(&mut self, homeless: Homeless, from: WorkerId, why: Why) {
         let now_ms = self.now_ms;
         // A session whose next worker died as well has been on its way for longer than since now.
-        let (why, since_ms) = self.moves.under_way.get(&homeless.conn).map_or((why, now_ms), |moving| (moving.why, moving.since_ms));
-        self.moves.under_way.insert(homeless.conn, Move { homeless, from, why, since_ms, waits: true });
+        let begun = || Move { homeless, from: Vec::new(), why, since_ms: now_ms, waits: true };
+        let moving = self.moves.under_way.entry(homeless.conn).or_insert_with(begun);
+        (moving.homeless, moving.waits) = (homeless, true);
+        if !moving.from.contains(&from) {
+            moving.from.push(from);
+        }
         self.send_home(homeless.conn);
     }
 
     fn send_home(&mut self, conn: ConnId) {
-        let Some(moving) = self.moves.under_way.get(&conn).copied() else { return };
+        let Some(moving) = self.moves.under_way.get(&conn).cloned() else { return };
         let Some(worker) = self.registry.choose_home(&moving.homeless, &self.loads()) else { return };
         let client = match self.vault.duplicate(conn) {
             Ok(client) => client,
@@ -119,7 +95,8 @@ impl Front {
         }
         let publishes = moving.homeless.intent == Some(Intent::Publish);
         let next_segment = self.registry.stream_of(conn).filter(|_| publishes).map_or(0, |key| self.numbers.next(key));
-        let adoption = Adoption { conn, row: moving.homeless.row, next_segment, admitted: moving.why == Why::Placed };
+        let adoption =
+            Adoption { conn, row: moving.homeless.row, origin: moving.homeless.origin, next_segment, admitted: moving.why == Why::Placed };
         self.send(worker, &ToWorker::Adopt(adoption), vec![client]);
     }
 
@@ -136,19 +113,27 @@ impl Front {
     pub(super) fn adopted(&mut self, worker: WorkerId, conn: ConnId) {
         let Some(moving) = self.moves.under_way.remove(&conn) else { return };
         self.vault.settled(conn);
-        self.send(moving.from, &ToWorker::Departed { conn }, Vec::new());
+        self.forget_departed(conn, &moving);
         let pause_ms = self.now_ms.saturating_sub(moving.since_ms);
         let (stream, peer) = (self.registry.stream_of(conn), self.registry.address_of(conn));
         let (stream, peer) = (stream.map(tracing::field::display), peer.map(tracing::field::display));
         self.count(FrontCounter::Moves);
+        let (from, why) = (moving.from.first().copied().unwrap_or(worker), moving.why);
+        self.page.push_move(&MoveRow { wall_ms: clock::wall_ms(), conn, from, to: worker, why, pause_ms });
         if matches!(moving.why, Why::Died | Why::Hung) {
             self.count(FrontCounter::Takeovers);
-            self.moves.last_takeover_ms = pause_ms;
         }
         if moving.why == Why::Placed || !self.worker_lines.allow(self.now_ms) {
-            tracing::debug!(stream, %conn, peer, from = %moving.from, to = %worker, pause_ms, "a session has moved: {}", moving.why);
+            tracing::debug!(stream, %conn, peer, from = %from, to = %worker, pause_ms, "a session has moved: {}", moving.why.label());
         } else {
-            tracing::info!(stream, %conn, peer, from = %moving.from, to = %worker, pause_ms, "a session has moved: {}", moving.why);
+            tracing::info!(stream, %conn, peer, from = %from, to = %worker, pause_ms, "a session has moved: {}", moving.why.label());
+        }
+    }
+
+    /// Those who had a session need not hold what they kept of it any longer.
+    fn forget_departed(&mut self, conn: ConnId, moving: &Move) {
+        for from in &moving.from {
+            self.send(*from, &ToWorker::Departed { conn }, Vec::new());
         }
     }
 
@@ -169,7 +154,7 @@ impl Front {
     pub(super) fn clear_gone(&mut self) {
         while let Some((conn, row)) = self.registry.poll_gone() {
             if let Some(moving) = self.moves.under_way.remove(&conn) {
-                self.send(moving.from, &ToWorker::Departed { conn }, Vec::new());
+                self.forget_departed(conn, &moving);
             }
             self.vault.forget(conn, row);
         }
@@ -189,7 +174,7 @@ impl Front {
             return self.lost(from, conn);
         };
         self.registry.rehome(conn, worker);
-        let adoption = Adoption { conn, row: homeless.row, next_segment: 0, admitted: false };
+        let adoption = Adoption { conn, row: homeless.row, origin: homeless.origin, next_segment: 0, admitted: false };
         self.send(worker, &ToWorker::Bury(adoption), vec![client]);
     }
 }

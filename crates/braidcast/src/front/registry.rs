@@ -7,7 +7,7 @@ use super::addresses::Addresses;
 use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{PlayPolicy, PublishPolicy};
-use crate::control::{ConnId, HeldPlace, Intent, Placement, Refusal, ToWorker, WorkerId};
+use crate::control::{ConnId, HeldPlace, Intent, Origin, Placement, Refusal, ToWorker, WorkerId};
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
@@ -109,6 +109,8 @@ pub struct Homeless {
     pub conn: ConnId,
     /// Where it is saved.
     pub row: RowId,
+    /// Where it came in, from whom.
+    pub origin: Origin,
     /// What it does, as far as the front was asked.
     pub intent: Option<Intent>,
     /// Who was chosen for it before, if that was another worker than the one it was with.
@@ -130,6 +132,7 @@ pub struct Tally {
 struct Conn {
     worker: WorkerId,
     row: RowId,
+    origin: Origin,
     /// From which byte of its input on a worker was working when it died of it.
     suspect: Option<u64>,
     address: IpAddr,
@@ -189,19 +192,21 @@ impl Registry {
     }
 
     /// A connection was given to a worker.
-    pub fn connected(&mut self, worker: WorkerId, address: IpAddr, row: RowId) -> ConnId {
+    pub fn connected(&mut self, worker: WorkerId, origin: Origin, row: RowId) -> ConnId {
+        let address = origin.peer.ip();
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
-        self.conns.insert(conn, Conn { worker, row, suspect: None, address, place: None });
+        self.conns.insert(conn, Conn { worker, row, origin, suspect: None, address, place: None });
         self.addresses.opened(address);
         self.tally(worker).sessions += 1;
         conn
     }
 
     /// A connection that was there before this front. Its id is not given again.
-    pub fn inherited(&mut self, conn: ConnId, worker: WorkerId, address: IpAddr, row: RowId, place: Option<HeldPlace>, now_ms: u64) {
+    pub fn inherited(&mut self, conn: ConnId, worker: WorkerId, origin: Origin, row: RowId, place: Option<HeldPlace>, now_ms: u64) {
+        let address = origin.peer.ip();
         self.next_conn = self.next_conn.max(conn.0);
-        self.conns.insert(conn, Conn { worker, row, suspect: None, address, place: None });
+        self.conns.insert(conn, Conn { worker, row, origin, suspect: None, address, place: None });
         self.addresses.opened(address);
         self.tally(worker).sessions += 1;
         if let Some(HeldPlace { intent, key, credential }) = place {
@@ -403,6 +408,7 @@ impl Registry {
         Homeless {
             conn,
             row: held.row,
+            origin: held.origin,
             intent: place.map(|place| place.intent),
             chosen: place.map(|place| place.worker).filter(|worker| *worker != held.worker),
         }

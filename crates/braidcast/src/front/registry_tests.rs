@@ -1,4 +1,5 @@
 use super::*;
+use crate::control::Listener;
 use crate::control::Settling;
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -62,17 +63,22 @@ impl Desk {
 }
 
 const ROW: RowId = RowId(0);
+
+fn origin(last: u8) -> Origin {
+    Origin { listener: Listener::Rtmp, peer: (address(last), 40_000).into(), local: ([127, 0, 0, 1], 1_935).into() }
+}
+
 const HERE: Placement = Placement::Here { next_segment: 42 };
 
 #[test]
 fn a_publisher_is_placed_moved_and_counted_where_it_was_sent() {
     let mut desk = Desk::new(rules());
-    let first = desk.registry.connected(W2, address(1), ROW);
-    let second = desk.registry.connected(W2, address(2), ROW);
+    let first = desk.registry.connected(W2, origin(1), ROW);
+    let second = desk.registry.connected(W2, origin(2), ROW);
     assert_eq!(desk.ask(W2, first, Intent::Publish, "a", 0).placement, Placement::MoveTo(W1));
     assert_eq!(desk.registry.load(W1), Tally { sessions: 0, publishers: 1, viewers: 0 });
     assert_eq!(desk.ask(W2, second, Intent::Publish, "b", 0).placement, HERE);
-    let homeless = Homeless { conn: first, row: ROW, intent: Some(Intent::Publish), chosen: Some(W1) };
+    let homeless = Homeless { conn: first, row: ROW, origin: origin(1), intent: Some(Intent::Publish), chosen: Some(W1) };
     assert_eq!(desk.registry.handed_over(first, W2), Ok(homeless));
     assert_eq!(desk.registry.choose_home(&homeless, &desk.workers), Some(W1));
     desk.registry.rehome(first, W1);
@@ -88,7 +94,7 @@ fn a_publisher_is_placed_moved_and_counted_where_it_was_sent() {
 #[test]
 fn a_second_publisher_is_refused_while_the_first_one_sends() {
     let mut desk = Desk::new(rules());
-    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last), ROW));
+    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, origin(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
     desk.appended_ms = Some(9_000);
     let busy = desk.ask(W1, second, Intent::Publish, "a", 10_000);
@@ -106,7 +112,7 @@ fn a_second_publisher_is_refused_while_the_first_one_sends() {
 #[test]
 fn a_publisher_that_was_just_admitted_is_not_silent_because_its_stream_was() {
     let mut desk = Desk::new(rules());
-    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last), ROW));
+    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, origin(last), ROW));
     desk.appended_ms = Some(1_000);
     desk.ask(W1, first, Intent::Publish, "a", 60_000);
     assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 62_999).placement, Placement::Refused(Refusal::StreamBusy));
@@ -117,7 +123,7 @@ fn a_publisher_that_was_just_admitted_is_not_silent_because_its_stream_was() {
 fn an_encoder_that_lost_its_connection_takes_its_stream_back() {
     let mut desk = Desk::new(rules());
     desk.appended_ms = Some(0);
-    let [first, stranger, back] = [1, 1, 1].map(|last| desk.registry.connected(W1, address(last), ROW));
+    let [first, stranger, back] = [1, 1, 1].map(|last| desk.registry.connected(W1, origin(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
     let other_key = Question { conn: stranger, intent: Intent::Publish, key: key("a"), credential: 8, pinned: false };
     assert_eq!(desk.ask_so(W1, other_key, 1).placement, Placement::Refused(Refusal::StreamBusy));
@@ -127,7 +133,7 @@ fn an_encoder_that_lost_its_connection_takes_its_stream_back() {
 #[test]
 fn replace_lets_anybody_in() {
     let mut desk = Desk::new(Rules { replace: true, ..rules() });
-    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, address(last), ROW));
+    let [first, second] = [1, 2].map(|last| desk.registry.connected(W1, origin(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
     assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 0).replaced, Some(first));
 }
@@ -135,7 +141,7 @@ fn replace_lets_anybody_in() {
 #[test]
 fn a_replaced_publisher_frees_its_place_before_the_limits_are_looked_at() {
     let mut desk = Desk::new(Rules { replace: true, max_publishers: 1, ..rules() });
-    let [first, second, third] = [1, 2, 3].map(|last| desk.registry.connected(W1, address(last), ROW));
+    let [first, second, third] = [1, 2, 3].map(|last| desk.registry.connected(W1, origin(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
     assert_eq!(desk.ask(W1, second, Intent::Publish, "a", 0).placement, HERE);
     assert_eq!(desk.ask(W1, third, Intent::Publish, "b", 0).placement, Placement::Refused(Refusal::PublishersFull));
@@ -146,7 +152,7 @@ fn a_replaced_publisher_frees_its_place_before_the_limits_are_looked_at() {
 fn pinned_connections_stay_within_the_hard_limits() {
     let mut desk = Desk::new(rules());
     desk.workers[1].allowed = 1;
-    let [first, second, viewer] = [1, 2, 3].map(|last| desk.registry.connected(W2, address(last), ROW));
+    let [first, second, viewer] = [1, 2, 3].map(|last| desk.registry.connected(W2, origin(last), ROW));
     let pinned = |conn, intent, name| Question { conn, intent, key: key(name), credential: 0, pinned: true };
     assert_eq!(desk.ask_so(W2, pinned(first, Intent::Publish, "a"), 0).placement, HERE);
     assert_eq!(desk.ask_so(W2, pinned(second, Intent::Publish, "b"), 0).placement, Placement::Refused(Refusal::PublishersFull));
@@ -156,7 +162,7 @@ fn pinned_connections_stay_within_the_hard_limits() {
 #[test]
 fn a_full_directory_refuses_new_streams_only() {
     let mut desk = Desk::new(rules());
-    let conn = desk.registry.connected(W1, address(1), ROW);
+    let conn = desk.registry.connected(W1, origin(1), ROW);
     desk.ask(W1, conn, Intent::Publish, "a", 0);
     desk.registry.released(conn, W1, 0).unwrap();
     desk.room = false;
@@ -167,7 +173,7 @@ fn a_full_directory_refuses_new_streams_only() {
 #[test]
 fn no_worker_no_place() {
     let mut desk = Desk::new(rules());
-    let conn = desk.registry.connected(W1, address(1), ROW);
+    let conn = desk.registry.connected(W1, origin(1), ROW);
     desk.workers.clear();
     for intent in [Intent::Publish, Intent::Play] {
         assert_eq!(desk.ask(W1, conn, intent, "a", 0).placement, Placement::Refused(Refusal::Unavailable));
@@ -177,17 +183,17 @@ fn no_worker_no_place() {
 #[test]
 fn a_dead_workers_sessions_go_to_others_and_its_streams_go_on() {
     let mut desk = Desk::new(rules());
-    let viewer = desk.registry.connected(W1, address(1), RowId(1));
-    let publisher = desk.registry.connected(W1, address(1), RowId(2));
-    let moving = desk.registry.connected(W2, address(2), RowId(3));
+    let viewer = desk.registry.connected(W1, origin(1), RowId(1));
+    let publisher = desk.registry.connected(W1, origin(1), RowId(2));
+    let moving = desk.registry.connected(W2, origin(2), RowId(3));
     desk.ask(W1, publisher, Intent::Publish, "a", 0);
     desk.workers.pop();
     assert_eq!(desk.ask(W2, moving, Intent::Publish, "b", 0).placement, Placement::MoveTo(W1));
     assert_eq!((desk.registry.published_by(W1), desk.registry.published_by(W2)), (vec![key("a")], vec![key("b")]));
-    let of = |conn, row, intent| Homeless { conn, row: RowId(row), intent, chosen: None };
+    let of = |conn, row, last, intent| Homeless { conn, row: RowId(row), origin: origin(last), intent, chosen: None };
     let homeless = desk.registry.worker_died(W1, 100);
-    assert_eq!(homeless, [of(publisher, 2, Some(Intent::Publish)), of(viewer, 1, None)], "publishers first");
-    assert_eq!(desk.registry.reserved_at(W1), [of(moving, 3, Some(Intent::Publish))]);
+    assert_eq!(homeless, [of(publisher, 2, 1, Some(Intent::Publish)), of(viewer, 1, 1, None)], "publishers first");
+    assert_eq!(desk.registry.reserved_at(W1), [of(moving, 3, 2, Some(Intent::Publish))]);
     desk.workers = workers(&[2]);
     assert_eq!(desk.registry.choose_home(&homeless[0], &[]), None);
     for homeless in &homeless {
@@ -208,7 +214,7 @@ fn a_dead_workers_sessions_go_to_others_and_its_streams_go_on() {
 fn a_session_that_was_admitted_finds_a_home_where_there_is_no_room() {
     let mut desk = Desk::new(Rules { max_publishers: 1, ..rules() });
     desk.workers.iter_mut().for_each(|load| load.allowed = 1);
-    let conn = desk.registry.connected(W1, address(1), ROW);
+    let conn = desk.registry.connected(W1, origin(1), ROW);
     desk.ask(W1, conn, Intent::Publish, "a", 0);
     let homeless = desk.registry.worker_died(W1, 1)[0];
     assert!(desk.registry.choose_home(&homeless, &workers(&[2])).is_some());
@@ -217,7 +223,7 @@ fn a_session_that_was_admitted_finds_a_home_where_there_is_no_room() {
 #[test]
 fn the_second_death_at_the_same_byte_is_no_accident() {
     let mut desk = Desk::new(rules());
-    let conn = desk.registry.connected(W1, address(1), ROW);
+    let conn = desk.registry.connected(W1, origin(1), ROW);
     assert!(!desk.registry.suspect(conn, 100));
     assert!(!desk.registry.suspect(conn, 200), "it went on in between");
     assert!(desk.registry.suspect(conn, 200));
@@ -227,11 +233,11 @@ fn the_second_death_at_the_same_byte_is_no_accident() {
 #[test]
 fn connections_are_limited_in_all_and_by_address() {
     let mut registry = Registry::new(Rules { connections: 3, connections_per_address: 2, ..rules() }, 0);
-    let first = registry.connected(W1, address(1), ROW);
-    registry.connected(W1, address(1), ROW);
+    let first = registry.connected(W1, origin(1), ROW);
+    registry.connected(W1, origin(1), ROW);
     assert_eq!(registry.admit(address(1)), Err(Unwelcome::TooManyFromAddress));
     assert_eq!(registry.admit(address(2)), Ok(()));
-    registry.connected(W2, address(2), ROW);
+    registry.connected(W2, origin(2), ROW);
     assert_eq!(registry.admit(address(3)), Err(Unwelcome::TooMany));
     registry.closed(first, W1, 0).unwrap();
     assert_eq!(registry.admit(address(1)), Ok(()));
@@ -307,7 +313,7 @@ proptest! {
             moved |= matches!(step, Step::Moved { .. } | Step::Died(_));
             match step {
                 Step::Connect(worker, last) => {
-                    desk.registry.connected(WorkerId(worker), address(last), ROW);
+                    desk.registry.connected(WorkerId(worker), origin(last), ROW);
                 }
                 Step::Ask { worker, conn, publish, name, pinned, credential } => {
                     let intent = if publish { Intent::Publish } else { Intent::Play };

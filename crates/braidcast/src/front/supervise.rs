@@ -1,12 +1,11 @@
 //! The workers' lives: started, watched, started again after a death, ended in order.
 
 use super::Front;
-use super::moves::Why;
 use super::orphans;
 use super::timers::Timer;
 use super::workers::{ForWorkers, Process};
 use crate::control::counters::FrontCounter;
-use crate::control::pages::{InstanceState, WorkerRow, WorkerState};
+use crate::control::pages::{InstanceState, Why, WorkerRow, WorkerState};
 use crate::control::{ConnId, ToWorker, WorkerId};
 use braidcast_media::StreamKey;
 use braidcast_stream_log::WorkerPage;
@@ -95,18 +94,28 @@ impl Front {
         } else {
             let streams = self.registry.published_by(id);
             let connections = self.registry.load(id).sessions;
-            tracing::error!(worker = %id, pid = process.pid, connections, streams = named(&streams), "the worker {ending} after {lived_ms} ms; others go on with its connections");
             let drained = self.worker(id).is_some_and(|worker| worker.state == WorkerState::Draining);
             self.not_draining(id);
+            if drained && !crashed {
+                tracing::info!(worker = %id, pid = process.pid, "the drained worker {ending}");
+            } else {
+                tracing::error!(worker = %id, pid = process.pid, connections, streams = named(&streams), "the worker {ending} after {lived_ms} ms; others go on with its connections");
+            }
             self.plan_restart(id, if drained { u64::MAX } else { lived_ms });
-            self.take_over(id, &process, crashed);
+            let busy = WorkerPage::open(self.shared.root(), id.0).ok().and_then(|page| page.busy_with());
+            let loops = crashed && self.worker_mut(id).is_some_and(|worker| worker.note_crash(lived_ms, busy.is_some()));
+            if loops {
+                tracing::error!(worker = %id, "the worker dies again and again, and not of what a client sends: its own lines say why; `braidcast check` may, too");
+                self.worker_mut(id).into_iter().for_each(|worker| worker.state = WorkerState::CrashLoop);
+            }
+            self.take_over(id, &process, busy.filter(|_| crashed || process.pulse.hung_by_itself()));
         }
         self.deliver();
         self.watch_sockets();
     }
 
     /// Sends the sessions of a dead worker to others.
-    fn take_over(&mut self, id: WorkerId, process: &Process, crashed: bool) {
+    fn take_over(&mut self, id: WorkerId, process: &Process, died_of: Option<(u64, u64)>) {
         let homeless = self.registry.worker_died(id, self.now_ms);
         let stay = homeless.iter().map(|homeless| homeless.conn).chain(self.moves.from(id)).collect();
         self.vault.keep_heap(process.heap, stay);
@@ -115,7 +124,7 @@ impl Front {
                 self.registry.reserve_at(reserved.conn, other);
             }
         }
-        let suspect = self.suspect(id, crashed || process.pulse.hung_by_itself());
+        let suspect = died_of.and_then(|(conn, position)| self.suspect(id, ConnId(conn), position));
         let why = if process.pulse.is_hung() { Why::Hung } else { Why::Died };
         for homeless in homeless {
             if suspect == Some(homeless.conn) {
@@ -126,11 +135,8 @@ impl Front {
         }
     }
 
-    /// The connection that the worker died of, if it is the second one that did.
-    fn suspect(&mut self, id: WorkerId, crashed: bool) -> Option<ConnId> {
-        let view = WorkerPage::open(self.shared.root(), id.0).ok()?;
-        let (conn, position) = view.busy_with().filter(|_| crashed)?;
-        let conn = ConnId(conn);
+    /// The connection that a worker died of, if it is the second one that did.
+    fn suspect(&mut self, id: WorkerId, conn: ConnId, position: u64) -> Option<ConnId> {
         let again = self.registry.suspect(conn, position);
         let peer = self.registry.address_of(conn).map(tracing::field::display);
         tracing::warn!(worker = %id, %conn, peer, position, again, "the worker died while it processed what this client sent");
@@ -274,6 +280,7 @@ impl Front {
     /// Brings the workers' rows on the page up to date.
     pub(super) fn show_rows(&mut self) {
         self.page.counter(FrontCounter::Connections).store(self.registry.connections() as u64, Relaxed);
+        self.page.set_moving(self.moves.len() as u64);
         for worker in &mut self.workers {
             let tally = self.registry.load(worker.id);
             let row = WorkerRow {

@@ -5,7 +5,7 @@ use super::*;
 use crate::config::{Api, Http, Limits, Rtmp, Server};
 use crate::control::channel::Channel;
 use crate::control::pages::WorkerState;
-use crate::control::{Adoption, ConnId, Intent, Placement, Settling, ToFront, ToWorker};
+use crate::control::{Adoption, ConnId, Intent, Listener, Origin, Placement, Settling, ToFront, ToWorker};
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use braidcast_sys::fd_passing::send_with_fds;
@@ -107,9 +107,13 @@ impl Stage {
     fn connection_at(&mut self, worker: WorkerId) -> (TcpStream, ConnId, OwnedFd) {
         let client = self.connect();
         let (message, mut fds) = self.hear(worker);
-        let ToWorker::Connection { conn, peer, .. } = message else { panic!("{message:?}") };
-        assert_eq!(peer, client.local_addr().unwrap());
+        let ToWorker::Connection { conn, origin, .. } = message else { panic!("{message:?}") };
+        assert_eq!(origin.peer, client.local_addr().unwrap());
         (client, conn, fds.remove(0))
+    }
+
+    fn origin(&self, client: &TcpStream) -> Origin {
+        Origin { listener: Listener::Rtmp, peer: client.local_addr().unwrap(), local: self.front.sockets[0].address }
     }
 
     fn publish(&mut self, worker: WorkerId, conn: ConnId, name: &str) {
@@ -182,7 +186,8 @@ fn a_publisher_is_moved_to_the_worker_that_was_chosen() {
     drop(socket);
     stage.say(W1, &ToFront::Move { conn: moving, to: Some(W2) });
     let (message, fds) = stage.hear(W2);
-    assert_eq!(message, ToWorker::Adopt(Adoption { conn: moving, row: RowId(2), next_segment: 1, admitted: true }));
+    let origin = stage.origin(&three);
+    assert_eq!(message, ToWorker::Adopt(Adoption { conn: moving, row: RowId(2), origin, next_segment: 1, admitted: true }));
     stage.say(W2, &ToFront::Adopted { conn: moving });
     assert_eq!(stage.hear(W1).0, ToWorker::Departed { conn: moving });
     three.write_all(b"x").unwrap();
@@ -209,7 +214,8 @@ fn a_killed_workers_session_goes_to_another_one_on_the_same_connection() {
     // The worker's own descriptor goes with its process.
     drop(socket);
     let (message, fds) = stage.hear(W2);
-    assert_eq!(message, ToWorker::Adopt(Adoption { conn, row: RowId(0), next_segment: 1, admitted: false }));
+    let origin = stage.origin(&client);
+    assert_eq!(message, ToWorker::Adopt(Adoption { conn, row: RowId(0), origin, next_segment: 1, admitted: false }));
     client.write_all(b"x").unwrap();
     let mut buffer = [0; 1];
     stage.until("the byte arrives", |_| net::recv(&fds[0], &mut buffer).ok());

@@ -93,6 +93,8 @@ impl Vault {
     /// A connection is over: lets go of its descriptor and its row.
     pub fn forget(&mut self, conn: ConnId, row: RowId) {
         self.clients.remove(&conn);
+        // Whoever gets the row next finds nothing in it.
+        self.rows.clear(row);
         self.return_row(row);
         self.settled(conn);
     }

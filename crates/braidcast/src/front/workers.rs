@@ -23,6 +23,8 @@ const SHORTEST_PAUSE_MS: u64 = 100;
 const LONGEST_PAUSE_MS: u64 = 10_000;
 /// A worker that ran for so long was healthy: the pause begins anew, milliseconds.
 const HEALTHY_MS: u64 = 10_000;
+/// So many processes in succession that crash soon are no accident.
+const CRASH_LOOP: u32 = 3;
 /// Kernel clock ticks in a second, as /proc shows them (`USER_HZ`; 100 on every Linux of today).
 const TICK_MS: u64 = 10;
 
@@ -44,6 +46,8 @@ pub struct Worker {
     /// Its row as the page shows it.
     pub shown: WorkerRow,
     pause_ms: u64,
+    /// Processes in succession that died soon, and of no client's input.
+    unexplained: u32,
 }
 
 /// A worker's process.
@@ -76,7 +80,7 @@ impl Worker {
     /// A place without a process.
     pub fn new(limits: config::Worker) -> Self {
         let (id, state, shown) = (WorkerId(limits.id), WorkerState::Empty, WorkerRow::default());
-        Self { id, limits, state, process: None, restarts: 0, spare_permille: 1000, shown, pause_ms: SHORTEST_PAUSE_MS }
+        Self { id, limits, state, process: None, restarts: 0, spare_permille: 1000, shown, pause_ms: SHORTEST_PAUSE_MS, unexplained: 0 }
     }
 
     /// Whether it can take sessions.
@@ -97,6 +101,12 @@ impl Worker {
         let pause_ms = self.pause_ms;
         self.pause_ms = (pause_ms * 2).min(LONGEST_PAUSE_MS);
         pause_ms
+    }
+
+    /// Its process has crashed by itself after `lived_ms`; `explained`: by what a client sent. True if that goes on and on.
+    pub fn note_crash(&mut self, lived_ms: u64, explained: bool) -> bool {
+        self.unexplained = if lived_ms >= HEALTHY_MS || explained { 0 } else { self.unexplained + 1 };
+        self.unexplained >= CRASH_LOOP
     }
 
     /// Measures the CPU time since the last call.

@@ -13,6 +13,7 @@ use braidcast_media::{RecordKind, StreamKey, TagInfo};
 use braidcast_protocols::hls::segmenter::SegmenterOutput;
 use braidcast_protocols::hls::{SegmentInfo, Segmenter, SegmenterOptions, SegmenterState};
 use braidcast_stream_log::{Ahead, BlockInfo, BlockMap, Position, Reader, Root};
+use braidcast_sys::fault::kill_point;
 use std::io;
 
 /// How often, in one turn, a block may vanish just when it is to be read.
@@ -324,8 +325,10 @@ impl StreamSegmenter {
             Err(error) => tracing::warn!(stream = %self.key, segment = info.number, %error, "the HLS index is late"),
         }
         self.finished.push(info);
+        kill_point("segment_named");
         self.kept = self.segmenter.state().clone();
         self.resume = opens_at;
+        kill_point("segment_state");
         self.save();
         Ok(())
     }

@@ -8,6 +8,7 @@ use super::scan::{Found, Skipped, scan};
 use super::{INDEX, files};
 use braidcast_protocols::hls::SegmentInfo;
 use braidcast_protocols::hls::playlist::{self, Playlist};
+use braidcast_sys::fault::kill_point;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File};
@@ -180,6 +181,7 @@ impl SegmentStore {
         let Some(open) = self.open.take() else {
             return Err(FinishError::Lost(io::Error::new(io::ErrorKind::NotFound, "no segment is open")));
         };
+        kill_point("segment");
         let moved = fs::rename(files::part(&self.directory, open.number), files::segment(&self.directory, info.number));
         if let Err(error) = moved {
             self.lose(open.number);

@@ -10,7 +10,7 @@ mod text;
 
 use crate::control::WorkerId;
 use crate::control::counters::{FrontCounter, WorkerCounter};
-use crate::control::pages::{FrontPage, InstanceState, Listening, WorkerRow, WorkerState};
+use crate::control::pages::{FrontPage, InstanceState, Listening, MoveRow, WorkerRow, WorkerState};
 use anyhow::Context;
 use braidcast_stream_log::{Now, Root, WorkerPage};
 use braidcast_sys::file;
@@ -36,6 +36,8 @@ pub struct Status {
     pub front: Map<String, Value>,
     /// The workers, by id.
     pub workers: Vec<Worker>,
+    /// Sessions that move between workers.
+    pub moves: Moves,
     /// The streams that have a log, by name.
     pub streams: Vec<Stream>,
     /// The shared directory.
@@ -68,7 +70,7 @@ pub struct Worker {
     pub id: u16,
     /// Its process; 0 if there is none.
     pub pid: u32,
-    /// `empty`, `starting`, `ready`, `restarting`, `stopping`.
+    /// `empty`, `starting`, `ready`, `restarting`, `crash-loop`, `draining`, `stopping`.
     pub state: &'static str,
     /// The most publishers it may have; `null`: no limit of its own.
     pub allowed: Option<u32>,
@@ -92,6 +94,32 @@ pub struct Worker {
     pub cpu_permille: u64,
     /// Its counters by name.
     pub counters: Map<String, Value>,
+}
+
+/// Sessions that move between workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Moves {
+    /// How many are on their way. 0: whatever happened is recovered from.
+    pub under_way: u64,
+    /// The last ones, newest first.
+    pub last: Vec<Moved>,
+}
+
+/// A session that has moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// Its connection, as in the log.
+    pub conn: String,
+    /// Whose it was.
+    pub from: u16,
+    /// Whose it is.
+    pub to: u16,
+    /// `placed`, `worker died`, `worker hung`, `drained`, `rebalanced`.
+    pub why: &'static str,
+    /// How long nobody had it.
+    pub pause_ms: u64,
+    /// When it went on, wall clock, milliseconds since 1970.
+    pub wall_ms: u64,
 }
 
 /// The shared directory.
@@ -132,6 +160,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         },
         front: FrontCounter::ALL.iter().map(|known| (known.label().to_owned(), counter(*known).into())).collect(),
         workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
+        moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams: streams::streams(&root, &locks, worker_of, now)?,
         directory: Directory {
             bytes: counter(FrontCounter::DirectoryBytes),
@@ -151,6 +180,11 @@ pub fn addresses(listening: &[Listening]) -> Map<String, Value> {
         }
     }
     map
+}
+
+fn moved(row: MoveRow) -> Moved {
+    let MoveRow { wall_ms, conn, from, to, why, pause_ms } = row;
+    Moved { conn: conn.to_string(), from: from.0, to: to.0, why: why.label(), pause_ms, wall_ms }
 }
 
 fn worker(root: &Root, id: WorkerId, row: &WorkerRow, now: Now) -> Worker {

@@ -39,6 +39,22 @@ fn instance(status: &Status) -> String {
         let list: Vec<&str> = addresses.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         lines.push(format!("{what:<5} {}", list.join(" ")));
     }
+    if let Some(last) = status.moves.last.first() {
+        let front = |name: &str| status.front.get(name).and_then(Value::as_u64).unwrap_or(0);
+        lines.push(format!(
+            "moves: {} under way, {} so far ({} takeovers, {} sessions lost, {} poisoned); last: {} from worker {} to {} ({}, {} ms)",
+            status.moves.under_way,
+            front("moves"),
+            front("takeovers"),
+            front("sessions_lost"),
+            front("poisoned"),
+            last.conn,
+            last.from,
+            last.to,
+            last.why,
+            last.pause_ms
+        ));
+    }
     lines.join("\n") + "\n"
 }
 

@@ -11,6 +11,7 @@ use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use braidcast_media::flv;
 use braidcast_stream_log::State;
+use braidcast_sys::fault::kill_point;
 use braidcast_sys::net;
 use std::io;
 use std::net::Shutdown;
@@ -157,6 +158,7 @@ impl Worker {
             match sent {
                 Ok(0) => return Err(End::Fault("a body is shorter than was promised")),
                 Ok(sent) => {
+                    kill_point("sent");
                     let control = session.ledger.advance(sent);
                     session.forget_control(control);
                     self.page.counter(WorkerCounter::BytesOut as usize).fetch_add(sent as u64, std::sync::atomic::Ordering::Relaxed);

@@ -29,8 +29,8 @@ impl Worker {
 
     fn obey(&mut self, message: ToWorker, fd: Option<OwnedFd>) {
         match message {
-            ToWorker::Connection { conn, row, listener, peer, local } => match fd {
-                Some(socket) => self.open_session(Arrival { conn, row, listener, peer, local }, socket),
+            ToWorker::Connection { conn, row, origin } => match fd {
+                Some(socket) => self.open_session(Arrival { conn, row, origin }, socket),
                 None => self.missing_descriptor(conn),
             },
             ToWorker::Adopt(adoption) => match fd {

@@ -9,6 +9,7 @@ use super::session::{Role, Session};
 use super::takeover::Departed;
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ToFront, WorkerId};
+use braidcast_sys::fault::kill_point;
 
 impl Worker {
     /// Hands a session over; `to` is who was chosen for it, or `None` if that is for the front to say. False: it cannot be moved.
@@ -24,6 +25,7 @@ impl Worker {
             return false;
         }
         let holding = holding(&self.sessions[slot]);
+        kill_point("letting_go");
         self.let_go(slot);
         // Before anybody else has the connection: the registration belongs to it, and lives on elsewhere.
         let session = self.sessions.remove(slot);
@@ -32,6 +34,7 @@ impl Worker {
         tracing::debug!(%conn, peer = %session.peer, to = to.map(tracing::field::display), "handed over");
         self.departed.insert(conn, Departed::new(session, holding));
         self.count(WorkerCounter::MovesOut);
+        kill_point("let_go");
         self.tell_front(&ToFront::Move { conn, to });
         true
     }

@@ -12,6 +12,7 @@ use crate::hls::{Options, StreamSegmenter};
 use braidcast_media::{RecordKind, StreamKey};
 use braidcast_protocols::hls::SegmentInfo;
 use braidcast_stream_log::{AppendError, OpenError, Reader, State, Writer, dispose};
+use braidcast_sys::fault::kill_point;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -294,6 +295,7 @@ impl Worker {
         }
         let session = at.session;
         self.save(session);
+        kill_point("batch_saved");
         let at = &mut self.publishers[publisher];
         self.committed.push(at.key.slot());
         at.writer.publish(self.now)

@@ -123,7 +123,7 @@ pub fn holding(session: &Session) -> Holding {
     Holding {
         conn: session.conn,
         row: session.kept.row,
-        peer: session.peer,
+        origin: session.origin(),
         departed: false,
         place: session.asked.as_ref().filter(|_| placed).map(|asked| HeldPlace {
             intent: asked.intent,

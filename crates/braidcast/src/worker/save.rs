@@ -5,14 +5,14 @@ use super::kept::{Appetite, Row};
 use super::session::{IndexWish, Protocol, Role, Session, Wish};
 use super::streams::Rendition;
 use crate::control::counters::WorkerCounter;
-use crate::control::{Asked, Listener};
+use crate::control::{Asked, Origin};
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::SavedHeaders;
+use braidcast_sys::fault::kill_point;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io;
-use std::net::SocketAddr;
 
 /// The version of rows and checkpoints, which begin with it. A new one must still read the one before.
 pub const VERSION: u8 = 1;
@@ -20,13 +20,13 @@ pub const VERSION: u8 = 1;
 pub const INLINE: u8 = 0;
 /// See [`INLINE`].
 pub const SPILLED: u8 = 1;
+/// See [`INLINE`]: the session could not be saved, and an older save would be wrong.
+pub const UNSAVED: u8 = 2;
 
 /// Everything of a session at some moment, but what its row says.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    pub listener: Listener,
-    pub peer: SocketAddr,
-    pub local: SocketAddr,
+    pub origin: Origin,
     pub protocol: SavedProtocol,
     pub role: SavedRole,
     /// What the front was asked about it last.
@@ -61,7 +61,7 @@ pub enum SavedRole {
 }
 
 impl Worker {
-    /// Saves a session. One that cannot be saved goes on, but only here: its row is cleared, so that nobody continues from an older save.
+    /// Saves a session. One that cannot be saved goes on, but only here: its row says so, so that nobody continues from an older save.
     pub(super) fn save(&mut self, slot: usize) {
         let session = &self.sessions[slot];
         if session.kept.lost {
@@ -77,7 +77,9 @@ impl Worker {
         if let Err(error) = self.try_save(slot) {
             let session = &mut self.sessions[slot];
             session.kept.lost = true;
-            self.rows.clear(session.kept.row);
+            session.kept.number += 1;
+            // There is memory for the row, or it was never given out: then nobody looks for the session there.
+            let _ = self.rows.save(session.kept.row, session.kept.number, &[VERSION, UNSAVED]);
             self.count(WorkerCounter::SessionsUnsaved);
             if self.peer_lines.allow(self.now.mono_ms) {
                 let session = &self.sessions[slot];
@@ -135,6 +137,7 @@ impl Worker {
         let checkpoint = bytes.len();
         self.heap.bytes_mut(region, 0..checkpoint).copy_from_slice(&bytes);
         self.heap.bytes_mut(region, checkpoint..checkpoint + unused.len()).copy_from_slice(&unused);
+        kill_point("checkpoint");
         kept.checkpoint_sum = crc32fast::hash(&bytes);
         self.save_buffer = bytes;
         kept.region = Some(region);
@@ -164,9 +167,7 @@ impl Worker {
             Role::Viewing { stream, rendition, .. } => SavedRole::Viewing(self.streams[*stream].key.clone(), *rendition),
         };
         Checkpoint {
-            listener: session.listener,
-            peer: session.peer,
-            local: session.local,
+            origin: session.origin(),
             protocol: match &session.protocol {
                 Protocol::Unknown => SavedProtocol::Unknown,
                 Protocol::Rtmp(rtmp) => SavedProtocol::Rtmp(rtmp.save(now_ms)),
@@ -225,8 +226,10 @@ impl Worker {
             }
             Err(error) => return Err(io::Error::other(error)),
         };
+        kill_point("row");
         self.rows.save(kept.row, kept.number + 1, &payload[..used])?;
         let kept = &mut session.kept;
+        kill_point("row_saved");
         kept.number += 1;
         kept.control = control.map(|(block, ..)| block);
         kept.spill = spill;

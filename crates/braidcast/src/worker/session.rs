@@ -7,7 +7,7 @@ use super::End;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
 use super::streams::Rendition;
-use crate::control::{Asked, ConnId, Listener};
+use crate::control::{Asked, ConnId, Listener, Origin};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::{Clip, RequestReader};
 use braidcast_protocols::rtmp::ServerSession;
@@ -171,6 +171,11 @@ pub enum Index {
 }
 
 impl Session {
+    /// Where it came in, from whom.
+    pub fn origin(&self) -> Origin {
+        Origin { listener: self.listener, peer: self.peer, local: self.local }
+    }
+
     /// Does something else from now on.
     pub fn enter(&mut self, role: Role) -> Role {
         self.kept.stale = true;

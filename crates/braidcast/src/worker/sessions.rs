@@ -5,15 +5,15 @@ use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Session};
 use super::waiting::Awaited;
 use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, Worker};
 use crate::control::counters::WorkerCounter;
-use crate::control::{ConnId, Listener, ToFront};
+use crate::control::{ConnId, Listener, Origin, ToFront};
 use crate::saved::{Heap, RowId};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::RequestReader;
 use braidcast_protocols::rtmp::ServerSession;
+use braidcast_sys::fault::kill_point;
 use braidcast_sys::{Event, Interest, net};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
@@ -24,9 +24,7 @@ const NOT_SENT_LOWAT_BYTES: u32 = 128 << 10;
 pub(super) struct Arrival {
     pub conn: ConnId,
     pub row: RowId,
-    pub listener: Listener,
-    pub peer: SocketAddr,
-    pub local: SocketAddr,
+    pub origin: Origin,
 }
 
 impl Worker {
@@ -35,7 +33,7 @@ impl Worker {
         if self.stopping_since_ms.is_some() {
             return self.tell_front(&ToFront::Closed { conn: arrival.conn });
         }
-        let protocol = match arrival.listener {
+        let protocol = match arrival.origin.listener {
             Listener::Rtmp => self.new_rtmp(arrival.conn),
             Listener::Http | Listener::Api => self.new_http(),
             Listener::Sub => Protocol::Unknown,
@@ -65,7 +63,7 @@ impl Worker {
             .and_then(|()| net::set_notsent_lowat(&socket, NOT_SENT_LOWAT_BYTES))
             .and_then(|()| self.poller.add(&socket, token, Interest::READ | Interest::WRITE | Interest::PEER_CLOSED | Interest::EDGE));
         if let Err(error) = prepared {
-            tracing::warn!(conn = %arrival.conn, peer = %arrival.peer, %error, "cannot watch a connection: it is closed");
+            tracing::warn!(conn = %arrival.conn, peer = %arrival.origin.peer, %error, "cannot watch a connection: it is closed");
             self.tell_front(&ToFront::Closed { conn: arrival.conn });
             return None;
         }
@@ -73,9 +71,9 @@ impl Worker {
             conn: arrival.conn,
             socket,
             generation: self.generation,
-            peer: arrival.peer,
-            local: arrival.local,
-            listener: arrival.listener,
+            peer: arrival.origin.peer,
+            local: arrival.origin.local,
+            listener: arrival.origin.listener,
             kept,
             protocol,
             asked: None,
@@ -221,6 +219,7 @@ impl Worker {
         let start = kept.checkpoint_bytes + kept.journal_bytes;
         let received = net::recv(&session.socket, heap.bytes_mut(region, start..start + buffer.len()))?;
         buffer[..received].copy_from_slice(heap.bytes(region, start..start + received));
+        kill_point("received");
         kept.journal_bytes += received;
         Ok(received)
     }

@@ -7,7 +7,7 @@ use super::ingest::Publisher;
 use super::kept::{Kept, Row};
 use super::ledger::Ledger;
 use super::publishers::PUMP_MS;
-use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, VERSION};
+use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION};
 use super::session::{Protocol, Role, Session};
 use super::sessions::Arrival;
 use super::streams::{LocalStream, Rendition};
@@ -15,12 +15,14 @@ use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Adoption, ConnId, Holding, ToFront};
 use crate::saved::heap::ForeignHeap;
+use crate::saved::rows::Save;
 use crate::saved::{Block, HeapId};
 use anyhow::{Context, bail, ensure};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::RequestReader;
 use braidcast_protocols::rtmp::ServerSession;
 use braidcast_stream_log::{Reader, SavedHeaders, SavedWriter, Writer};
+use braidcast_sys::fault::kill_point;
 use braidcast_sys::net::{self, Positions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -44,9 +46,15 @@ impl Worker {
         if self.stopping_since_ms.is_some() {
             return self.tell_front(&ToFront::Lost { conn });
         }
-        match self.try_adopt(&adoption, socket) {
+        let Some(save) = self.rows.load(adoption.row) else {
+            // Nobody has read from it or written to it: that is saved first.
+            self.tell_front(&ToFront::Adopted { conn });
+            return self.open_session(Arrival { conn, row: adoption.row, origin: adoption.origin }, socket);
+        };
+        match self.try_adopt(&adoption, &save, socket) {
             Ok(slot) => {
                 self.count(WorkerCounter::MovesIn);
+                kill_point("adopted");
                 self.tell_front(&ToFront::Adopted { conn });
                 if let Err(end) = self.go_on(slot, adoption.admitted.then_some(adoption.next_segment)) {
                     self.close(slot, end);
@@ -59,8 +67,8 @@ impl Worker {
         }
     }
 
-    fn try_adopt(&mut self, adoption: &Adoption, socket: OwnedFd) -> anyhow::Result<usize> {
-        let found = self.find(adoption, &socket)?;
+    fn try_adopt(&mut self, adoption: &Adoption, save: &Save, socket: OwnedFd) -> anyhow::Result<usize> {
+        let found = self.find(adoption, save, &socket)?;
         let Found { row, number, checkpoint, journal, mut control, written } = found;
         let mut ledger = Ledger::restore(row.sent, row.finish, &row.extents).context("its ledger makes no sense")?;
         let sent = usize::try_from(written.checked_sub(row.sent).context("it had sent more than the kernel knows of")?)?;
@@ -70,17 +78,12 @@ impl Worker {
         self.page.busy_with(adoption.conn.0, row.journal_from + u64::from(row.consumed));
         let protocol = self.restore_protocol(&checkpoint.protocol, &row, &journal)?;
 
-        let arrival = Arrival {
-            conn: adoption.conn,
-            row: adoption.row,
-            listener: checkpoint.listener,
-            peer: checkpoint.peer,
-            local: checkpoint.local,
-        };
+        let arrival = Arrival { conn: adoption.conn, row: adoption.row, origin: checkpoint.origin };
         let mut kept = Kept::new(adoption.row, Positions { written: row.base[0], read: row.base[1] });
         kept.number = number;
         kept.journal_from = row.journal_from;
         kept.consumed = row.consumed as usize;
+        kill_point("restored");
         let role = self.restore_role(checkpoint.role, row.writer, &ledger)?;
         let Some(slot) = self.insert_session(arrival, socket, protocol, kept) else { bail!("its socket cannot be watched") };
         let session = &mut self.sessions[slot];
@@ -93,6 +96,7 @@ impl Worker {
         session.last_request = checkpoint.last_request;
         session.closing = checkpoint.closing;
         session.deadline_ms = checkpoint.deadline_left_ms.map_or(0, |left_ms| self.now.mono_ms + left_ms.max(1));
+        kill_point("entering");
         self.enter_role(slot, role, adoption.next_segment);
         // From here on the row is this worker's.
         self.save(slot);
@@ -101,8 +105,7 @@ impl Worker {
     }
 
     /// Reads what there is of a session. Nothing is changed.
-    fn find(&mut self, adoption: &Adoption, socket: &OwnedFd) -> anyhow::Result<Found> {
-        let save = self.rows.load(adoption.row).context("nothing was saved of it")?;
+    fn find(&self, adoption: &Adoption, save: &Save, socket: &OwnedFd) -> anyhow::Result<Found> {
         let row = self.read_row(&save.payload)?;
         ensure!(row.conn == adoption.conn.0, "its row holds another session, {}", ConnId(row.conn));
         let heap = ForeignHeap::open(&self.config.server.shared_dir, row.heap).context("opening the heap it is in")?;
@@ -137,6 +140,7 @@ impl Worker {
                 let bytes = checked(&heap, block, length as usize, sum).context("its row is damaged")?;
                 Ok(postcard::from_bytes(bytes).context("reading its row")?)
             }
+            [VERSION, UNSAVED, ..] => bail!("its worker could not save it"),
             [version, ..] if *version != VERSION => bail!("it was saved by version {version}, this is {VERSION}"),
             _ => bail!("its row is damaged"),
         }
@@ -270,17 +274,18 @@ impl Worker {
     /// A session that two workers died of: keeps what it sent last, for whoever wants to know why.
     pub(super) fn bury(&mut self, adoption: &Adoption, socket: &OwnedFd) {
         let conn = adoption.conn;
-        match self.find(adoption, socket) {
+        let save = self.rows.load(adoption.row);
+        match save.context("nothing was saved of it").and_then(|save| self.find(adoption, &save, socket)) {
             Ok(found) => {
                 let directory = crate::saved::directory(&self.config.server.shared_dir).join("poison");
                 let path = directory.join(conn.to_string());
                 let kept = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&path, &found.journal));
                 match kept {
                     Ok(()) => {
-                        tracing::error!(%conn, peer = %found.checkpoint.peer, path = %path.display(), bytes = found.journal.len(), "two workers died of what this client sent: closed, its last bytes are kept")
+                        tracing::error!(%conn, peer = %found.checkpoint.origin.peer, path = %path.display(), bytes = found.journal.len(), "two workers died of what this client sent: closed, its last bytes are kept")
                     }
                     Err(error) => {
-                        tracing::error!(%conn, peer = %found.checkpoint.peer, %error, "two workers died of what this client sent: closed; its last bytes could not be kept")
+                        tracing::error!(%conn, peer = %found.checkpoint.origin.peer, %error, "two workers died of what this client sent: closed; its last bytes could not be kept")
                     }
                 }
             }
