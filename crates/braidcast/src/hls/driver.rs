@@ -83,7 +83,13 @@ impl StreamSegmenter {
             tracing::warn!(stream = %key, %error, "the HLS index could not be written");
         }
         let reader = Reader::open(root, key)?;
-        Ok(Self::start(key, options, store, saved, reader.as_ref(), next_segment_floor))
+        let new = saved.is_none();
+        let segmenter = Self::start(key, options, store, saved, reader.as_ref(), next_segment_floor);
+        if new {
+            // A death between the first segment and its state must not leave a segment that nobody knows the origin of.
+            segmenter.save();
+        }
+        Ok(segmenter)
     }
 
     fn start(
@@ -97,7 +103,7 @@ impl StreamSegmenter {
         let last = store.segments().next_back();
         let next = last.map_or(0, |info| info.number).saturating_add(1);
         let passed = last.map_or(0, |info| info.discontinuity_sequence);
-        let continued = saved.as_ref().zip(reader).is_some_and(|(saved, reader)| is_continued_by(reader, saved));
+        let continued = saved.as_ref().zip(reader).is_some_and(|(saved, reader)| is_continued_by(reader, saved, last));
         let fits = continued && saved.as_ref().is_some_and(|saved| floor <= next.max(saved.segmenter.next_number));
         let history = saved.is_some() || last.is_some() || floor > 1;
         let (resume, epoch) = match (&saved, reader) {
@@ -351,10 +357,11 @@ impl StreamSegmenter {
 }
 
 /// Whether the log goes on where a saved state left it: same publisher, at a record's start.
-fn is_continued_by(reader: &Reader, saved: &SavedState) -> bool {
+fn is_continued_by(reader: &Reader, saved: &SavedState, last: Option<&SegmentInfo>) -> bool {
     let position = saved.position();
     if position.block == 0 {
-        return true;
+        // A segment that is there already must be of this log, not of one before it.
+        return last.is_none_or(|last| reader.block(1).is_some_and(|first| last.wall_start_ms >= first.wall_ms));
     }
     let same_publisher = reader.block(position.block).is_some_and(|block| block.epoch == saved.epoch);
     same_publisher && reader.map(position.block).is_ok_and(|map| reader.record_end(&map, position.offset) == Some(position.offset))
