@@ -265,6 +265,11 @@ impl Server {
         signal(pid, "KILL")?;
         eventually(Duration::from_secs(10), || (!alive(pid)).then_some(())).context("the front does not die")?;
         let _ = self.child.try_wait();
+        self.start_front()
+    }
+
+    /// Starts another front, with the same words, after the death of the one before.
+    pub fn start_front(&mut self) -> Result<()> {
         let (child, ready) = self.launch.start(&self.log)?;
         (self.child, self.ready) = (child, ready);
         Ok(())

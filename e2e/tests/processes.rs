@@ -6,6 +6,8 @@ use braidcast_e2e::rtmp::Pump;
 use braidcast_e2e::server::{alive, signal, signal_group};
 use braidcast_e2e::tools::{eventually, http_get};
 use braidcast_e2e::{Server, ServerOptions, Viewer};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,20 +90,21 @@ fn a_killed_front_is_started_again_while_its_workers_live() -> Result<()> {
     viewer.wait_more(25)?;
     wait_segment(&first, "x", before + 1)?;
 
-    // The next front ends the old workers, and takes their streams over.
+    // The next front takes over what the workers have: the same connections, on the same addresses.
     let second = Server::start(ServerOptions { reuse: Some((first.shared_dir.clone(), first.state_dir.clone())), ..options() })?;
-    ensure!(workers.iter().all(|pid| !alive(*pid)), "an old worker is left");
-    eventually(PATIENCE, || viewer.is_over().then_some(())).context("a viewer of an old worker hangs")?;
-    drop(publisher);
+    ensure!(workers == worker_pids(&second)?, "the workers are others");
+    ensure!(second.ready == first.ready, "the addresses are others: {} and {}", second.ready, first.ready);
+    viewer.wait_more(25)?;
     let last = newest_segment(&second, "x").context("the segments are gone")?;
     ensure!(last > before, "segments were lost: {last}, {before} was there");
     let index = http_get(&second.http("live/x.m3u8"))?.text();
-    ensure!(index.contains("2.ts"), "{index}");
+    ensure!(index.contains("2.ts") && !index.contains("DISCONTINUITY\n"), "{index}");
 
+    // A publisher that comes back, and viewers that come now.
+    drop(publisher);
     let _publisher = media::publish_live(&second.rtmp("x"))?;
     second.wait_live("x")?;
-    let viewers = [Viewer::flv(second.address("http"), "live/x.flv")?, Viewer::rtmp(&second.rtmp("x"))?];
-    for viewer in viewers {
+    for viewer in [viewer, Viewer::flv(second.address("http"), "live/x.flv")?, Viewer::rtmp(&second.rtmp("x"))?] {
         viewer.wait_more(20)?;
         viewer.end()?;
     }
@@ -115,20 +118,50 @@ fn a_killed_front_is_started_again_while_its_workers_live() -> Result<()> {
 }
 
 #[test]
-fn a_front_that_is_killed_again_and_again_leaves_no_worker_behind() -> Result<()> {
-    let mut first = Server::start(ServerOptions::workers(2))?;
-    let reuse = Some((first.shared_dir.clone(), first.state_dir.clone()));
-    let mut workers = worker_pids(&first)?;
-    signal(first.pid(), "KILL")?;
-    first.wait_end()?;
+fn a_front_that_is_killed_again_and_again_keeps_its_workers_and_then_ends_them() -> Result<()> {
+    let mut server = Server::start(ServerOptions::workers(2))?;
+    let workers = worker_pids(&server)?;
+    let _pump = Pump::start(&server.rtmp("x"), "x")?;
+    server.wait_live("x")?;
+    let viewer = Viewer::flv(server.address("http"), "live/x.flv")?;
     for _ in 0..3 {
-        let mut next = Server::start(ServerOptions { reuse: reuse.clone(), ..ServerOptions::workers(2) })?;
-        let _pump = Pump::start(&next.rtmp("x"), "x")?;
-        next.wait_live("x")?;
-        ensure!(workers.iter().all(|pid| !alive(*pid)), "an old worker is left");
-        workers = worker_pids(&next)?;
-        signal(next.pid(), "KILL")?;
-        next.wait_end()?;
+        server.replace_front()?;
+        ensure!(worker_pids(&server)? == workers, "the workers are others");
+        viewer.wait_more(20)?;
     }
+    ensure!(server.stop()?.success(), "the front's exit status");
+    ensure!(workers.iter().all(|pid| !alive(*pid)), "a worker is left");
+    Ok(())
+}
+
+#[test]
+fn connections_wait_for_a_front_that_comes_back() -> Result<()> {
+    let mut server = Server::start(ServerOptions::workers(1))?;
+    let front = server.pid();
+    signal(front, "KILL")?;
+    server.wait_end()?;
+    // Nobody accepts it, nobody refuses it.
+    let mut waiting = TcpStream::connect(server.address("http"))?;
+    write!(waiting, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    waiting.set_read_timeout(Some(Duration::from_millis(300)))?;
+    ensure!(waiting.read(&mut [0; 64]).is_err(), "somebody answered without a front");
+    server.start_front()?;
+    waiting.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer)?;
+    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(())
+}
+
+#[test]
+fn a_crash_loop_is_told_from_bad_luck() -> Result<()> {
+    // Every worker dies of the first record that it writes, whoever sent it.
+    let options = ServerOptions { faults: true, ..ServerOptions::workers(2) };
+    let server = Server::start(options.environment("BRAIDCAST_KILL_POINT", "written:1"))?;
+    let _publisher = media::publish_live(&server.rtmp("x"))?;
+    let looping = || (1..=2).any(|id| server.worker(id).is_ok_and(|row| row["state"] == "crash-loop"));
+    eventually(PATIENCE, || looping().then_some(())).with_context(|| format!("no crash loop is seen:\n{}", server.log_text()))?;
+    server.wait_log(&["dies again and again", "not of what a client sends"])?;
+    ensure!(server.front_counter("poisoned") == 0, "somebody was blamed:\n{}", server.log_text());
     Ok(())
 }

@@ -12,5 +12,7 @@ mod status;
 mod worker;
 
 fn main() -> std::process::ExitCode {
+    // Fronts start workers, and each other, by a name that says nothing.
+    let _ = braidcast_sys::process::set_name(c"braidcast");
     cli::main()
 }

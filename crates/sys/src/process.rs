@@ -61,6 +61,11 @@ impl AsFd for PidFd {
     }
 }
 
+/// The name of this process in `ps` and `ss`, at most 15 bytes of it: else that of the file that was executed, which may be `exe`.
+pub fn set_name(name: &std::ffi::CStr) -> io::Result<()> {
+    Ok(rustix::thread::set_name(name)?)
+}
+
 /// What the scheduler does with a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
