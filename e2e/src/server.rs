@@ -38,6 +38,8 @@ pub struct ServerOptions {
     pub shared_in: Option<PathBuf>,
     /// Start the binary with faults: kill points, and a message that crashes a worker.
     pub faults: bool,
+    /// Start this program instead.
+    pub program: Option<PathBuf>,
     /// Start it in a process group of its own, so that the test can send that what a terminal would. Else whoever ends the test ends it.
     pub own_group: bool,
 }
@@ -55,6 +57,7 @@ impl Default for ServerOptions {
             by: Vec::new(),
             shared_in: None,
             faults: false,
+            program: None,
             own_group: false,
         }
     }
@@ -137,7 +140,7 @@ pub fn binary() -> PathBuf {
 }
 
 /// The binary under test with the feature `faults`, which `make test` builds beside it.
-fn faulty_binary() -> PathBuf {
+pub fn faulty_binary() -> PathBuf {
     binary().with_file_name("braidcast-faults")
 }
 
@@ -206,7 +209,7 @@ impl Server {
         std::fs::write(&config, &options.file)?;
         let log = state_dir.join("log");
         let sub_base = if options.sub_ports { free_ports(options.workers)? } else { 0 };
-        let program = if options.faults { faulty_binary() } else { binary() };
+        let program = options.program.clone().unwrap_or_else(|| if options.faults { faulty_binary() } else { binary() });
         let mut words: Vec<OsString> = options.by.iter().map(OsString::from).chain([program.into_os_string()]).collect();
         words.extend(["serve".into(), "-c".into(), config.into(), "--workers".into(), options.workers.to_string().into()]);
         for listener in ["--rtmp", "--http", "--api"] {

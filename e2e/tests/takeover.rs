@@ -3,10 +3,12 @@
 use anyhow::{Context, Result, ensure};
 use braidcast_e2e::chaos::Scenario;
 use braidcast_e2e::rtmp::RtmpClient;
-use braidcast_e2e::server::{binary, signal};
+use braidcast_e2e::server::{alive, binary, faulty_binary, signal};
 use braidcast_e2e::tools::eventually;
 use braidcast_e2e::{Record, Server, ServerOptions};
 use braidcast_media::RecordKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -167,6 +169,97 @@ fn a_front_upgrades_and_reloads() -> Result<()> {
         let said = order(server, &[if round % 2 == 0 { "upgrade" } else { "reload" }])?;
         ensure!(said.contains("all workers were replaced"), "{said}");
         ensure!(server.front_pid() != front && server.worker_pid(1)? != worker, "nothing has changed: {said}");
+        Ok(())
+    })
+}
+
+/// Puts a program where the server's lies, as a package manager does.
+fn install(content: &[u8], mode: u32, at: &Path) -> Result<()> {
+    let part = at.with_extension("part");
+    std::fs::write(&part, content)?;
+    std::fs::set_permissions(&part, std::fs::Permissions::from_mode(mode))?;
+    Ok(std::fs::rename(&part, at)?)
+}
+
+/// What is refused when the program is replaced by another one, and what the command says then.
+fn bad_upgrade(content: &[u8], mode: u32, environment: &[(&str, &str)], said: &str) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let program = directory.path().join("braidcast");
+    std::fs::copy(binary(), &program)?;
+    let options = ServerOptions { program: Some(program.clone()), ..ServerOptions::workers(2) };
+    let options = environment.iter().fold(options, |options, (name, value)| options.environment(name, value));
+    nobody_notices(options, 2, 12, |server, round| {
+        if round == 0 {
+            install(content, mode, &program)?;
+            let workers = (server.worker_pid(1)?, server.worker_pid(2)?);
+            let refused = order(server, &["upgrade"]).expect_err("it was carried out").to_string();
+            ensure!(refused.contains(said), "{refused}");
+            ensure!(server.front_pid().is_some_and(alive), "no front is left");
+            ensure!(workers == (server.worker_pid(1)?, server.worker_pid(2)?), "the workers are others");
+            // The one that was to be replaced is in charge as before.
+            kill(server, 1)?;
+            let mut late = RtmpClient::publish(&server.rtmp("late"))?;
+            late.end()?;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_binary_that_does_not_start_is_given_up() -> Result<()> {
+    bad_upgrade(b"rubbish", 0o644, &[], "Permission denied")
+}
+
+#[test]
+fn a_binary_that_ends_at_once_is_given_up() -> Result<()> {
+    bad_upgrade(b"#!/bin/sh\nexit 3\n", 0o755, &[], "its own lines say why")
+}
+
+#[test]
+fn a_binary_that_cannot_read_the_saved_state_is_given_up() -> Result<()> {
+    let other = std::fs::read(faulty_binary())?;
+    bad_upgrade(&other, 0o755, &[("BRAIDCAST_TEST_SAVED_VERSION", "77")], "saved state 77")
+}
+
+#[test]
+fn a_binary_that_dies_in_its_first_seconds_is_given_up() -> Result<()> {
+    let other = std::fs::read(faulty_binary())?;
+    bad_upgrade(&other, 0o755, &[("BRAIDCAST_KILL_POINT", "succeeding:3")], "it")
+}
+
+#[test]
+fn another_version_takes_over() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let program = directory.path().join("braidcast");
+    std::fs::copy(binary(), &program)?;
+    let versions = [std::fs::read(faulty_binary())?, std::fs::read(binary())?];
+    let options = ServerOptions { program: Some(program.clone()), ..ServerOptions::workers(2) };
+    nobody_notices(options, 2, 20, |server, round| {
+        install(&versions[round % 2], 0o755, &program)?;
+        order(server, &["upgrade"])?;
+        let line = server.wait_log(&["the other front has taken over", if round % 2 == 0 { "-faults" } else { "version=\"" }])?;
+        ensure!(line.contains("this one ends"), "{line}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_configuration_with_a_mistake_changes_nothing_and_a_good_one_counts() -> Result<()> {
+    nobody_notices(ServerOptions { file: "[limits]\nconnections = 1000\n".into(), ..ServerOptions::workers(2) }, 1, 12, |server, round| {
+        if round > 0 {
+            std::thread::sleep(Duration::from_millis(100));
+            return Ok(());
+        }
+        let file = server.state_dir.join("test.toml");
+        std::fs::write(&file, "[limits]\nconnection = 5\n")?;
+        let refused = order(server, &["reload"]).expect_err("it was carried out").to_string();
+        ensure!(refused.contains("did not take over") && refused.contains("connections"), "{refused}");
+        // Nobody else comes in, but those who are there stay; and what cannot change is named.
+        std::fs::write(&file, "[limits]\nconnections = 3\n[http]\npage = false\n[server]\nfront_grace = '5s'\n")?;
+        order(server, &["reload"])?;
+        let status = braidcast_e2e::http_get(&server.http(""));
+        ensure!(status.is_err(), "one more came in");
         Ok(())
     })
 }

@@ -11,6 +11,9 @@ mod saved;
 mod status;
 mod worker;
 
+/// Which version this is. Tests upgrade from one to another.
+const VERSION: &str = if cfg!(feature = "faults") { concat!(env!("CARGO_PKG_VERSION"), "-faults") } else { env!("CARGO_PKG_VERSION") };
+
 fn main() -> std::process::ExitCode {
     // Fronts start workers, and each other, by a name that says nothing.
     let _ = braidcast_sys::process::set_name(c"braidcast");

@@ -317,6 +317,9 @@ impl Front {
     /// A front that has just taken over is confirmed when it has served for a while; then the workers of the front before are replaced.
     fn confirm(&mut self) {
         let was_there = self.predecessor.is_there();
+        if was_there && self.state == InstanceState::Running {
+            braidcast_sys::fault::kill_point("succeeding");
+        }
         if was_there && self.state == InstanceState::Running && self.predecessor.confirm() {
             tracing::info!("this front has taken over: the workers are replaced one by one");
             self.replacing = true;

@@ -310,8 +310,8 @@ impl Predecessor {
     /// Shows that this front can take over, and waits until it may.
     pub fn wait_for_go(&mut self) -> anyhow::Result<()> {
         let Some((channel, _)) = &mut self.0 else { return Ok(()) };
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        channel.send(&FromSuccessor::Prepared { version, protocol: PROTOCOL, saved: SAVED_VERSION }, Vec::new())?;
+        let version = crate::VERSION.to_owned();
+        channel.send(&FromSuccessor::Prepared { version, protocol: PROTOCOL, saved: saved_version() }, Vec::new())?;
         let wait = Duration::from_millis(PREPARE_MS + QUIET_MS);
         let (ToSuccessor::Go, _) = channel.receive_blocking(wait).context("waiting for the other front to let go")?;
         Ok(())
@@ -340,6 +340,18 @@ impl Predecessor {
         self.0 = None;
         true
     }
+}
+
+/// The version of saved state that this program reads.
+#[cfg(not(feature = "faults"))]
+fn saved_version() -> u8 {
+    SAVED_VERSION
+}
+
+/// As above, or the one that a test wants it to be.
+#[cfg(feature = "faults")]
+fn saved_version() -> u8 {
+    std::env::var("BRAIDCAST_TEST_SAVED_VERSION").ok().and_then(|version| version.parse().ok()).unwrap_or(SAVED_VERSION)
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ impl AsFd for Heap {
 fn size_class(bytes: usize) -> Option<(usize, u32)> {
     let rounded = (bytes as u64).max(LEAST_BYTES).checked_next_power_of_two()?;
     let class = (rounded / LEAST_BYTES).trailing_zeros() as usize;
-    (class < CLASSES).then(|| (class, rounded as u32))
+    (class < CLASSES).then_some((class, rounded as u32))
 }
 
 /// Another worker's heap, for reading: that worker is dead, or does not touch the blocks that are asked for.

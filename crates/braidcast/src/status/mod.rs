@@ -148,7 +148,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let system = file::file_system(shared_dir).context("the shared directory's file system")?;
     let counter = |counter| front.counter(counter).load(Relaxed);
     Ok(Status {
-        version: env!("CARGO_PKG_VERSION"),
+        version: crate::VERSION,
         instance: Instance {
             shared_dir: shared_dir.display().to_string(),
             running,
