@@ -15,6 +15,10 @@ run: ## Serve a moving test picture and say where to watch it (RTMP_PORT, HTTP_P
 test: ## Run all tests: formatting, lints, unit, real processes, browsers
 	@$(RUN) scripts/test.sh
 
+.PHONY: soak
+soak: ## Kill, stop, drain, upgrade for two minutes under load; nobody may notice (BRAIDCAST_TEST_SEED)
+	@$(RUN) scripts/soak.sh
+
 .PHONY: bench
 bench: ## Compare with a bare-kernel loop and nginx-rtmp (ARGS go to `braidcast bench`)
 	@$(RUN) scripts/bench.sh

@@ -103,3 +103,12 @@ bundle_page() {
   need_node
   npm run --silent build --workspace console
 }
+
+# build_with_faults debug|release: the server as it is, and beside it, as braidcast-faults, with the faults that some tests ask for.
+build_with_faults() {
+  local directory=target/$1 profile=()
+  [ "$1" = debug ] || profile=(--release)
+  cargo build --locked "${profile[@]}" -p braidcast --features faults || return
+  cp "$directory/braidcast" "$directory/braidcast-faults"
+  cargo build --locked "${profile[@]}" -p braidcast
+}

@@ -92,13 +92,7 @@ step 'lints' 'about 1 minute the first time'
 needed clippy lints
 
 step 'building the server' 'about 2 minutes the first time'
-# Twice: once with the faults that some tests ask for, kept under another name, and once as it is.
-builds() {
-  cargo build --locked -p braidcast --features faults &&
-    cp target/debug/braidcast target/debug/braidcast-faults &&
-    cargo build --locked -p braidcast
-}
-needed build builds
+needed build build_with_faults debug
 
 step 'unit and property tests' 'about 4 minutes the first time'
 part unit unit_tests

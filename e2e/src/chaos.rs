@@ -49,6 +49,8 @@ pub struct Outcome {
     pub rounds: usize,
     /// The segments of each stream.
     pub segments: Vec<Vec<Segment>>,
+    /// When video frames came, for each viewer, by [`crate::viewer::now_us`].
+    pub arrivals: Vec<Vec<u64>>,
 }
 
 impl Scenario {
@@ -75,12 +77,13 @@ impl Scenario {
             Server::start(options.set("hls.fragment=1s").set("hls.window=600s").set("hls.retention=600s").set("hls.hls_dispose=600s"))?;
         let records = Arc::new(Clip::Plain.records(self.seconds)?);
         let name = |stream: usize| format!("s{stream}");
+        let want = Arc::new(records.iter().filter(|record| !record.is_header()).cloned().collect::<Vec<_>>());
         let mut viewers = Vec::new();
         for stream in 0..self.streams {
             for viewer in 0..self.viewers {
                 let watch = match viewer % 2 {
-                    0 => Viewer::flv_recorder(server.address("http"), &format!("live/{}.flv", name(stream)))?,
-                    _ => Viewer::rtmp_recorder(&server.rtmp(&name(stream)))?,
+                    0 => Viewer::flv_expecting(server.address("http"), &format!("live/{}.flv", name(stream)), want.clone())?,
+                    _ => Viewer::rtmp_expecting(&server.rtmp(&name(stream)), want.clone())?,
                 };
                 viewers.push((stream, viewer, watch));
             }
@@ -100,16 +103,23 @@ impl Scenario {
             let sent = publisher.thread.join().expect("no panic");
             sent.with_context(|| format!("a publisher was disturbed in round {rounds}:\n{}", server.log_text()))?;
         }
-        let want = media(&records);
+        let mut arrivals = Vec::new();
         for (stream, viewer, watch) in viewers {
-            let all = || (media(&watch.records()).len() >= want.len() || watch.is_over()).then_some(());
+            let all = || (watch.matched() >= want.len() || watch.is_over()).then_some(());
             eventually(PATIENCE, all);
+            arrivals.push(watch.arrivals());
+            let (matched, ended) = (watch.matched(), watch.end());
             let how = if viewer % 2 == 0 { "FLV" } else { "RTMP" };
-            same(&want, &media(&watch.records()))
-                .with_context(|| format!("{} by {how} after {rounds} disturbances:\n{}", name(stream), server.log_text()))?;
+            ensure!(
+                matched == want.len(),
+                "{} by {how} after {rounds} disturbances: {matched} of {} records, {ended:?}\n{}",
+                name(stream),
+                want.len(),
+                server.log_text()
+            );
         }
         let segments = (0..self.streams).map(|stream| segments(&server, &name(stream))).collect::<Result<_>>()?;
-        Ok(Outcome { server, rounds, segments })
+        Ok(Outcome { server, rounds, segments, arrivals })
     }
 
     /// What the segments are when nothing happens.
@@ -163,22 +173,6 @@ impl Publisher {
         });
         Self { thread, sent }
     }
-}
-
-/// The records without those that a server may repeat or leave out.
-fn media(records: &[Record]) -> Vec<Record> {
-    records.iter().filter(|record| !record.is_header()).cloned().collect()
-}
-
-/// What a viewer got is what was published, from the first record to the last.
-fn same(want: &[Record], got: &[Record]) -> Result<()> {
-    let at = want.iter().zip(got).position(|(want, got)| want != got);
-    if let Some(at) = at {
-        let show = |record: &Record| format!("{:?} at {} ms, {} bytes", record.kind, record.timestamp_ms, record.payload.len());
-        anyhow::bail!("record {at} of {}: wanted {}, got {}", want.len(), show(&want[at]), show(&got[at]));
-    }
-    ensure!(want.len() == got.len(), "{} records instead of {}", got.len(), want.len());
-    Ok(())
 }
 
 /// The segments of a stream, when its index has ended.

@@ -7,10 +7,10 @@ use braidcast_media::{RecordKind, flv};
 use braidcast_protocols::rtmp::{ClientOutput, ClientRole};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a viewer may wait for what it is to see.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,7 +41,19 @@ struct Seen {
     video_frames: AtomicU64,
     records: Mutex<Vec<Record>>,
     keep: bool,
+    /// What has to come, headers left out: the viewer ends with the first record that is another.
+    expected: Option<Arc<Vec<Record>>>,
+    /// How many of those have come.
+    matched: AtomicUsize,
+    /// When video frames came, by [`now_us`]; only with `expected`.
+    arrivals: Mutex<Vec<u64>>,
     stop: AtomicBool,
+}
+
+/// A clock for all threads of a test, microseconds.
+pub fn now_us() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_micros() as u64
 }
 
 /// The rules that a stream keeps towards its viewers.
@@ -64,11 +76,24 @@ impl<'a> Judge<'a> {
         if kind == RecordKind::Video && !record.is_header() {
             self.seen.video_frames.fetch_add(1, Ordering::Relaxed);
         }
+        if let Some(expected) = self.seen.expected.as_ref().filter(|_| !record.is_header()) {
+            let at = self.seen.matched.load(Ordering::Relaxed);
+            let want = expected.get(at).context("more came than was published")?;
+            ensure!(*want == record, "record {at}: wanted {}, got {}", describe(want), describe(&record));
+            self.seen.matched.fetch_add(1, Ordering::Relaxed);
+            if kind == RecordKind::Video {
+                self.seen.arrivals.lock().expect("no viewer panics").push(now_us());
+            }
+        }
         if self.seen.keep {
             self.seen.records.lock().expect("no viewer panics").push(record);
         }
         Ok(())
     }
+}
+
+fn describe(record: &Record) -> String {
+    format!("{:?} at {} ms, {} bytes", record.kind, record.timestamp_ms, record.payload.len())
 }
 
 /// A viewer in a thread of its own.
@@ -88,11 +113,31 @@ impl Viewer {
         Self::start_flv(address, path, true)
     }
 
+    /// Watches `/PATH` by HTTP-FLV, and ends with the first record (headers left out) that is not the next of these.
+    pub fn flv_expecting(address: SocketAddr, path: &str, expected: Arc<Vec<Record>>) -> Result<Self> {
+        let mut stream = Self::ask_flv(address, path)?;
+        let seen = Seen { expected: Some(expected), ..Seen::default() };
+        Ok(Self::spawn(seen, move |seen| watch_flv(&mut stream, seen, u64::MAX)))
+    }
+
+    /// As [`Viewer::flv_expecting`], by RTMP.
+    pub fn rtmp_expecting(url: &str, expected: Arc<Vec<Record>>) -> Result<Self> {
+        let mut client = RtmpClient::connect(url, ClientRole::Play)?;
+        let seen = Seen { expected: Some(expected), ..Seen::default() };
+        Ok(Self::spawn(seen, move |seen| watch_rtmp(&mut client, seen)))
+    }
+
     fn start_flv(address: SocketAddr, path: &str, keep: bool) -> Result<Self> {
+        let mut stream = Self::ask_flv(address, path)?;
+        let seen = Seen { keep, ..Seen::default() };
+        Ok(Self::spawn(seen, move |seen| watch_flv(&mut stream, seen, u64::MAX)))
+    }
+
+    fn ask_flv(address: SocketAddr, path: &str) -> Result<TcpStream> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(LOOK))?;
         write!(stream, "GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
-        Ok(Self::spawn(keep, move |seen| watch_flv(&mut stream, seen, u64::MAX)))
+        Ok(stream)
     }
 
     /// Watches by RTMP.
@@ -107,11 +152,11 @@ impl Viewer {
 
     fn start_rtmp(url: &str, keep: bool) -> Result<Self> {
         let mut client = RtmpClient::connect(url, ClientRole::Play)?;
-        Ok(Self::spawn(keep, move |seen| watch_rtmp(&mut client, seen)))
+        Ok(Self::spawn(Seen { keep, ..Seen::default() }, move |seen| watch_rtmp(&mut client, seen)))
     }
 
-    fn spawn(keep: bool, watch: impl FnOnce(&Seen) -> Result<()> + Send + 'static) -> Self {
-        let seen = Arc::new(Seen { keep, ..Seen::default() });
+    fn spawn(seen: Seen, watch: impl FnOnce(&Seen) -> Result<()> + Send + 'static) -> Self {
+        let seen = Arc::new(seen);
         let shared = seen.clone();
         Self { thread: Some(std::thread::spawn(move || watch(&shared))), seen }
     }
@@ -124,6 +169,16 @@ impl Viewer {
     /// What a recorder has kept so far.
     pub fn records(&self) -> Vec<Record> {
         self.seen.records.lock().expect("no viewer panics").clone()
+    }
+
+    /// How many of the expected records have come.
+    pub fn matched(&self) -> usize {
+        self.seen.matched.load(Ordering::Relaxed)
+    }
+
+    /// When the expected video frames came, by [`now_us`].
+    pub fn arrivals(&self) -> Vec<u64> {
+        self.seen.arrivals.lock().expect("no viewer panics").clone()
     }
 
     /// How many records a recorder has kept so far.

@@ -140,7 +140,7 @@ fn sessions_are_shared_out_again_after_a_death() -> Result<()> {
 #[test]
 fn orders_that_make_no_sense_are_refused() -> Result<()> {
     let server = Server::start(ServerOptions::workers(1))?;
-    let refused = order(&server, &["drain", "9"]).unwrap_err().to_string();
+    let refused = order(&server, &["drain", "9"]).expect_err("there is a worker 9").to_string();
     ensure!(refused.contains("there is no worker 9; there are 1 to 1"), "{refused}");
     let nowhere = Command::new(binary()).args(["drain", "1", "--shared-dir", "/nonexistent"]).output()?;
     let said = String::from_utf8_lossy(&nowhere.stderr).into_owned();
