@@ -82,8 +82,8 @@ async function assertMoving(page, selector) {
   assert.ok(new Set(second.pixels).size > 16, "the picture is blank");
 }
 
-test("the page shows what is live and plays it by HTTP-FLV and by HLS", { timeout: 4 * LIMIT_MS }, async (t) => {
-  await withServer(async ({ rtmp, http }) => {
+test("the page shows what is live and plays it by HTTP-FLV and by HLS", { timeout: 6 * LIMIT_MS }, async (t) => {
+  await withServer(async ({ rtmp, http, killWorker }) => {
     const home = `http://${http}/`;
 
     await t.test("nothing is live", async () => {
@@ -109,6 +109,24 @@ test("the page shows what is live and plays it by HTTP-FLV and by HLS", { timeou
           });
         });
       }
+
+      await t.test("a picture goes on while workers are killed, on one connection", async () => {
+        await withPage(`${home}?stream=live/demo&player=flv`, async (page) => {
+          const video = 'video[data-stream="live/demo"][data-player=flv]';
+          const asked = [];
+          page.on("request", (request) => request.url().includes(".flv") && asked.push(request.url()));
+          await page.reload();
+          await assertMoving(page, video);
+          for (let kill = 0; kill < 10; kill++) {
+            const { time } = await look(page, video);
+            await killWorker(1 + (kill % 2));
+            const goesOn = ([selector, time]) => document.querySelector(selector)?.currentTime > time + 0.5;
+            await page.waitForFunction(goesOn, [video, time], { timeout: LIMIT_MS });
+          }
+          await assertMoving(page, video);
+          assert.equal(asked.length, 1, `the stream was asked for ${asked.length} times`);
+        });
+      });
 
       await t.test("a stream starts by itself, players are changed and stopped by buttons", async () => {
         const phone = { viewport: { width: 390, height: 844 }, colorScheme: "dark" };

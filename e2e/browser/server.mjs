@@ -1,7 +1,7 @@
 // Starts the server under test and an encoder that pushes to it, each in a process group of its own, and ends both whatever
 // happens. Knows nothing of browsers.
 
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -55,7 +55,20 @@ async function stop({ child }) {
   groups.delete(child.pid);
 }
 
-/** Runs `use` with a server; `use` gets its addresses (`host:port`) by protocol. */
+/** Kills a worker with SIGKILL and waits until another process has its place. */
+async function killWorker(shared, id) {
+  const row = () => JSON.parse(execFileSync(binary, ["status", "--json", "--shared-dir", shared])).workers.find((worker) => worker.id === id);
+  const { pid } = row();
+  process.kill(pid, "SIGKILL");
+  for (const until = Date.now() + READY_MS; ; ) {
+    const now = row();
+    if (now.pid !== pid && now.state === "ready") return;
+    if (Date.now() > until) throw new Error(`worker ${id} does not come back`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** Runs `use` with a server of two workers; `use` gets its addresses (`host:port`) by protocol, and what kills a worker. */
 export async function withServer(use) {
   const scratch = await mkdtemp(join(tmpdir(), "braidcast-browser."));
   const shared = await mkdtemp("/dev/shm/braidcast-browser.");
@@ -83,7 +96,7 @@ fragment = "1s"
   try {
     const ready = await firstLine(server, READY_MS);
     const { rtmp, http } = JSON.parse(ready);
-    await use({ rtmp: rtmp[0], http: http[0] });
+    await use({ rtmp: rtmp[0], http: http[0], killWorker: (id) => killWorker(shared, id) });
   } finally {
     await stop(server);
     await rm(scratch, { recursive: true, force: true });

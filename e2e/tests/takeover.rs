@@ -2,11 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use braidcast_e2e::chaos::Scenario;
+use braidcast_e2e::media;
 use braidcast_e2e::rtmp::RtmpClient;
 use braidcast_e2e::server::{alive, binary, faulty_binary, signal};
 use braidcast_e2e::tools::eventually;
-use braidcast_e2e::{Record, Server, ServerOptions};
+use braidcast_e2e::{Record, Server, ServerOptions, Viewer};
 use braidcast_media::RecordKind;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -255,11 +257,94 @@ fn a_configuration_with_a_mistake_changes_nothing_and_a_good_one_counts() -> Res
         std::fs::write(&file, "[limits]\nconnection = 5\n")?;
         let refused = order(server, &["reload"]).expect_err("it was carried out").to_string();
         ensure!(refused.contains("did not take over") && refused.contains("connections"), "{refused}");
-        // Nobody else comes in, but those who are there stay; and what cannot change is named.
-        std::fs::write(&file, "[limits]\nconnections = 3\n[http]\npage = false\n[server]\nfront_grace = '5s'\n")?;
+        // Nobody else comes in, but those who are there stay.
+        std::fs::write(&file, "[limits]\nconnections = 3\n[http]\npage = false\n")?;
         order(server, &["reload"])?;
         let status = braidcast_e2e::http_get(&server.http(""));
         ensure!(status.is_err(), "one more came in");
         Ok(())
     })
+}
+
+#[test]
+fn from_ffmpeg_to_ffmpeg_through_twenty_takeovers() -> Result<()> {
+    let server = Server::start(ServerOptions::workers(3).set("play.reconnect_grace=1s").set("play.play_wait=60s"))?;
+    let file = media::Clip::BFrames.file(20)?;
+    let want = media::packets(&file.to_string_lossy(), PATIENCE)?;
+    let urls = [server.http("live/clip.flv"), server.rtmp("clip")];
+    let viewers = urls.map(|url| std::thread::spawn(move || media::packets(&url, Duration::from_secs(90))));
+    server.wait_placed("clip", 2)?;
+    let mut publisher = media::publish(&file, &server.rtmp("clip"))?;
+    server.wait_live("clip")?;
+    for round in 0..20 {
+        kill(&server, 1 + round % 3)?;
+        std::thread::sleep(Duration::from_millis(200 + u64::from(round) * 7));
+    }
+    ensure!(publisher.is_running(), "the takeovers took longer than the clip");
+    ensure!(publisher.wait(PATIENCE)?.success(), "the publisher failed:\n{}", server.log_text());
+    for (viewer, how) in viewers.into_iter().zip(["FLV", "RTMP"]) {
+        let got = viewer.join().expect("no panic")?;
+        for stream in 0..2 {
+            let of = |packets: &[media::Packet]| packets.iter().filter(|packet| packet.stream == stream).cloned().collect::<Vec<_>>();
+            ensure!(of(&got) == of(&want), "{how}, track {stream}: {} packets, or others than {}", of(&got).len(), of(&want).len());
+        }
+    }
+    ensure!(server.front_counter("worker_restarts") == 20);
+    Ok(())
+}
+
+#[test]
+fn workers_are_balanced_by_themselves() -> Result<()> {
+    let options = ServerOptions::workers(2).set("placement.rebalance_after=300ms").set("placement.rebalance_share=20");
+    let server = Server::start(options.set("play.play_wait=60s"))?;
+    let _publisher = media::publish_live(&server.rtmp("x"))?;
+    server.wait_live("x")?;
+    let viewers: Vec<Viewer> = (0..24).map(|_| Viewer::flv(server.address("http"), "live/x.flv")).collect::<Result<_>>()?;
+    let loads = || -> Option<Vec<u64>> { (1..=2).map(|id| server.worker(id).ok()?["viewers"].as_u64()).collect() };
+    eventually(PATIENCE, || loads().filter(|loads| loads.iter().sum::<u64>() == 24)).context("the viewers do not come")?;
+    kill(&server, 1)?;
+    eventually(PATIENCE, || loads().filter(|loads| loads == &[12, 12]))
+        .with_context(|| format!("{:?} viewers:\n{}", loads(), server.log_text()))?;
+    for viewer in viewers {
+        viewer.wait_more(20)?;
+        viewer.end()?;
+    }
+    ensure!(server.front_counter("sessions_lost") == 0, "{}", server.log_text());
+    Ok(())
+}
+
+#[test]
+fn a_session_whose_save_is_damaged_is_closed_and_never_misread() -> Result<()> {
+    let server = Server::start(ServerOptions { sub_ports: true, ..ServerOptions::workers(2).set("play.reconnect_grace=60s") })?;
+    let _publisher = media::publish_live(&format!("rtmp://{}/live/x", server.sub_port(1)))?;
+    server.wait_live("x")?;
+    let watch = |worker| Viewer::flv(server.sub_port(worker), "live/x.flv");
+    let (damaged, whole) = (watch(2)?, watch(1)?);
+    damaged.wait_more(10)?;
+    whole.wait_more(10)?;
+    // The heap that was made by the worker that is about to die, wherever its sessions lie in it.
+    let pid = server.worker_pid(2)?;
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let heap = maps.lines().find_map(|line| line.split_whitespace().last().filter(|path| path.contains("/sessions/heap-")));
+    let heap = heap.context("no heap")?.to_owned();
+    let mut bytes = std::fs::read(&heap)?;
+    bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
+    kill_with_damage(&server, pid, &heap, &bytes)?;
+    eventually(PATIENCE, || damaged.is_over().then_some(())).with_context(|| format!("it goes on:\n{}", server.log_text()))?;
+    server.wait_log(&["a session cannot be continued", "damaged"])?;
+    whole.wait_more(20)?;
+    whole.end()?;
+    ensure!(server.front_counter("sessions_lost") == 1, "{}", server.log_text());
+    Ok(())
+}
+
+/// Stops a worker, damages what its sessions are saved in, and kills it.
+fn kill_with_damage(server: &Server, pid: u32, file: &str, bytes: &[u8]) -> Result<()> {
+    signal(pid, "STOP")?;
+    // In place: another file of the same name would not be the one that is mapped.
+    std::fs::OpenOptions::new().write(true).open(file)?.write_all(bytes)?;
+    signal(pid, "KILL")?;
+    eventually(PATIENCE, || server.worker(2).ok().filter(|row| row["pid"] != pid && row["state"] == "ready"))
+        .context("it does not come back")?;
+    Ok(())
 }

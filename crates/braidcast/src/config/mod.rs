@@ -102,25 +102,25 @@ impl Config {
     /// Takes over from the configuration of a running instance what cannot change while it runs. Says which keys were other there.
     pub fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
         let mut changed = Vec::new();
-        let mut note = |differs: bool, key: &'static str| {
+        let mut keep = |differs: bool, key: &'static str| {
             if differs {
                 changed.push(key);
             }
         };
-        note(self.workers() != running.workers(), "[server] workers");
-        note(self.server.worker_base_port != running.server.worker_base_port, "[server] worker_base_port");
-        note(self.server.shared_dir != running.server.shared_dir, "[server] shared_dir");
-        note(self.rtmp.listen != running.rtmp.listen, "[rtmp] listen");
-        note(self.http.listen != running.http.listen, "[http] listen");
-        note(self.api.listen != running.api.listen, "[api] listen");
-        note(self.server.state_dir != running.server.state_dir, "[server] state_dir");
-        self.server.state_dir.clone_from(&running.server.state_dir);
-        self.server.workers = running.workers();
-        self.server.worker_base_port = running.server.worker_base_port;
-        self.server.shared_dir.clone_from(&running.server.shared_dir);
+        keep(self.rtmp.listen != running.rtmp.listen, "[rtmp] listen");
+        keep(self.http.listen != running.http.listen, "[http] listen");
+        keep(self.api.listen != running.api.listen, "[api] listen");
+        keep(self.server.shared_dir != running.server.shared_dir, "[server] shared_dir");
+        keep(self.server.state_dir != running.server.state_dir, "[server] state_dir");
+        keep(self.workers() != running.workers(), "[server] workers");
+        keep(self.server.worker_base_port != running.server.worker_base_port, "[server] worker_base_port");
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);
+        self.server.shared_dir.clone_from(&running.server.shared_dir);
+        self.server.state_dir.clone_from(&running.server.state_dir);
+        self.server.workers = running.workers();
+        self.server.worker_base_port = running.server.worker_base_port;
         changed
     }
 

@@ -87,6 +87,15 @@ fn json_carries_everything_to_the_workers_and_toml_to_people() {
 }
 
 #[test]
+fn what_cannot_change_while_it_runs_stays_and_is_named() {
+    let running = from_file("[server]\nworkers = 2\n[rtmp]\nlisten = 1936\n[hls]\nfragment = 2").unwrap();
+    let mut next = from_file("[server]\nworkers = 3\nstate_dir = '/elsewhere'\n[hls]\nfragment = 3").unwrap();
+    assert_eq!(next.keep_fixed(&running), ["[rtmp] listen", "[server] state_dir", "[server] workers"]);
+    assert_eq!((next.server.workers, &next.rtmp, next.hls.fragment), (2, &running.rtmp, Span::secs(3)));
+    assert_eq!(next.keep_fixed(&running), [] as [&str; 0]);
+}
+
+#[test]
 fn later_layers_win() {
     let (_file, mut sources) = with_file("[hls]\nfragment = 2\nwindow = 30\n[play]\nplay_wait = '1m'");
     sources.environment =

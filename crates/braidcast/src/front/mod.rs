@@ -120,6 +120,8 @@ struct Front {
     predecessor: Predecessor,
     /// The workers of the front before are being replaced.
     replacing: bool,
+    /// Changed keys of the configuration that stay as they were until a new start.
+    unchanged: Vec<&'static str>,
     /// Why the last succession came to nothing.
     gave_up: Option<String>,
     numbers: NextSegments,
@@ -194,7 +196,7 @@ impl Front {
     }
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
-        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited } = opened;
+        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged } = opened;
         let now_ms = clock::monotonic_ms();
         let poller = Poller::new().context("epoll")?;
         for (place, pipe) in signals.pipes() {
@@ -229,6 +231,7 @@ impl Front {
             handing_over: false,
             predecessor: Predecessor::default(),
             replacing: false,
+            unchanged,
             gave_up: None,
             numbers,
             budget,
@@ -479,6 +482,7 @@ struct Opened {
     streams: HashSet<braidcast_media::StreamKey>,
     connections: u64,
     inherited: Vec<Inherited>,
+    unchanged: Vec<&'static str>,
 }
 
 impl Opened {
@@ -490,8 +494,9 @@ impl Opened {
                 Inheritance::default()
             }
         };
+        let mut unchanged = Vec::new();
         match inherited.first() {
-            Some(worker) => keep_what_cannot_change(config, &worker.inventory.config)?,
+            Some(worker) => unchanged = keep_what_cannot_change(config, &worker.inventory.config)?,
             None => {
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
@@ -528,18 +533,18 @@ impl Opened {
         }
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
-        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited })
+        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged })
     }
 }
 
 /// What a running instance was started with stays as it is; a changed value is named.
-fn keep_what_cannot_change(config: &mut Config, running: &str) -> anyhow::Result<()> {
+fn keep_what_cannot_change(config: &mut Config, running: &str) -> anyhow::Result<Vec<&'static str>> {
     let running = Config::from_json(running).context("the configuration of the workers that go on")?;
     let changed = config.keep_fixed(&running);
     if !changed.is_empty() {
         tracing::warn!("what changes only with a new start stays as it was: {}", changed.join(", "));
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// How many descriptors the front needs for all the connections that the configuration allows.

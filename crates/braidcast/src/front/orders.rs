@@ -117,7 +117,13 @@ impl Front {
             Order::Reload => Ok((Waits::Succeeded, self.begin_succession(Reason::Reload)?)),
             Order::FollowUpgrade => match &self.gave_up {
                 Some(why) => Err(format!("the other front did not take over: {why}")),
-                None => Ok((Waits::Replaced, format!("the front is process {} now", std::process::id()))),
+                None => {
+                    let unchanged = match &*self.unchanged {
+                        [] => String::new(),
+                        keys => format!("; what changes only with a new start stays as it was: {}", keys.join(", ")),
+                    };
+                    Ok((Waits::Replaced, format!("the front is process {} now{unchanged}", std::process::id())))
+                }
             },
             Order::Rebalance => {
                 let many = self.rebalance();

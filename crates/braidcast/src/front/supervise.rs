@@ -18,6 +18,8 @@ use std::sync::atomic::Ordering::Relaxed;
 const START_MS: u64 = 15_000;
 /// How long the readiness of the last workers is waited for before the instance calls itself ready, milliseconds.
 pub(super) const READY_ANYWAY_MS: u64 = 5_000;
+/// A worker that was killed from outside after so long is started again at once, milliseconds.
+const KILLED_MS: u64 = 500;
 /// How often it is said, while it lasts, that the directory is nearly full, milliseconds.
 const EVICTION_LINE_MS: u64 = 60_000;
 /// Messages of a dead worker that are still looked at; its channel holds a few hundred at most.
@@ -101,7 +103,9 @@ impl Front {
             } else {
                 tracing::error!(worker = %id, pid = process.pid, connections, streams = named(&streams), "the worker {ending} after {lived_ms} ms; others go on with its connections");
             }
-            self.plan_restart(id, if drained { u64::MAX } else { lived_ms });
+            // What was drained, or killed from outside after it had served for a while, is no reason to be careful.
+            let blameless = drained || (!crashed && lived_ms >= KILLED_MS);
+            self.plan_restart(id, if blameless { u64::MAX } else { lived_ms });
             let busy = WorkerPage::open(self.shared.root(), id.0).ok().and_then(|page| page.busy_with());
             let loops = crashed && self.worker_mut(id).is_some_and(|worker| worker.note_crash(lived_ms, busy.is_some()));
             if loops {

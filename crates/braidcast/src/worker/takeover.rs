@@ -26,6 +26,10 @@ use braidcast_sys::fault::kill_point;
 use braidcast_sys::net::{self, Positions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Clients that two workers died of, whose last bytes are kept.
+const POISON_FILES: usize = 32;
 
 /// Everything that was found of a session.
 struct Found {
@@ -278,10 +282,8 @@ impl Worker {
         match save.context("nothing was saved of it").and_then(|save| self.find(adoption, &save, socket)) {
             Ok(found) => {
                 let directory = crate::saved::directory(&self.config.server.shared_dir).join("poison");
-                let path = directory.join(conn.to_string());
-                let kept = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&path, &found.journal));
-                match kept {
-                    Ok(()) => {
+                match keep_poison(&directory, conn, &found.journal) {
+                    Ok(path) => {
                         tracing::error!(%conn, peer = %found.checkpoint.origin.peer, path = %path.display(), bytes = found.journal.len(), "two workers died of what this client sent: closed, its last bytes are kept")
                     }
                     Err(error) => {
@@ -295,6 +297,17 @@ impl Worker {
         }
         self.tell_front(&ToFront::Lost { conn });
     }
+}
+
+/// Writes down what a client sent last. Only the first so many are kept: one bad client that comes again and again says nothing new.
+fn keep_poison(directory: &Path, conn: ConnId, bytes: &[u8]) -> io::Result<PathBuf> {
+    std::fs::create_dir_all(directory)?;
+    if std::fs::read_dir(directory)?.count() >= POISON_FILES {
+        return Err(io::Error::other(format!("there are {POISON_FILES} already: look at them and delete them")));
+    }
+    let path = directory.join(conn.to_string());
+    std::fs::write(&path, bytes)?;
+    Ok(path)
 }
 
 /// A role whose stream is at hand.
