@@ -385,7 +385,11 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // A front that has taken over is nobody's child here.
-        if let Some(pid) = self.front_pid().filter(|pid| *pid != self.child.id() && alive(*pid)) {
+        let ours = |pid: &u32| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            *pid != self.child.id() && String::from_utf8_lossy(&words).contains(&*self.shared_dir.to_string_lossy())
+        };
+        if let Some(pid) = self.front_pid().filter(ours) {
             let _ = signal(pid, "TERM");
             if eventually(Duration::from_secs(10), || (!alive(pid)).then_some(())).is_none() {
                 let _ = signal(pid, "KILL");

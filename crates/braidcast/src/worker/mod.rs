@@ -162,6 +162,8 @@ pub(crate) struct Worker {
     /// Sessions that are owed more, and take it.
     unfinished: Vec<u64>,
     flushes: Timers,
+    /// When publishers' segmenters are due.
+    pumps: Timers,
     deadlines: Timers,
     read_buffer: Vec<u8>,
     now: Now,
@@ -245,6 +247,7 @@ impl Worker {
             fan_out_queue: VecDeque::new(),
             unfinished: Vec::new(),
             flushes: Timers::default(),
+            pumps: Timers::default(),
             deadlines: Timers::default(),
             read_buffer: vec![0; READ_BYTES],
             now: Now::read(),
@@ -322,7 +325,7 @@ impl Worker {
         sooner(self.deadlines.next_ms());
         sooner((!self.waiting.is_empty()).then_some(self.retry_at_ms));
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
-        sooner(self.publishers.iter().map(|(_, publisher)| publisher.pump_at_ms).min());
+        sooner(self.pumps.next_ms());
         Duration::from_millis(wake_ms.saturating_sub(clock::monotonic_ms()))
     }
 

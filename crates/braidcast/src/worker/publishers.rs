@@ -67,11 +67,13 @@ impl Worker {
             segmenter: None,
             segmenter_from: Some(next_segment),
             dirty: false,
-            pump_at_ms: self.now.mono_ms,
+            pump_at_ms: 0,
             dropped: 0,
             complain_at: 1,
         });
         session.enter(Role::Publishing(publisher));
+        self.plan_pump(publisher, self.now.mono_ms);
+        let session = &mut self.sessions[slot];
         session.deadline_ms = 0;
         self.publish_accepted(slot)
     }
@@ -304,22 +306,30 @@ impl Worker {
     /// Lets segmenters that are due take in what is new, in a bounded turn: who waits longest first.
     pub(super) fn pump_segments(&mut self) {
         let now_ms = self.now.mono_ms;
-        let mut due: Vec<(u64, usize)> =
-            self.publishers.iter().filter(|(_, at)| at.pump_at_ms <= now_ms).map(|(slot, at)| (at.pump_at_ms, slot)).collect();
-        due.sort_unstable();
+        if self.pumps.next_ms().is_none_or(|due_ms| due_ms > now_ms) {
+            return;
+        }
         let until = Instant::now() + PUMP_TIME;
-        for (_, slot) in due {
-            self.pump_publisher(slot, now_ms);
+        while let Some((at_ms, slot)) = self.pumps.pop_due(now_ms) {
+            let slot = slot as usize;
+            if self.publishers.get(slot).is_some_and(|at| at.pump_at_ms == at_ms) {
+                self.pump_publisher(slot, now_ms);
+            }
             if Instant::now() >= until {
                 return;
             }
         }
     }
 
+    /// Has a publisher's segmenter take in what is new at this time.
+    pub(super) fn plan_pump(&mut self, slot: usize, at_ms: u64) {
+        self.publishers[slot].pump_at_ms = at_ms;
+        self.pumps.set(at_ms, slot as u64);
+    }
+
     fn pump_publisher(&mut self, slot: usize, now_ms: u64) {
         self.start_segmenter(slot);
         let at = &mut self.publishers[slot];
-        at.pump_at_ms = now_ms + PUMP_MS;
         let Some((segmenter, reader)) = &mut at.segmenter else { return };
         let evicted = segmenter.store().counters().evicted;
         let pumped = segmenter.pump(reader, PUMP_BYTES);
@@ -327,9 +337,8 @@ impl Worker {
         self.page.counter(WorkerCounter::SegmentsEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
         match pumped {
             Ok(pumped) => {
-                if pumped.more {
-                    at.pump_at_ms = now_ms;
-                }
+                self.plan_pump(slot, if pumped.more { now_ms + 1 } else { now_ms + PUMP_MS });
+                let at = &self.publishers[slot];
                 if !pumped.finished.is_empty() {
                     let key = at.key.clone();
                     self.report_segments(&key, &pumped.finished);

@@ -63,8 +63,10 @@ impl Worker {
                 if let Err(end) = self.go_on(slot, adoption.admitted.then_some(adoption.next_segment)) {
                     self.close(slot, end);
                 }
+                self.page.busy_with_none();
             }
             Err(error) => {
+                self.page.busy_with_none();
                 tracing::warn!(%conn, error = format!("{error:#}"), "a session cannot be continued: its connection is closed");
                 self.tell_front(&ToFront::Lost { conn });
             }
@@ -224,7 +226,7 @@ impl Worker {
         let role = match role {
             Restored::Publishing(key, writer) => {
                 let evicted = writer.counters().evicted_blocks;
-                Role::Publishing(self.publishers.insert(Publisher {
+                let publisher = self.publishers.insert(Publisher {
                     session: slot,
                     key,
                     writer: *writer,
@@ -232,11 +234,13 @@ impl Worker {
                     // Opened a little later: viewers do not wait for it.
                     segmenter_from: Some(next_segment),
                     dirty: false,
-                    pump_at_ms: self.now.mono_ms + PUMP_MS / 2,
+                    pump_at_ms: 0,
                     dropped: 0,
                     complain_at: 1,
                     evicted,
-                }))
+                });
+                self.plan_pump(publisher, self.now.mono_ms + PUMP_MS / 2);
+                Role::Publishing(publisher)
             }
             Restored::Viewing(stream, rendition) => {
                 self.page.set_reading(self.streams[stream].key.slot(), true);
