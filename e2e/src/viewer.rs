@@ -31,7 +31,7 @@ pub struct Record {
 impl Record {
     /// Whether this configures a decoder, or is metadata: what a server may repeat or leave out.
     pub fn is_header(&self) -> bool {
-        braidcast_media::TagInfo::of(self.kind, &self.payload).sequence_header || self.payload.starts_with(b"\x02\0\x0aonMetaData")
+        braidcast_media::TagInfo::of(self.kind, &self.payload).header.is_some() || self.payload.starts_with(b"\x02\0\x0aonMetaData")
     }
 }
 

@@ -53,6 +53,7 @@ mod entry {
     pub const MONO_MS: usize = 48;
 
     pub const STARTS_WITH_KEYFRAME: u32 = 1;
+    pub const EXTENDED: u32 = 2;
 }
 
 /// A place in a log: a block and an offset in bytes from that block's start. Later places compare greater.
@@ -121,6 +122,8 @@ pub struct BlockInfo {
     pub epoch: u32,
     /// The first record is a keyframe (without video: an audio record).
     pub starts_with_keyframe: bool,
+    /// Its publisher's tags have tracks or modifiers ([`braidcast_media::TagInfo::extended`]) that not every player knows.
+    pub extended: bool,
     /// Record bytes of all blocks before this one, prefixes not counted, since the log was made.
     pub cumulative_bytes: u64,
 }
@@ -345,6 +348,7 @@ impl Head {
             generation: word(entry::GENERATION),
             epoch: word(entry::EPOCH),
             starts_with_keyframe: word(entry::FLAGS) & entry::STARTS_WITH_KEYFRAME != 0,
+            extended: word(entry::FLAGS) & entry::EXTENDED != 0,
             cumulative_bytes: long(entry::CUMULATIVE_BYTES),
         };
         let mono_ms = long(entry::MONO_MS);
@@ -363,7 +367,9 @@ impl Head {
         let long = |offset, value| self.0.u64(base + offset).store(value, Relaxed);
         word(entry::PREFIX_BYTES, new.info.prefix_bytes);
         word(entry::FINAL_BYTES, new.info.final_bytes.unwrap_or(0));
-        word(entry::FLAGS, if new.info.starts_with_keyframe { entry::STARTS_WITH_KEYFRAME } else { 0 });
+        let flag = |set, flag| if set { flag } else { 0 };
+        let info = &new.info;
+        word(entry::FLAGS, flag(info.starts_with_keyframe, entry::STARTS_WITH_KEYFRAME) | flag(info.extended, entry::EXTENDED));
         word(entry::GENERATION, new.info.generation);
         word(entry::EPOCH, new.info.epoch);
         long(entry::START_TIMESTAMP, new.info.start_timestamp_ms.cast_unsigned());
@@ -430,6 +436,7 @@ mod tests {
             generation: 3,
             epoch: 4,
             starts_with_keyframe: true,
+            extended: number % 2 == 0,
             cumulative_bytes: 5,
         };
         Entry { info, mono_ms: 6 }

@@ -1,14 +1,19 @@
 //! What a decoder needs before the first record: metadata and sequence headers, and the block prefix made of them.
 
-use braidcast_media::flv::{FILE_HEADER, MAX_PAYLOAD_BYTES, records, write_record};
+use braidcast_media::flv::{FILE_HEADER, MAX_PAYLOAD_BYTES, RECORD_OVERHEAD_BYTES, records, write_record};
+use braidcast_media::tag::{Content, HeaderPart};
 use braidcast_media::{RecordKind, TagInfo};
 use serde::{Deserialize, Serialize};
 
 /// The longest metadata or sequence header that goes into prefixes. Longer ones are carried as plain records: every
 /// block would repeat them.
 pub(crate) const MAX_HEADER_BYTES: usize = 64 << 10;
-/// No prefix is longer: file header and three records.
-pub(crate) const MAX_PREFIX_BYTES: usize = FILE_HEADER.len() + 3 * (MAX_HEADER_BYTES + 15);
+/// Parts of all tracks together that are kept; a stream with one video and one audio track has two.
+const MAX_PARTS: usize = 32;
+/// Bytes of all parts, metadata included.
+const MAX_PARTS_BYTES: usize = 3 * MAX_HEADER_BYTES;
+/// No prefix is longer: file header and a record a part.
+pub(crate) const MAX_PREFIX_BYTES: usize = FILE_HEADER.len() + MAX_PARTS_BYTES + (MAX_PARTS + 1) * RECORD_OVERHEAD_BYTES;
 
 /// AMF0 string marker, length and text of what RTMP puts before the metadata ("add to the stored data frame").
 const SET_DATA_FRAME: &[u8] = b"\x02\x00\x0d@setDataFrame";
@@ -23,7 +28,41 @@ const FLAGS_AT: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Metadata,
-    Sequence(RecordKind),
+    Track(RecordKind, HeaderPart),
+}
+
+impl Part {
+    /// Whether a decoder has to be set up anew for another one. What only describes the stream is told by a record as well.
+    pub fn configures(self) -> bool {
+        matches!(self, Self::Track(_, HeaderPart { content: Content::SequenceHeader | Content::TsDescriptor, .. }))
+    }
+
+    /// The order of a prefix: metadata, video, audio; first tracks first.
+    fn place(self) -> (u8, Option<HeaderPart>) {
+        match self {
+            Self::Metadata => (0, None),
+            Self::Track(RecordKind::Video, part) => (1, Some(part)),
+            Self::Track(_, part) => (2, Some(part)),
+        }
+    }
+
+    fn kind(self) -> RecordKind {
+        match self {
+            Self::Metadata => RecordKind::Data,
+            Self::Track(kind, _) => kind,
+        }
+    }
+}
+
+/// What became of a part that was given to [`Headers::set`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It was there already, byte for byte.
+    Known,
+    /// It is new.
+    Changed,
+    /// There are too many: it has to be carried as a record.
+    NoRoom,
 }
 
 /// The payload of a data tag as an FLV file has it.
@@ -38,7 +77,7 @@ pub(crate) fn part_of(kind: RecordKind, payload: &[u8], info: TagInfo) -> Option
     }
     match kind {
         RecordKind::Data => payload.starts_with(ON_META_DATA).then_some(Part::Metadata),
-        _ => info.sequence_header.then_some(Part::Sequence(kind)),
+        _ => info.header.map(|part| Part::Track(kind, part)),
     }
 }
 
@@ -46,39 +85,63 @@ pub(crate) fn part_of(kind: RecordKind, payload: &[u8], info: TagInfo) -> Option
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Headers {
     metadata: Option<Vec<u8>>,
-    video: Option<Vec<u8>>,
-    audio: Option<Vec<u8>>,
+    /// In the order of a prefix.
+    tracks: Vec<(RecordKind, HeaderPart, Vec<u8>)>,
 }
 
 impl Headers {
-    /// Takes a part; false if it was there already, byte for byte.
-    pub fn set(&mut self, part: Part, payload: &[u8]) -> bool {
-        let place = match part {
-            Part::Metadata => &mut self.metadata,
-            Part::Sequence(RecordKind::Video) => &mut self.video,
-            Part::Sequence(_) => &mut self.audio,
-        };
-        if place.as_deref() == Some(payload) {
-            return false;
+    /// Takes a part.
+    pub fn set(&mut self, part: Part, payload: &[u8]) -> Taken {
+        let before = self.parts().find(|(known, _)| *known == part).map(|(_, bytes)| bytes);
+        if before == Some(payload) {
+            return Taken::Known;
         }
-        *place = Some(payload.to_vec());
-        true
+        let kept: usize = self.parts().map(|(_, bytes)| bytes.len()).sum();
+        let full = before.is_none() && part != Part::Metadata && self.tracks.len() >= MAX_PARTS;
+        if full || kept - before.map_or(0, <[u8]>::len) + payload.len() > MAX_PARTS_BYTES {
+            return Taken::NoRoom;
+        }
+        match part {
+            Part::Metadata => self.metadata = Some(payload.to_vec()),
+            Part::Track(kind, header) => {
+                let place = self.tracks.binary_search_by_key(&part.place(), |(kind, header, _)| Part::Track(*kind, *header).place());
+                match place {
+                    Ok(known) => self.tracks[known].2 = payload.to_vec(),
+                    Err(place) => self.tracks.insert(place, (kind, header, payload.to_vec())),
+                }
+            }
+        }
+        Taken::Changed
+    }
+
+    /// All parts, in the order of a prefix.
+    fn parts(&self) -> impl Iterator<Item = (Part, &[u8])> {
+        let metadata = self.metadata.as_deref().map(|bytes| (Part::Metadata, bytes));
+        metadata.into_iter().chain(self.tracks.iter().map(|(kind, header, bytes)| (Part::Track(*kind, *header), bytes.as_slice())))
+    }
+
+    fn configuring(&self) -> impl Iterator<Item = (Part, &[u8])> {
+        self.parts().filter(|(part, _)| part.configures())
+    }
+
+    fn has(&self, wanted: RecordKind) -> bool {
+        self.tracks.iter().any(|(kind, ..)| *kind == wanted)
     }
 
     pub fn has_video(&self) -> bool {
-        self.video.is_some()
+        self.has(RecordKind::Video)
     }
 
     /// Whether a decoder set up for the one can go on with the other.
     pub fn same_codecs(&self, other: &Self) -> bool {
-        self.video == other.video && self.audio == other.audio
+        self.configuring().eq(other.configuring())
     }
 
-    /// Takes over only the metadata of `other`: it does not concern decoders. True if it was other than before.
+    /// Takes over what does not concern decoders, of `other` with the same codecs. True if it was other than before.
     pub fn copy_metadata(&mut self, other: &Self) -> bool {
-        let changed = self.metadata != other.metadata;
+        let changed = self != other;
         if changed {
-            self.metadata.clone_from(&other.metadata);
+            self.clone_from(other);
         }
         changed
     }
@@ -87,17 +150,15 @@ impl Headers {
     /// says which tracks there are as far as known (`heard`: audio, video): a player waits for those it is promised.
     pub fn write_prefix(&self, out: &mut Vec<u8>, timestamp_ms: u32, heard: [bool; 2]) {
         let hinted = |name: &[u8]| self.metadata.as_deref().is_some_and(|text| memchr::memmem::find(text, name).is_some());
-        let audio = heard[0] || self.audio.is_some() || hinted(b"audiocodecid");
-        let video = heard[1] || self.video.is_some() || hinted(b"videocodecid");
+        let audio = heard[0] || self.has(RecordKind::Audio) || hinted(b"audiocodecid");
+        let video = heard[1] || self.has_video() || hinted(b"videocodecid");
         let start = out.len();
         out.extend_from_slice(&FILE_HEADER);
         if audio || video {
             out[start + FLAGS_AT] = if audio { FLAG_AUDIO } else { 0 } | if video { FLAG_VIDEO } else { 0 };
         }
-        for (kind, payload) in [(RecordKind::Data, &self.metadata), (RecordKind::Video, &self.video), (RecordKind::Audio, &self.audio)] {
-            if let Some(payload) = payload {
-                write_record(out, kind, timestamp_ms, payload);
-            }
+        for (part, payload) in self.parts() {
+            write_record(out, part.kind(), timestamp_ms, payload);
         }
     }
 
@@ -128,6 +189,10 @@ mod tests {
         part_of(kind, payload, TagInfo::of(kind, payload))
     }
 
+    fn sequence(kind: RecordKind, track: u8) -> Part {
+        Part::Track(kind, HeaderPart { track, content: Content::SequenceHeader })
+    }
+
     #[test]
     fn metadata_is_stripped_and_told_from_other_data() {
         let sent = [SET_DATA_FRAME, ON_META_DATA, b"\x08"].concat();
@@ -135,7 +200,7 @@ mod tests {
         assert_eq!(stripped, [ON_META_DATA, b"\x08"].concat());
         assert_eq!(part(RecordKind::Data, stripped), Some(Part::Metadata));
         assert_eq!(part(RecordKind::Data, b"\x02\x00\x04onFI"), None);
-        assert_eq!(part(RecordKind::Video, AVC), Some(Part::Sequence(RecordKind::Video)));
+        assert_eq!(part(RecordKind::Video, AVC), Some(sequence(RecordKind::Video, 0)));
         let long = [AVC, &vec![0; MAX_HEADER_BYTES]].concat();
         assert_eq!(part(RecordKind::Video, &long), None);
     }
@@ -152,13 +217,42 @@ mod tests {
         };
         assert_eq!(flags(&headers, [false, false]), 5, "nothing known: everything promised");
         assert_eq!(flags(&headers, [true, false]), 4);
-        assert!(headers.set(Part::Sequence(RecordKind::Video), AVC));
-        assert!(!headers.set(Part::Sequence(RecordKind::Video), AVC));
+        assert_eq!(headers.set(sequence(RecordKind::Video, 0), AVC), Taken::Changed);
+        assert_eq!(headers.set(sequence(RecordKind::Video, 0), AVC), Taken::Known);
         assert_eq!(flags(&headers, [false, false]), 1);
-        assert!(headers.set(Part::Metadata, &[ON_META_DATA, b"audiocodecid"].concat()));
+        assert_eq!(headers.set(Part::Metadata, &[ON_META_DATA, b"audiocodecid"].concat()), Taken::Changed);
         assert_eq!(flags(&headers, [false, false]), 5);
-        assert!(headers.set(Part::Sequence(RecordKind::Audio), AAC));
+        assert_eq!(headers.set(sequence(RecordKind::Audio, 0), AAC), Taken::Changed);
         assert_eq!(flags(&headers, [false, false]), 5);
+    }
+
+    #[test]
+    fn many_tracks_have_their_places_and_an_end() {
+        let mut headers = Headers::default();
+        for track in (0..MAX_PARTS as u8).rev() {
+            let payload = [b"\x95\x00mp4a", &[track][..], &vec![1; 2000]].concat();
+            assert_eq!(part(RecordKind::Audio, &payload), Some(sequence(RecordKind::Audio, track)));
+            assert_eq!(headers.set(sequence(RecordKind::Audio, track), &payload), Taken::Changed);
+        }
+        assert_eq!(headers.set(sequence(RecordKind::Video, 0), AVC), Taken::NoRoom);
+        assert_eq!(headers.set(sequence(RecordKind::Audio, 3), &vec![1; MAX_PARTS_BYTES]), Taken::NoRoom);
+        assert_eq!(headers.set(Part::Metadata, ON_META_DATA), Taken::Changed);
+        let mut prefix = Vec::new();
+        headers.write_prefix(&mut prefix, 0, [false; 2]);
+        assert_eq!(Headers::parse(&prefix), Some(headers));
+        let tracks: Vec<u8> = records(&prefix[FILE_HEADER.len()..]).skip(1).map(|record| record.payload[6]).collect();
+        assert!(tracks.is_sorted());
+    }
+
+    #[test]
+    fn what_only_describes_needs_no_new_decoder() {
+        let mut headers = Headers::default();
+        headers.set(sequence(RecordKind::Video, 0), AVC);
+        let mut described = headers.clone();
+        let colours = b"\x94hvc1\x02";
+        described.set(part(RecordKind::Video, colours).unwrap(), colours);
+        assert!(headers.same_codecs(&described));
+        assert!(headers.copy_metadata(&described) && headers == described);
     }
 
     proptest! {

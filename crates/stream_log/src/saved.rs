@@ -17,6 +17,7 @@ pub struct SavedWriter<'a> {
     pub(crate) epoch: u32,
     pub(crate) generation: u32,
     pub(crate) heard: [bool; 2],
+    pub(crate) extended: bool,
     pub(crate) newest_keyframe: Option<(Position, i64)>,
     pub(crate) timeline: Timeline,
     pub(crate) counters: Counters,

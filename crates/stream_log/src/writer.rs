@@ -6,7 +6,7 @@
 
 use crate::batch::{AppendError, Batch, MAX_NEW_BLOCKS, OpenBlock, Run};
 use crate::head::{BlockInfo, Counters, Entry, Head, MAX_BLOCKS, Position, State};
-use crate::headers::{self, Headers, Part};
+use crate::headers::{self, Headers, Taken};
 use crate::recovery::{self, Recovered};
 use crate::saved::{SavedHeaders, SavedWriter};
 use crate::timeline::Timeline;
@@ -56,6 +56,8 @@ pub struct Writer {
     headers_revision: u32,
     /// Whether the present publisher sent audio, video.
     heard: [bool; 2],
+    /// Whether it sent tags with tracks or modifiers.
+    extended: bool,
     newest_keyframe: Option<(Position, i64)>,
     epoch: u32,
     publishing: bool,
@@ -87,6 +89,7 @@ impl Writer {
             generation_headers,
             headers_revision: 0,
             heard: [false; 2],
+            extended: false,
             newest_keyframe,
             epoch: head.epoch(),
             publishing: false,
@@ -108,7 +111,7 @@ impl Writer {
     ) -> Result<Self, OpenError> {
         let resumed = recovery::resume(root, key, options, &saved)?;
         let Recovered { head, log, options, kept, .. } = resumed.recovered;
-        let SavedWriter { counters, timeline, epoch, generation, heard, newest_keyframe, .. } = saved;
+        let SavedWriter { counters, timeline, epoch, generation, heard, extended, newest_keyframe, .. } = saved;
         let evicted_blocks = counters.evicted_blocks.max(head.counters().evicted_blocks);
         let mut writer = Self {
             log,
@@ -130,6 +133,7 @@ impl Writer {
             generation_headers: headers.generation_headers,
             headers_revision: 0,
             heard,
+            extended,
             newest_keyframe,
             epoch,
             publishing: true,
@@ -159,6 +163,7 @@ impl Writer {
             epoch: self.epoch,
             generation: self.generation,
             heard: self.heard,
+            extended: self.extended,
             newest_keyframe: self.newest_keyframe,
             timeline: self.timeline,
             counters: self.counters,
@@ -191,6 +196,7 @@ impl Writer {
         self.headers = Headers::default();
         self.headers_revision = self.headers_revision.wrapping_add(1);
         self.heard = [false; 2];
+        self.extended = false;
         self.publishing = true;
         self.epoch = self.epoch.wrapping_add(1);
         self.head.set_last_append_mono_ms(now.mono_ms);
@@ -214,16 +220,20 @@ impl Writer {
             return Err(AppendError::TooLong { bytes: payload.len() });
         }
         let info = TagInfo::of(kind, payload);
-        match headers::part_of(kind, payload, info) {
-            Some(part) => {
-                let changed = self.headers.set(part, payload);
-                self.headers_revision = self.headers_revision.wrapping_add(u32::from(changed));
-                // Viewers that are past the prefix learn of changed metadata by a record.
-                let as_record = changed && part == Part::Metadata && self.publisher_has_block();
-                if as_record { self.stage(kind, timestamp_ms, payload, false, now) } else { Ok(()) }
-            }
-            None => self.stage(kind, timestamp_ms, payload, info.keyframe, now),
-        }
+        self.extended |= info.extended;
+        let as_record = match headers::part_of(kind, payload, info) {
+            Some(part) => match self.headers.set(part, payload) {
+                Taken::Known => false,
+                Taken::Changed => {
+                    self.headers_revision = self.headers_revision.wrapping_add(1);
+                    // Viewers that are past the prefix learn of changed metadata by a record.
+                    !part.configures() && self.publisher_has_block()
+                }
+                Taken::NoRoom => true,
+            },
+            None => true,
+        };
+        if as_record { self.stage(kind, timestamp_ms, payload, info.keyframe, now) } else { Ok(()) }
     }
 
     /// Writes what is staged and lets readers see it; true if there was anything. The caller rings the doorbells then.
@@ -410,6 +420,7 @@ impl Writer {
             generation: self.generation,
             epoch: self.epoch,
             starts_with_keyframe,
+            extended: self.extended,
             cumulative_bytes: before.map_or(self.cumulative_bytes, |block| block.cumulative_end()),
         };
         let block = OpenBlock { entry: Entry { info, mono_ms: now.mono_ms }, end: prefix_bytes };

@@ -8,7 +8,6 @@ use super::scan::Skipped;
 use super::state::SavedState;
 use super::store::{FinishError, SegmentStore, StoreOptions};
 use braidcast_media::flv::{self, FILE_HEADER};
-use braidcast_media::tag::Codec;
 use braidcast_media::{RecordKind, StreamKey, TagInfo};
 use braidcast_protocols::hls::segmenter::SegmenterOutput;
 use braidcast_protocols::hls::{SegmentInfo, Segmenter, SegmenterOptions, SegmenterState};
@@ -306,12 +305,7 @@ impl StreamSegmenter {
                 SegmenterOutput::Bytes(bytes) => self.store.append(&bytes).err(),
                 SegmenterOutput::Finished(info) => self.finish(info, opens_at).err(),
                 SegmenterOutput::Unsupported(codec) => {
-                    let codec = match codec {
-                        Codec::FourCc(code) => code.escape_ascii().to_string(),
-                        Codec::Legacy(number) => format!("FLV codec {number}"),
-                        known => format!("{known:?}"),
-                    };
-                    tracing::info!(stream = %self.key, codec, "HLS leaves out a track whose codec it does not carry; HTTP-FLV and RTMP have it");
+                    tracing::info!(stream = %self.key, %codec, "HLS leaves out a track whose codec it does not carry; HTTP-FLV and RTMP have it");
                     None
                 }
             };
@@ -372,7 +366,7 @@ fn feed_headers(segmenter: &mut Segmenter, info: &BlockInfo, map: &BlockMap) {
     let prefix = map.bytes(FILE_HEADER.len() as u32, info.prefix_bytes).unwrap_or_default();
     for record in flv::records(prefix) {
         let kind = record.header.kind;
-        if kind != RecordKind::Data && TagInfo::of(kind, record.payload).sequence_header {
+        if kind != RecordKind::Data && TagInfo::of(kind, record.payload).header.is_some() {
             segmenter.handle_record(kind, record.header.timestamp_ms, record.payload, info.wall_ms);
         }
     }

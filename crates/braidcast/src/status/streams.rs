@@ -71,8 +71,8 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
         stream: key.stream().to_owned(),
         state,
         worker: locks.holder(&root.stream_dir(key).join("head")).and_then(worker_of),
-        video: video.map(|codec| name(RecordKind::Video, codec)),
-        audio: audio.map(|codec| name(RecordKind::Audio, codec)),
+        video: video.map(|codec| codec.to_string()),
+        audio: audio.map(|codec| codec.to_string()),
         bytes: counters.bytes,
         records: counters.records,
         keyframes: counters.keyframes,
@@ -106,57 +106,7 @@ fn codecs(reader: &Reader) -> (Option<Codec>, Option<Codec>) {
     (video, audio)
 }
 
-/// A codec as people call it. Numbers are those of FLV 10.1 annex E.4.2.1 and E.4.3.1; 12 for H.265 is the unofficial one.
-fn name(kind: RecordKind, codec: Codec) -> String {
-    let known = match (kind, codec) {
-        (_, Codec::H264) => "H.264",
-        (_, Codec::Aac) => "AAC",
-        (_, Codec::Mp3) => "MP3",
-        (RecordKind::Video, Codec::Legacy(2)) => "H.263",
-        (RecordKind::Video, Codec::Legacy(4 | 5)) => "VP6",
-        (RecordKind::Video, Codec::Legacy(12)) => "H.265",
-        (RecordKind::Audio, Codec::Legacy(7 | 8)) => "G.711",
-        (RecordKind::Audio, Codec::Legacy(4..=6)) => "Nellymoser",
-        (RecordKind::Audio, Codec::Legacy(11)) => "Speex",
-        (_, Codec::Legacy(number)) => return format!("FLV codec {number}"),
-        (_, Codec::FourCc(code)) => match &code {
-            b"avc1" => "H.264",
-            b"hvc1" => "H.265",
-            b"av01" => "AV1",
-            b"vp09" => "VP9",
-            b"vp08" => "VP8",
-            b"mp4a" => "AAC",
-            b"Opus" => "Opus",
-            b".mp3" => "MP3",
-            b"fLaC" => "FLAC",
-            b"ac-3" => "AC-3",
-            b"ec-3" => "E-AC-3",
-            _ => return code.escape_ascii().to_string(),
-        },
-    };
-    known.to_owned()
-}
-
 fn newest_segment(directory: &Path) -> Option<u64> {
     let numbers = fs::read_dir(directory).ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".ts")?.parse().ok());
     numbers.max()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codecs_have_their_usual_names() {
-        let names = [
-            (RecordKind::Video, Codec::H264),
-            (RecordKind::Video, Codec::FourCc(*b"hvc1")),
-            (RecordKind::Audio, Codec::Mp3),
-            (RecordKind::Audio, Codec::Legacy(11)),
-            (RecordKind::Video, Codec::Legacy(11)),
-            (RecordKind::Video, Codec::FourCc(*b"a\x1b\"b")),
-        ]
-        .map(|(kind, codec)| name(kind, codec));
-        assert_eq!(names, ["H.264", "H.265", "MP3", "Speex", "FLV codec 11", "a\\x1b\\\"b"]);
-    }
 }

@@ -1,16 +1,9 @@
 //! What a record means to the segmenter: a decoder configuration, a frame, something it cannot carry, or nothing.
 //!
-//! Source: FLV 10.1 annex E.4.2 and E.4.3. Only the tag's own header is read here, not the frame.
+//! Only what [`braidcast_media::tag`] says of a tag is used here, not the frame.
 
-use braidcast_media::tag::Codec;
-use braidcast_media::{RecordKind, TagInfo};
-
-/// Video frame type 5: a command to the player, without a picture.
-const FRAME_TYPE_COMMAND: u8 = 5;
-/// AVCPacketType 1: NAL units.
-const AVC_UNITS: u8 = 1;
-/// AACPacketType 1: a raw frame.
-const AAC_RAW: u8 = 1;
+use braidcast_media::RecordKind;
+use braidcast_media::tag::{Codec, Content, tracks};
 
 /// A record, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,28 +62,20 @@ impl Media<'_> {
 }
 
 impl<'a> Input<'a> {
-    /// Reads a record's payload. Never fails: what cannot be read is [`Input::Nothing`].
+    /// Reads a record's payload: the first track, as a transport stream carries one of each kind. Never fails: what cannot be
+    /// read is [`Input::Nothing`].
     pub(super) fn read(kind: RecordKind, payload: &'a [u8]) -> Self {
-        let info = TagInfo::of(kind, payload);
-        match (info.codec, payload) {
-            (Some(Codec::H264), [first, packet_type, c0, c1, c2, rest @ ..]) => {
-                if info.sequence_header {
-                    return Self::AvcConfig(rest);
-                }
-                if *packet_type != AVC_UNITS || first >> 4 == FRAME_TYPE_COMMAND {
-                    return Self::Nothing;
-                }
-                let composition_ms = i32::from_be_bytes([*c0, *c1, *c2, 0]) >> 8; // 24 bits, signed
-                Self::Frame(Media::Video { composition_ms, keyframe: info.keyframe, units: rest })
+        let Some(tag) = tracks(kind, payload).find(|tag| tag.track == 0) else { return Self::Nothing };
+        match (tag.codec, tag.content) {
+            (Codec::H264, Content::SequenceHeader) => Self::AvcConfig(tag.body),
+            (Codec::H264, Content::Frame) => {
+                Self::Frame(Media::Video { composition_ms: tag.composition_ms, keyframe: tag.keyframe, units: tag.body })
             }
-            (Some(Codec::Aac), [_, packet_type, rest @ ..]) => match *packet_type {
-                0 => Self::AacConfig(rest),
-                AAC_RAW => Self::Frame(Media::Aac(rest)),
-                _ => Self::Nothing,
-            },
-            (Some(Codec::Mp3), [_, rest @ ..]) => Self::Frame(Media::Mp3(rest)),
-            (Some(Codec::H264 | Codec::Aac | Codec::Mp3) | None, _) => Self::Nothing,
-            (Some(codec), _) => Self::Unsupported(codec),
+            (Codec::Aac, Content::SequenceHeader) => Self::AacConfig(tag.body),
+            (Codec::Aac, Content::Frame) => Self::Frame(Media::Aac(tag.body)),
+            (Codec::Mp3, Content::Frame) => Self::Frame(Media::Mp3(tag.body)),
+            (Codec::H264 | Codec::Aac | Codec::Mp3, _) => Self::Nothing,
+            (codec, _) => Self::Unsupported(codec),
         }
     }
 }
@@ -109,7 +94,7 @@ mod tests {
             (Video, &[0x17, 2, 0, 0, 0], Input::Nothing),
             (Video, &[0x57, 1, 0, 0, 0], Input::Nothing),
             (Video, &[0x17, 1, 0], Input::Nothing),
-            (Video, &[0x12, 0], Input::Unsupported(Codec::Legacy(2))),
+            (Video, &[0x12, 0], Input::Unsupported(Codec::LegacyVideo(2))),
             (Audio, &[0xaf, 0, 0x12, 0x10], Input::AacConfig(&[0x12, 0x10])),
             (Audio, &[0xaf, 1, 7], Input::Frame(Media::Aac(&[7]))),
             (Audio, &[0x2f, 0xff], Input::Frame(Media::Mp3(&[0xff]))),

@@ -3,6 +3,7 @@
 //! The answers are those of Flash Media Server, SRS and nginx-rtmp, for encoders and players were written against them: their
 //! order and spelling matter more than the specification's examples.
 
+use super::enhanced;
 use super::phases::{Commanding, Connection, Deciding, Phase, Wanted, Wish};
 use super::{MAX_COMMAND_BYTES, MAX_URL_BYTES, Output, ServerSession, status};
 use crate::rtmp::amf0::Value;
@@ -84,6 +85,7 @@ impl ServerSession {
             swf_url: bounded("swfUrl").unwrap_or_default().into(),
             flash_version: bounded("flashVer").unwrap_or_default().into(),
             announces: false,
+            knows_tracks: enhanced::knows_tracks(&command.object),
         };
         self.core.phase = Phase::Commanding(Commanding { connection: Box::new(connection) });
         self.core.link.send_connected(command);
@@ -174,11 +176,12 @@ impl Link {
         let [b0, b1, b2, b3] = WINDOW_BYTES.to_be_bytes();
         self.send_control(message_type::SET_PEER_BANDWIDTH, &[b0, b1, b2, b3, DYNAMIC]);
         self.send_chunk_size();
-        let properties = Value::Object(vec![
-            ("fmsVer".to_owned(), FMS_VERSION.into()),
-            ("capabilities".to_owned(), 127.0.into()),
-            ("mode".to_owned(), 1.0.into()),
-        ]);
+        let mut properties =
+            vec![("fmsVer".to_owned(), FMS_VERSION.into()), ("capabilities".to_owned(), 127.0.into()), ("mode".to_owned(), 1.0.into())];
+        if enhanced::is_spoken_by(&command.object) {
+            properties.extend(enhanced::properties());
+        }
+        let properties = Value::Object(properties);
         let mut answer = information("status", "NetConnection.Connect.Success", "Connection succeeded");
         if let Value::Object(members) = &mut answer {
             members.push(("objectEncoding".to_owned(), 0.0.into()));

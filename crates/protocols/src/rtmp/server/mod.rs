@@ -6,6 +6,7 @@
 //! message boundaries. It allocates nothing while a player plays.
 
 mod commands;
+mod enhanced;
 mod phases;
 
 use super::chunk::{ChunkLimits, Message};
@@ -91,6 +92,8 @@ pub struct Request {
     pub swf_url: String,
     /// The client's version string (`FMLE/3.0 …`, `LNX 9,0,124,2`), as sent.
     pub flash_version: String,
+    /// The client can tell several tracks of a kind apart and read over modifiers (Enhanced RTMP v2, `capsEx`).
+    pub knows_tracks: bool,
 }
 
 /// What a session tells its caller.
@@ -269,6 +272,7 @@ impl ServerSession {
             page_url: connection.page_url.to_string(),
             swf_url: connection.swf_url.to_string(),
             flash_version: connection.flash_version.to_string(),
+            knows_tracks: connection.knows_tracks,
         })
     }
 

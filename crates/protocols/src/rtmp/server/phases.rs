@@ -14,6 +14,8 @@ pub(super) struct Connection {
     pub flash_version: Box<str>,
     /// It sent FCPublish, so it wants onFCPublish too when its publish starts.
     pub announces: bool,
+    /// It can tell several tracks of a kind apart (Enhanced RTMP v2).
+    pub knows_tracks: bool,
 }
 
 /// A stream that the client publishes or plays, or wants to.
