@@ -103,12 +103,13 @@ impl Chaos {
     /// How long viewers waited longer than for an ordinary frame after a kind of fault: microseconds, sorted.
     fn pauses(&self, outcome: &Outcome, fault: Fault) -> Vec<u64> {
         let mut pauses = Vec::new();
-        for (_, at) in self.done.iter().filter(|(kind, _)| *kind == fault) {
+        for (at_fault, (_, at)) in self.done.iter().enumerate().filter(|(_, (kind, _))| *kind == fault) {
+            // A pause that begins with the next fault is that one's.
+            let next = self.done.get(at_fault + 1).map_or(u64::MAX, |(_, next)| next - 2 * FRAME_US);
             for arrivals in &outcome.arrivals {
                 let from = arrivals.partition_point(|arrival| arrival < at).saturating_sub(1);
-                let until = arrivals.partition_point(|arrival| *arrival < at + AFTERMATH_US);
-                let longest = arrivals.get(from..until).unwrap_or_default().windows(2).map(|pair| pair[1] - pair[0]).max();
-                pauses.extend(longest.map(|longest| longest.saturating_sub(FRAME_US)));
+                let began = arrivals[from..].windows(2).take_while(|pair| pair[0] < next.min(at + AFTERMATH_US));
+                pauses.extend(began.map(|pair| (pair[1] - pair[0]).saturating_sub(FRAME_US)).max());
             }
         }
         pauses.sort_unstable();

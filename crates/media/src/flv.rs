@@ -5,6 +5,12 @@
 
 /// File header (annex E.2; audio and video flags set) and the zero `PreviousTagSize0`.
 pub const FILE_HEADER: [u8; 13] = [b'F', b'L', b'V', 1, 5, 0, 0, 0, 9, 0, 0, 0, 0];
+/// Where the file header says which tracks there are (annex E.2, `TypeFlags`).
+pub const FLAGS_AT: usize = 4;
+/// There is video.
+pub const FLAG_VIDEO: u8 = 1;
+/// There is audio.
+pub const FLAG_AUDIO: u8 = 4;
 /// Bytes of a tag before its payload (annex E.4.1).
 pub const TAG_HEADER_BYTES: usize = 11;
 /// Bytes of a record beyond its payload: tag header and trailing `PreviousTagSize`.

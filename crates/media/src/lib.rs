@@ -2,11 +2,13 @@
 //!
 //! This crate does no I/O and keeps no state of a connection.
 
+pub mod choice;
 pub mod flv;
 pub mod key;
 pub mod tag;
 pub mod vhost;
 
+pub use choice::TrackChoice;
 pub use flv::{RecordHeader, RecordKind};
 pub use key::{KeyError, StreamKey};
 pub use tag::TagInfo;

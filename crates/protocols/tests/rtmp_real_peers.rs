@@ -96,7 +96,7 @@ fn serve(mut socket: TcpStream, seed: u64, streams: &Mutex<Streams>) {
                         streams.records.get_mut(&name).unwrap().push((kind, timestamp_ms, payload));
                     }
                     Output::PublishEnded => streams.ended.push(name.clone()),
-                    Output::PlayEnded | Output::Paused(_) => {}
+                    Output::PlayEnded | Output::Paused(_) | Output::Tracks(_) => {}
                 }
             }
             let mut out = session.take_outbox();

@@ -1,6 +1,8 @@
 //! What a decoder needs before the first record: metadata and sequence headers, and the block prefix made of them.
 
-use braidcast_media::flv::{FILE_HEADER, MAX_PAYLOAD_BYTES, RECORD_OVERHEAD_BYTES, records, write_record};
+use braidcast_media::flv::{
+    FILE_HEADER, FLAG_AUDIO, FLAG_VIDEO, FLAGS_AT, MAX_PAYLOAD_BYTES, RECORD_OVERHEAD_BYTES, records, write_record,
+};
 use braidcast_media::tag::{Content, HeaderPart};
 use braidcast_media::{RecordKind, TagInfo};
 use serde::{Deserialize, Serialize};
@@ -18,11 +20,6 @@ pub(crate) const MAX_PREFIX_BYTES: usize = FILE_HEADER.len() + MAX_PARTS_BYTES +
 /// AMF0 string marker, length and text of what RTMP puts before the metadata ("add to the stored data frame").
 const SET_DATA_FRAME: &[u8] = b"\x02\x00\x0d@setDataFrame";
 const ON_META_DATA: &[u8] = b"\x02\x00\x0aonMetaData";
-
-/// FLV 10.1 annex E.2, the `TypeFlags` of the file header.
-const FLAG_VIDEO: u8 = 1;
-const FLAG_AUDIO: u8 = 4;
-const FLAGS_AT: usize = 4;
 
 /// Which part of the headers a payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,6 +34,8 @@ counters! {
         FlvViewers = "flv_viewers",
         /// Gauge: RTMP viewers.
         RtmpViewers = "rtmp_viewers",
+        /// Gauge: viewers of HTTP-TS, AAC, MP3 and WebSocket-FLV.
+        OtherViewers = "other_viewers",
         /// Bytes received from clients.
         BytesIn = "bytes_in",
         /// Bytes sent to clients.

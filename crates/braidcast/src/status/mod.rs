@@ -199,7 +199,7 @@ fn worker(root: &Root, id: WorkerId, row: &WorkerRow, now: Now) -> Worker {
         current: row.publishers,
         free: row.free(),
         publishers: counter(WorkerCounter::Publishers),
-        viewers: counter(WorkerCounter::FlvViewers) + counter(WorkerCounter::RtmpViewers),
+        viewers: [WorkerCounter::FlvViewers, WorkerCounter::RtmpViewers, WorkerCounter::OtherViewers].into_iter().map(counter).sum(),
         sessions: counter(WorkerCounter::Sessions),
         weight: row.weight,
         restarts: row.restarts,

@@ -5,11 +5,12 @@
 //! queued for a viewer.
 
 use super::ledger::{Next, OPEN, Slices};
+use super::rendition::Rendition;
 use super::session::{Body, Protocol, Role, Session};
-use super::streams::{Lag, Rendition, View};
+use super::streams::{Lag, View};
 use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
-use braidcast_media::flv;
+use braidcast_protocols::http::websocket;
 use braidcast_stream_log::State;
 use braidcast_sys::fault::kill_point;
 use braidcast_sys::net;
@@ -104,7 +105,12 @@ impl Worker {
     }
 
     fn serve_viewer(&mut self, slot: usize) {
-        if self.sessions.get(slot).is_some_and(|session| !session.blocked) {
+        let Some(session) = self.sessions.get(slot) else { return };
+        let waits = matches!(session.role, Role::Viewing { next: Some(_), .. });
+        if waits && let Err(end) = self.resume_at_keyframe(slot) {
+            return self.close(slot, end);
+        }
+        if !self.sessions[slot].blocked {
             self.flush(slot);
         }
         if let Err(end) = self.jump_if_lost(slot) {
@@ -211,7 +217,7 @@ impl Worker {
         // Behind what a jump before has left to be finished.
         let pace = session.ledger.pace().unwrap_or((block, offset));
         let lost = match session.blocked {
-            true => lags(stream.lag(pace.0, pace.1)),
+            true => lags(stream.lag(pace.0, pace.1, rendition)),
             false => stream.is_stranded(block, offset, rendition),
         };
         if !lost {
@@ -229,7 +235,7 @@ impl Worker {
             }
         };
         session.ledger.abandon(&stream.blocks(rendition));
-        let first = if rendition == Rendition::Flv { flv::FILE_HEADER.len() as u32 } else { 0 };
+        let first = rendition.file_header_bytes();
         let prefix = stream.prefix_bytes(target.0, rendition);
         if stream.generation(target.0) != Some(generation) && prefix > first {
             session.owe_run(target.0, first, prefix)?;
@@ -262,10 +268,14 @@ impl Worker {
             return;
         }
         session.ledger.abandon(&self.streams[stream].blocks(rendition));
-        if let Protocol::Rtmp(rtmp) = &mut session.protocol {
-            rtmp.end_play(self.now.mono_ms);
-            let bytes = rtmp.take_outbox();
-            session.push_control(&bytes);
+        match &mut session.protocol {
+            Protocol::Rtmp(rtmp) => {
+                rtmp.end_play(self.now.mono_ms);
+                let bytes = rtmp.take_outbox();
+                session.push_control(&bytes);
+            }
+            Protocol::WebSocket(_) => session.push_control(&websocket::goodbye()),
+            Protocol::Http(_) | Protocol::Unknown => {}
         }
         // What is left still needs the stream's blocks: it goes with its last viewer.
         self.close_when_sent(slot);
@@ -275,14 +285,16 @@ impl Worker {
     pub(super) fn start_viewing(&mut self, slot: usize, stream: usize, rendition: Rendition, start: (u32, u32)) -> Result<(), End> {
         let place = self.streams[stream].join(slot, rendition);
         let session = &mut self.sessions[slot];
-        session.enter(Role::Viewing { stream, rendition, place });
+        session.enter(Role::Viewing { stream, rendition, place, next: None });
         session.deadline_ms = 0;
         let (block, offset) = start;
         let prefix = self.streams[stream].prefix_bytes(block, rendition);
         if offset == prefix {
             return session.owe_run(block, 0, OPEN);
         }
-        session.owe_run(block, 0, prefix)?;
+        if prefix > 0 {
+            session.owe_run(block, 0, prefix)?;
+        }
         session.owe_run(block, offset, OPEN)
     }
 

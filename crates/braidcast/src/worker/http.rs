@@ -1,8 +1,9 @@
 //! HTTP sessions: one request at a time, answered from the stream's directory or the embedded page.
 
+use super::rendition::{Form, Rendition};
 use super::session::{Body, Index, IndexWish, Protocol, Role, Session, Want, Wish};
-use super::streams::Rendition;
 use super::waiting::Awaited;
+use super::websocket::WebSocket;
 use super::{End, Worker};
 use crate::control::Listener;
 use crate::control::counters::WorkerCounter;
@@ -10,7 +11,7 @@ use crate::hls::{INDEX, serve};
 use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
-use braidcast_protocols::http::{self, HttpError, Method, Request, Route, Settings, Span, Status, route};
+use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
 use std::io;
 
 /// The longest request body that is read and thrown away, in bytes.
@@ -22,6 +23,8 @@ const STREAM_LIST: &str = "/streams.json";
 /// How long a segment may be kept by caches, in seconds: it never changes.
 const SEGMENT_MAX_AGE: u32 = 3_600;
 
+/// What somebody reads who asks for tracks that there are not.
+const BAD_TRACKS: &str = "say only=audio, only=video, or tracks=all";
 /// What somebody reads who guesses at the API.
 const NO_ENDPOINT: &str = "no such endpoint; there are /api/v1/versions and, on the API's port, /api/v2/status";
 
@@ -81,14 +84,23 @@ impl Worker {
         match route(request, &self.config.server.vhosts).map_key(|key| self.played(key)) {
             Route::Api(path) => self.answer_api(slot, &path, head_only),
             _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
-            Route::Flv { .. } if head_only => {
+            Route::Live { form, .. } if head_only => {
                 self.sessions[slot].last_request = true;
-                self.respond(slot, &response::flv())
+                self.respond(slot, &live_head(form_of(form)))
             }
-            Route::Flv { key, params } => {
-                self.sessions[slot].last_request = true;
-                self.ask_place(slot, Wish { key, what: Want::Play(Rendition::Flv) }, &params)
+            Route::Live { key, form, tracks, params } => {
+                let session = &mut self.sessions[slot];
+                session.last_request = true;
+                let mut form = form_of(form);
+                if form == Form::Flv
+                    && let Some(socket) = request.websocket_key.as_deref().and_then(WebSocket::new)
+                {
+                    form = Form::WebSocket;
+                    session.protocol = Protocol::WebSocket(Box::new(socket));
+                }
+                self.ask_place(slot, Wish { key, what: Want::Play(Rendition { form, tracks }) }, &params)
             }
+            Route::BadTracks => self.respond_text(slot, Status::BAD_REQUEST, BAD_TRACKS, head_only),
             Route::LiveIndex { key, clip, params } => {
                 let index = clip.map_or(Index::Live, Index::Clip);
                 self.want_index(slot, IndexWish { key, index, query: params, head_only })
@@ -366,9 +378,23 @@ impl Worker {
         self.watch_deadline(slot);
         self.flush(slot);
     }
+}
 
-    /// Tells an HTTP-FLV viewer that its stream begins.
-    pub(super) fn flv_accepted(session: &mut Session) {
-        session.push_control(&http::response::flv());
+fn form_of(form: LiveForm) -> Form {
+    match form {
+        LiveForm::Flv => Form::Flv,
+        LiveForm::Ts => Form::Ts,
+        LiveForm::Aac => Form::Aac,
+        LiveForm::Mp3 => Form::Mp3,
     }
+}
+
+/// What is said to a viewer before its first byte of media.
+pub(super) fn live_head(form: Form) -> Vec<u8> {
+    response::live(match form {
+        Form::Ts => content_type::MPEG_TS,
+        Form::Aac => content_type::AAC,
+        Form::Mp3 => content_type::MP3,
+        Form::Flv | Form::WebSocket | Form::Rtmp => content_type::FLV,
+    })
 }

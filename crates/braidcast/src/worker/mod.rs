@@ -11,8 +11,10 @@ mod http;
 mod ingest;
 mod kept;
 mod ledger;
+mod play;
 mod publishers;
 mod rendezvous;
+mod rendition;
 mod rtmp;
 mod save;
 mod session;
@@ -22,6 +24,7 @@ mod streams;
 mod takeover;
 mod timers;
 mod waiting;
+mod websocket;
 
 use crate::config::Config;
 use crate::control::channel::Channel;

@@ -170,7 +170,8 @@ impl Worker {
         let Want::Play(rendition) = wish.what else { return Ok(()) };
         // The viewer that came before may have failed at its first byte, and the stream's local view gone with it.
         let Some(local) = self.streams.get_mut(stream) else { return Ok(()) };
-        let start = match local.start(rendition) {
+        let offered = local.offered(rendition).and_then(|rendition| Ok(local.start(rendition)?.map(|start| (rendition, start))));
+        let (rendition, start) = match offered {
             Ok(Some(start)) => start,
             Ok(None) => return Ok(()),
             Err(error) => {
@@ -181,7 +182,7 @@ impl Worker {
         self.waiting.remove(&(Awaited::Stream, wish.key.clone()), slot);
         // What is said before the media has to be in the ledger first. The mark that the session reads the stream stays: from
         // now on it is the viewer's.
-        self.play_accepted(slot);
+        self.play_accepted(slot, rendition.form);
         self.start_viewing(slot, stream, rendition, start)?;
         let (session, stream) = (&self.sessions[slot], &self.streams[stream]);
         tracing::debug!(stream = %stream.key, conn = %session.conn, peer = %session.peer, "playing begins");

@@ -1,9 +1,8 @@
 //! RTMP sessions: drives the protocol's machine and does what it asks for.
 
-use super::ledger::{OPEN, Source};
+use super::rendition::{Form, Rendition};
 use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Want, Wish};
-use super::streams::Rendition;
-use super::{End, Worker};
+use super::{End, Worker, http};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Refusal, ToFront};
 use braidcast_media::{StreamKey, vhost};
@@ -78,10 +77,13 @@ impl Worker {
                     }
                 }
                 Output::Publish(request) => self.rtmp_wish(slot, *request, Want::Publish)?,
-                Output::Play(request) => self.rtmp_wish(slot, *request, Want::Play(Rendition::Rtmp))?,
+                Output::Play(request) => {
+                    let rendition = Rendition { form: Form::Rtmp, tracks: request.tracks };
+                    self.rtmp_wish(slot, *request, Want::Play(rendition))?;
+                }
                 Output::PublishEnded | Output::PlayEnded => self.rtmp_released(slot)?,
-                // A paused player keeps its place by not reading; what it cannot keep up with is a jump.
-                Output::Paused(_) => {}
+                Output::Paused(pauses) => self.pause_play(slot, pauses)?,
+                Output::Tracks(tracks) => self.choose_tracks(slot, tracks)?,
             }
         }
         self.send_rtmp(slot)
@@ -113,50 +115,25 @@ impl Worker {
         Ok(())
     }
 
-    /// A viewer gets no more than the message that was begun, so that control messages can follow. What of it is not sent yet
-    /// is copied: the stream's blocks may go with the viewer.
-    ///
-    /// # Errors
-    /// That is more than a session may be owed.
-    fn stop_run(&mut self, slot: usize) -> Result<(), End> {
-        let session = &mut self.sessions[slot];
-        let Role::Viewing { stream, rendition, .. } = session.role else { return Ok(()) };
-        let view = self.streams[stream].blocks(rendition);
-        session.ledger.abandon(&view);
-        if session.ledger.owed_bytes().is_none_or(|owed| owed > MAX_CONTROL_BYTES as u64) {
-            return Err(End::Peer("stopped playing in the middle of a message that it does not read".into()));
-        }
-        let rest = session.ledger.copy_unsent(&view, &session.control);
-        session.ledger.restart();
-        session.control.clear();
-        session.push_control(&rest);
-        Ok(())
-    }
-
     /// Puts what the machine has to say into the ledger, between two media messages, and sends it.
     fn send_rtmp(&mut self, slot: usize) -> Result<(), End> {
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
         let Protocol::Rtmp(rtmp) = &mut session.protocol else { return Ok(()) };
         if !rtmp.outbox().is_empty() {
-            let resume = match session.role {
-                Role::Viewing { stream, rendition, .. } => match session.ledger.cut(&self.streams[stream].blocks(rendition), 2) {
-                    Ok(resume) => resume,
-                    // The ledger is full of what a slow viewer has not taken: the answer waits in the machine, which is bounded.
-                    Err(_) if rtmp.outbox().len() <= MAX_CONTROL_BYTES => return Ok(()),
-                    Err(_) => return Err(End::Peer("asked for answers and did not read them".into())),
-                },
-                _ => None,
-            };
-            let bytes = rtmp.take_outbox();
-            session.kept.replied += bytes.len() as u64;
-            session.push_control(&bytes);
-            if let Some((block, offset)) = resume
-                && session.ledger.push(Source::Run { block, offset, end: OPEN }).is_err()
-            {
-                return Err(End::Fault("cut() made room for two extents"));
-            }
-            if session.control.len() > MAX_CONTROL_BYTES {
-                return Err(End::Peer("asked for answers and did not read them".into()));
+            let waiting = rtmp.outbox().len();
+            let said = self.interject(slot, |session| {
+                let Protocol::Rtmp(rtmp) = &mut session.protocol else { return Vec::new() };
+                let bytes = rtmp.take_outbox();
+                session.kept.replied += bytes.len() as u64;
+                bytes
+            })?;
+            // The ledger is full of what a slow viewer has not taken: the answer waits in the machine, which is bounded.
+            if !said {
+                return if waiting <= MAX_CONTROL_BYTES {
+                    Ok(())
+                } else {
+                    Err(End::Peer("asked for answers and did not read them".into()))
+                };
             }
         }
         self.watch_deadline(slot);
@@ -174,7 +151,7 @@ impl Worker {
     }
 
     /// The stream is there: the viewer is told so, before its first media byte.
-    pub(super) fn play_accepted(&mut self, slot: usize) {
+    pub(super) fn play_accepted(&mut self, slot: usize, form: Form) {
         let session = &mut self.sessions[slot];
         match &mut session.protocol {
             Protocol::Rtmp(rtmp) => {
@@ -182,7 +159,11 @@ impl Worker {
                 let bytes = rtmp.take_outbox();
                 session.push_control(&bytes);
             }
-            Protocol::Http(_) => Self::flv_accepted(session),
+            Protocol::Http(_) => session.push_control(&http::live_head(form)),
+            Protocol::WebSocket(socket) => {
+                let head = socket.head();
+                session.push_control(&head);
+            }
             Protocol::Unknown => {}
         }
     }

@@ -2,8 +2,8 @@
 
 use super::Worker;
 use super::kept::{Appetite, Row};
+use super::rendition::Rendition;
 use super::session::{IndexWish, Protocol, Role, Session, Wish};
-use super::streams::Rendition;
 use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, Origin};
 use crate::saved::rows::PAYLOAD_BYTES;
@@ -45,6 +45,7 @@ pub enum SavedProtocol {
     Unknown,
     Rtmp(Vec<u8>),
     Http(Vec<u8>),
+    WebSocket(Vec<u8>),
 }
 
 /// What a session is doing.
@@ -57,7 +58,8 @@ pub enum SavedRole {
     Waiting(Wish),
     WaitingForIndex(IndexWish),
     Publishing(StreamKey, SavedHeaders),
-    Viewing(StreamKey, Rendition),
+    /// In which form, and in which from the next keyframe on.
+    Viewing(StreamKey, Rendition, Option<Rendition>),
 }
 
 impl Worker {
@@ -164,7 +166,7 @@ impl Worker {
                 let at = &self.publishers[*publisher];
                 SavedRole::Publishing(at.key.clone(), at.writer.save_headers())
             }
-            Role::Viewing { stream, rendition, .. } => SavedRole::Viewing(self.streams[*stream].key.clone(), *rendition),
+            Role::Viewing { stream, rendition, next, .. } => SavedRole::Viewing(self.streams[*stream].key.clone(), *rendition, *next),
         };
         Checkpoint {
             origin: session.origin(),
@@ -172,6 +174,7 @@ impl Worker {
                 Protocol::Unknown => SavedProtocol::Unknown,
                 Protocol::Rtmp(rtmp) => SavedProtocol::Rtmp(rtmp.save(now_ms)),
                 Protocol::Http(http) => SavedProtocol::Http(http.save()),
+                Protocol::WebSocket(socket) => SavedProtocol::WebSocket(socket.save()),
             },
             role,
             asked: session.asked.clone(),

@@ -6,7 +6,8 @@
 use super::End;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
-use super::streams::Rendition;
+use super::rendition::Rendition;
+use super::websocket::WebSocket;
 use crate::control::{Asked, ConnId, Listener, Origin};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::{Clip, RequestReader};
@@ -89,6 +90,8 @@ pub enum Protocol {
     Rtmp(Box<ServerSession>),
     /// HTTP/1.
     Http(Box<RequestReader>),
+    /// WebSocket, from the request on that asked for it.
+    WebSocket(Box<WebSocket>),
 }
 
 /// What a session is doing.
@@ -114,6 +117,8 @@ pub enum Role {
         rendition: Rendition,
         /// Place among the stream's viewers.
         place: usize,
+        /// It goes on in this form at the next keyframe.
+        next: Option<Rendition>,
     },
 }
 

@@ -254,6 +254,7 @@ impl Worker {
         let consumed = match self.sessions[slot].protocol {
             Protocol::Rtmp(_) => self.feed_rtmp(slot, bytes)?,
             Protocol::Http(_) => self.feed_http(slot, bytes)?,
+            Protocol::WebSocket(_) => self.feed_websocket(slot, bytes)?,
             Protocol::Unknown => 0,
         };
         if let Some(session) = self.sessions.get_mut(slot)
@@ -396,7 +397,7 @@ impl Worker {
                     tracing::info!(%stream, %conn, %peer, "publishing ended: {why}; {next}");
                 }
             }
-            Role::Viewing { stream, rendition, place } => self.leave_stream(stream, rendition, place),
+            Role::Viewing { stream, rendition, place, .. } => self.leave_stream(stream, rendition, place),
             Role::Waiting(wish) => {
                 self.page.set_reading(wish.key.slot(), false);
                 self.waiting.remove(&(Awaited::Stream, wish.key), slot);

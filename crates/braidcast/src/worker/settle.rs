@@ -4,8 +4,7 @@
 
 use super::Worker;
 use super::publishers::catch_up;
-use super::session::Role;
-use super::streams::Rendition;
+use super::rendition::Form;
 use crate::control::counters::WorkerCounter;
 use crate::control::{Settling, ToFront};
 use anyhow::Context;
@@ -68,13 +67,18 @@ impl Worker {
 
     /// Gauges of the worker's page.
     pub(super) fn report_gauges(&mut self) {
-        let viewers = |wanted: Rendition| {
-            let views = |role: &Role| matches!(role, Role::Viewing { rendition, .. } if *rendition == wanted);
-            self.sessions.iter().filter(|(_, session)| views(&session.role)).count() as u64
-        };
-        let (flv, rtmp) = (viewers(Rendition::Flv), viewers(Rendition::Rtmp));
+        let (mut flv, mut rtmp, mut other) = (0, 0, 0);
+        for (_, session) in &self.sessions {
+            match session.viewing().map(|(_, rendition)| rendition.form) {
+                Some(Form::Flv) => flv += 1,
+                Some(Form::Rtmp) => rtmp += 1,
+                Some(Form::WebSocket | Form::Ts | Form::Aac | Form::Mp3) => other += 1,
+                None => {}
+            }
+        }
         self.set(WorkerCounter::FlvViewers, flv);
         self.set(WorkerCounter::RtmpViewers, rtmp);
+        self.set(WorkerCounter::OtherViewers, other);
         self.set(WorkerCounter::Sessions, self.sessions.len() as u64);
         self.set(WorkerCounter::Publishers, self.publishers.len() as u64);
         let evicted: u64 = self.publishers.iter_mut().map(|(_, publisher)| publisher.newly_evicted()).sum();

@@ -1,23 +1,14 @@
-//! A stream as one worker's viewers see it: the mapped blocks they need, and the RTMP rendition made from them.
+//! A stream as one worker's viewers see it: the mapped blocks they need, and the renditions made from them.
 //!
 //! Both are caches: they can be thrown away and made again from the log at any time. Nothing here waits, and nothing
 //! here knows of sockets.
 
 use super::ledger::{Available, Blocks};
+use super::rendition::{Renderer, Rendition};
 use braidcast_media::{RecordKind, StreamKey, flv};
-use braidcast_protocols::rtmp::egress;
 use braidcast_stream_log::{BlockMap, Position, Reader, State};
 use std::collections::VecDeque;
 use std::io;
-
-/// The form in which a viewer gets the records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum Rendition {
-    /// FLV: the log's own bytes.
-    Flv,
-    /// RTMP chunks.
-    Rtmp,
-}
 
 /// A stream that this worker reads.
 pub struct LocalStream {
@@ -38,8 +29,8 @@ pub struct LocalStream {
     /// The stream has ended, and its viewers were told; some may still be taking what they are owed.
     pub over: bool,
     flv: FlvBlocks,
-    rtmp: RtmpBlocks,
-    rtmp_viewers: usize,
+    /// All but the log itself, as long as somebody views them.
+    renditions: Vec<RenderedBlocks>,
 }
 
 impl LocalStream {
@@ -55,16 +46,68 @@ impl LocalStream {
             seen: Position { block: 0, offset: 0 },
             over: false,
             flv: FlvBlocks::default(),
-            rtmp: RtmpBlocks::default(),
-            rtmp_viewers: 0,
+            renditions: Vec::new(),
         }
     }
 
     /// Adds a viewer and says which place it has among the viewers.
     pub fn join(&mut self, session: usize, rendition: Rendition) -> usize {
         self.viewers.push(session);
-        self.rtmp_viewers += usize::from(rendition == Rendition::Rtmp);
+        self.count_in(rendition);
         self.viewers.len() - 1
+    }
+
+    /// A viewer goes on in another rendition.
+    pub fn change(&mut self, from: Rendition, to: Rendition) {
+        self.count_in(to);
+        self.count_out(from);
+    }
+
+    fn count_in(&mut self, rendition: Rendition) {
+        if let Some(rendered) = self.rendered_mut(rendition) {
+            rendered.viewers += 1;
+        }
+    }
+
+    fn count_out(&mut self, rendition: Rendition) {
+        if let Some(rendered) = self.rendered_mut(rendition) {
+            rendered.viewers -= 1;
+        }
+        self.renditions.retain(|rendered| rendered.viewers > 0);
+    }
+
+    /// The blocks of a rendition, made if nobody has viewed it yet; `None`: it is the log itself.
+    fn rendered_mut(&mut self, rendition: Rendition) -> Option<&mut RenderedBlocks> {
+        if rendition == Rendition::LOG {
+            return None;
+        }
+        let known = self.renditions.iter().position(|rendered| rendered.rendition == rendition);
+        let place = known.unwrap_or_else(|| {
+            self.renditions.push(RenderedBlocks::new(rendition));
+            self.renditions.len() - 1
+        });
+        self.renditions.get_mut(place)
+    }
+
+    fn rendered(&self, rendition: Rendition) -> Option<&RenderedBlocks> {
+        self.renditions.iter().find(|rendered| rendered.rendition == rendition)
+    }
+
+    /// Makes a rendition of `number` and all later blocks at hand.
+    fn render(&mut self, rendition: Rendition, number: u32) {
+        let flv = std::mem::take(&mut self.flv);
+        if let Some(rendered) = self.rendered_mut(rendition) {
+            rendered.ensure(&flv, number);
+            rendered.update(&flv);
+        }
+        self.flv = flv;
+    }
+
+    /// The rendition that a viewer gets who asked for this one.
+    pub fn offered(&mut self, rendition: Rendition) -> io::Result<Rendition> {
+        let Some(start) = self.reader.start() else { return Ok(rendition) };
+        self.flv.ensure(&self.reader, start.block)?;
+        Ok(if self.flv.get(start.block).is_some_and(|block| block.extended) { rendition } else { rendition.without_tracks() })
     }
 
     /// Where a viewer begins or is jumped to: the newest keyframe.
@@ -77,33 +120,39 @@ impl LocalStream {
             return Ok(None);
         }
         let start = self.flv.with_leading_audio(start);
-        let offset = match rendition {
-            Rendition::Flv => Some(start.offset),
-            Rendition::Rtmp => {
-                self.rtmp.ensure(&self.flv, start.block);
-                self.rtmp.update(&self.flv);
-                self.rtmp.locate(start)
-            }
-        };
-        Ok(offset.map(|offset| (start.block, offset)))
+        Ok(self.place_in(rendition, start).map(|offset| (start.block, offset)))
+    }
+
+    /// Where the newest keyframe is in the log.
+    pub fn newest_keyframe(&self) -> Option<Position> {
+        self.reader.start()
+    }
+
+    /// The offset in a rendition of a record of a block at hand.
+    pub fn place_in(&mut self, rendition: Rendition, position: Position) -> Option<u32> {
+        if rendition == Rendition::LOG {
+            return self.flv.get(position.block).map(|_| position.offset);
+        }
+        self.render(rendition, position.block);
+        self.rendered(rendition)?.locate(position)
+    }
+
+    /// The place in the log of a place in a rendition, rounded down to a record.
+    pub fn in_log(&self, rendition: Rendition, block: u32, offset: u32) -> Option<Position> {
+        let offset = if rendition == Rendition::LOG { offset } else { self.rendered(rendition)?.get(block)?.in_log(offset) };
+        Some(Position { block, offset })
     }
 
     /// Sees to it that a block and all later ones are at hand for a viewer that came from elsewhere. False: it is not there any more.
     pub fn hold(&mut self, block: u32, rendition: Rendition) -> io::Result<bool> {
         self.flv.ensure(&self.reader, block)?;
-        if rendition == Rendition::Rtmp {
-            self.rtmp.ensure(&self.flv, block);
-            self.rtmp.update(&self.flv);
-        }
+        self.render(rendition, block);
         Ok(self.flv.get(block).is_some())
     }
 
     /// Bytes of a block's prefix in a rendition, from its very first byte: what a new viewer is sent first.
     pub fn prefix_bytes(&self, block: u32, rendition: Rendition) -> u32 {
-        match rendition {
-            Rendition::Flv => self.flv.get(block).map_or(0, |block| block.prefix_bytes),
-            Rendition::Rtmp => self.rtmp.get(block).map_or(0, |block| block.prefix_bytes),
-        }
+        self.blocks(rendition).records_start(block)
     }
 
     /// The codec generation of a block at hand.
@@ -124,10 +173,7 @@ impl LocalStream {
         }
         self.viewers.swap_remove(hole);
         moved[1] = self.viewers.get(hole).map(|session| (*session, hole));
-        self.rtmp_viewers -= usize::from(rendition == Rendition::Rtmp);
-        if self.rtmp_viewers == 0 {
-            self.rtmp = RtmpBlocks::default();
-        }
+        self.count_out(rendition);
         if self.viewers.is_empty() {
             self.flv = FlvBlocks::default();
         }
@@ -137,8 +183,8 @@ impl LocalStream {
     /// Takes in what the log has gained.
     pub fn update(&mut self) -> io::Result<()> {
         self.flv.update(&self.reader)?;
-        if self.rtmp_viewers > 0 {
-            self.rtmp.update(&self.flv);
+        for rendered in &mut self.renditions {
+            rendered.update(&self.flv);
         }
         Ok(())
     }
@@ -146,12 +192,12 @@ impl LocalStream {
     /// Lets go of blocks before `oldest`, the oldest that a viewer still needs.
     pub fn trim(&mut self, oldest: u32) {
         self.flv.trim(oldest);
-        self.rtmp.trim(oldest);
+        self.renditions.iter_mut().for_each(|rendered| rendered.trim(oldest));
     }
 
-    /// How far a viewer that stands in `block` at `offset` is behind: bytes, and at least so many milliseconds. The renditions
-    /// differ by a few bytes a message, which does not matter here.
-    pub fn lag(&self, block: u32, offset: u32) -> Lag {
+    /// How far a viewer that stands in `block` at `offset` is behind: bytes of log, and at least so many milliseconds.
+    pub fn lag(&self, block: u32, offset: u32, rendition: Rendition) -> Lag {
+        let offset = self.in_log(rendition, block, offset).map_or(offset, |place| place.offset);
         let Some(at) = self.flv.get(block) else { return Lag { bytes: u64::MAX, ms: u64::MAX } };
         let bytes = self.reader.total_bytes().saturating_sub(at.cumulative_bytes + u64::from(offset.saturating_sub(at.prefix_bytes)));
         let newest = self.flv.blocks.back().map_or(at.start_timestamp_ms, |last| last.start_timestamp_ms);
@@ -181,10 +227,7 @@ impl LocalStream {
 
     /// The view a ledger needs.
     pub fn blocks(&self, rendition: Rendition) -> View<'_> {
-        match rendition {
-            Rendition::Flv => View::Flv(&self.flv),
-            Rendition::Rtmp => View::Rtmp(&self.rtmp),
-        }
+        if rendition == Rendition::LOG { View::Log(&self.flv) } else { self.rendered(rendition).map_or(View::Nothing, View::Rendered) }
     }
 }
 
@@ -199,10 +242,10 @@ pub struct Lag {
 
 /// The blocks of a stream in one rendition.
 pub enum View<'a> {
-    /// See [`Rendition::Flv`].
-    Flv(&'a FlvBlocks),
-    /// See [`Rendition::Rtmp`].
-    Rtmp(&'a RtmpBlocks),
+    /// The log itself.
+    Log(&'a FlvBlocks),
+    /// What was made from it.
+    Rendered(&'a RenderedBlocks),
     /// Of no stream: for sessions that view nothing.
     Nothing,
 }
@@ -210,16 +253,18 @@ pub enum View<'a> {
 impl Blocks for View<'_> {
     fn available(&self, block: u32) -> Option<Available> {
         match self {
-            Self::Flv(blocks) => blocks.get(block).map(|block| block.available),
-            Self::Rtmp(blocks) => blocks.get(block).map(|block| Available { bytes: block.bytes.len() as u32, complete: block.complete }),
+            Self::Log(blocks) => blocks.get(block).map(|block| block.available),
+            Self::Rendered(blocks) => {
+                blocks.get(block).map(|block| Available { bytes: block.bytes.len() as u32, complete: block.complete })
+            }
             Self::Nothing => None,
         }
     }
 
     fn bytes(&self, block: u32, from: u32, to: u32) -> &[u8] {
         match self {
-            Self::Flv(blocks) => blocks.get(block).and_then(|block| block.map.bytes(from, to)).unwrap_or_default(),
-            Self::Rtmp(blocks) => blocks.get(block).and_then(|block| block.bytes.get(from as usize..to as usize)).unwrap_or_default(),
+            Self::Log(blocks) => blocks.get(block).and_then(|block| block.map.bytes(from, to)).unwrap_or_default(),
+            Self::Rendered(blocks) => blocks.get(block).and_then(|block| block.bytes.get(from as usize..to as usize)).unwrap_or_default(),
             Self::Nothing => &[],
         }
     }
@@ -227,13 +272,13 @@ impl Blocks for View<'_> {
     fn after(&self, block: u32) -> Option<(u32, u32)> {
         let next = block.saturating_add(1);
         match self {
-            Self::Flv(blocks) => blocks.get(next).map(|at| {
+            Self::Log(blocks) => blocks.get(next).map(|at| {
                 let same = blocks.get(block).is_some_and(|before| before.generation == at.generation);
-                (next, if same { at.prefix_bytes } else { flv::FILE_HEADER.len() as u32 })
+                (next, if same { at.prefix_bytes } else { Rendition::LOG.file_header_bytes() })
             }),
-            Self::Rtmp(blocks) => blocks.get(next).map(|at| {
+            Self::Rendered(blocks) => blocks.get(next).filter(|at| at.is_begun()).map(|at| {
                 let same = blocks.get(block).is_some_and(|before| before.generation == at.generation);
-                (next, if same { at.prefix_bytes } else { 0 })
+                (next, if same { at.prefix_bytes } else { blocks.rendition.file_header_bytes() })
             }),
             Self::Nothing => None,
         }
@@ -241,16 +286,16 @@ impl Blocks for View<'_> {
 
     fn boundary(&self, block: u32, offset: u32) -> u32 {
         match self {
-            Self::Flv(blocks) => blocks.get(block).map_or(offset, |block| block.boundary(offset)),
-            Self::Rtmp(blocks) => blocks.get(block).map_or(offset, |block| block.boundary(offset)),
+            Self::Log(blocks) => blocks.get(block).map_or(offset, |block| block.boundary(offset)),
+            Self::Rendered(blocks) => blocks.get(block).map_or(offset, |block| block.boundary(offset)),
             Self::Nothing => offset,
         }
     }
 
     fn records_start(&self, block: u32) -> u32 {
         match self {
-            Self::Flv(blocks) => blocks.get(block).map_or(0, |block| block.prefix_bytes),
-            Self::Rtmp(blocks) => blocks.get(block).map_or(0, |block| block.prefix_bytes),
+            Self::Log(blocks) => blocks.get(block).map_or(0, |block| block.prefix_bytes),
+            Self::Rendered(blocks) => blocks.get(block).map_or(0, |block| block.prefix_bytes),
             Self::Nothing => 0,
         }
     }
@@ -268,6 +313,7 @@ struct FlvBlock {
     available: Available,
     prefix_bytes: u32,
     generation: u32,
+    extended: bool,
     start_timestamp_ms: i64,
     cumulative_bytes: u64,
 }
@@ -287,6 +333,7 @@ impl FlvBlock {
             available: Available { bytes: 0, complete: false },
             prefix_bytes: info.prefix_bytes,
             generation: info.generation,
+            extended: info.extended,
             start_timestamp_ms: info.start_timestamp_ms,
             cumulative_bytes: info.cumulative_bytes,
         }))
@@ -370,16 +417,19 @@ impl FlvBlocks {
     }
 }
 
-/// The same records as RTMP chunks: a pure function of the blocks, so that an offset means the same in every worker.
-#[derive(Default)]
-pub struct RtmpBlocks {
-    blocks: VecDeque<RtmpBlock>,
+/// The same records in another form, see [`super::rendition`].
+pub struct RenderedBlocks {
+    rendition: Rendition,
+    viewers: usize,
+    blocks: VecDeque<RenderedBlock>,
 }
 
-struct RtmpBlock {
+struct RenderedBlock {
     number: u32,
     bytes: Vec<u8>,
     complete: bool,
+    /// Made with the first bytes.
+    renderer: Option<Renderer>,
     /// Log offset up to which records were rendered.
     rendered: u32,
     prefix_bytes: u32,
@@ -388,29 +438,44 @@ struct RtmpBlock {
     records: Vec<(u32, u32)>,
 }
 
-impl RtmpBlock {
+impl RenderedBlock {
     fn new(number: u32) -> Self {
         let rendered = flv::FILE_HEADER.len() as u32;
-        Self { number, bytes: Vec::new(), complete: false, rendered, prefix_bytes: 0, generation: 0, records: Vec::new() }
+        let (bytes, records) = (Vec::new(), Vec::new());
+        Self { number, bytes, complete: false, renderer: None, rendered, prefix_bytes: 0, generation: 0, records }
     }
 
-    fn render(&mut self, source: &FlvBlock) {
-        if self.complete || self.rendered > source.available.bytes {
+    fn is_begun(&self) -> bool {
+        self.renderer.is_some() || self.complete
+    }
+
+    fn render(&mut self, rendition: Rendition, source: &FlvBlock) {
+        // A prefix is committed with its first record: what is available has it whole.
+        if self.complete || self.rendered > source.available.bytes || source.available.bytes < source.prefix_bytes {
             return;
         }
         self.generation = source.generation;
         let start = self.rendered;
+        let (bytes, renderer) = (&mut self.bytes, &mut self.renderer);
+        let renderer = renderer.get_or_insert_with(|| {
+            let header = source.map.bytes(0, flv::FILE_HEADER.len() as u32).unwrap_or_default();
+            Renderer::new(rendition, header, bytes)
+        });
         for record in flv::records(source.map.bytes(start, source.available.bytes).unwrap_or_default()) {
             let at = start + record.offset as u32;
-            self.records.push((at, self.bytes.len() as u32));
-            egress::write_message(&mut self.bytes, record.header.kind, record.header.timestamp_ms, record.payload);
-            self.rendered = at + record.header.record_bytes() as u32;
-            if self.rendered <= source.prefix_bytes {
-                self.prefix_bytes = self.bytes.len() as u32;
+            if at == source.prefix_bytes {
+                self.prefix_bytes = bytes.len() as u32;
             }
+            self.records.push((at, bytes.len() as u32));
+            renderer.render(&record, bytes);
+            self.rendered = at + record.header.record_bytes() as u32;
+        }
+        if self.rendered <= source.prefix_bytes {
+            self.prefix_bytes = bytes.len() as u32;
         }
         self.complete = source.available.complete && self.rendered >= source.available.bytes;
         if self.complete {
+            self.renderer = None;
             self.bytes.shrink_to_fit();
             self.records.shrink_to_fit();
         }
@@ -420,10 +485,23 @@ impl RtmpBlock {
         let at = self.records.partition_point(|(_, here)| *here < offset);
         self.records.get(at).map_or(self.bytes.len() as u32, |(_, here)| *here)
     }
+
+    /// The log offset of the record that `offset` lies in, or begins with.
+    fn in_log(&self, offset: u32) -> u32 {
+        if offset as usize >= self.bytes.len() {
+            return self.rendered;
+        }
+        let behind = self.records.partition_point(|(_, here)| *here <= offset);
+        self.records.get(behind.saturating_sub(1)).map_or(self.rendered, |(log, _)| *log)
+    }
 }
 
-impl RtmpBlocks {
-    fn get(&self, number: u32) -> Option<&RtmpBlock> {
+impl RenderedBlocks {
+    fn new(rendition: Rendition) -> Self {
+        Self { rendition, viewers: 0, blocks: VecDeque::new() }
+    }
+
+    fn get(&self, number: u32) -> Option<&RenderedBlock> {
         let place = self.blocks.binary_search_by_key(&number, |block| block.number).ok()?;
         self.blocks.get(place)
     }
@@ -433,7 +511,7 @@ impl RtmpBlocks {
         let from = source.blocks.partition_point(|block| block.number < number);
         for block in source.blocks.range(from..) {
             if let Err(place) = self.blocks.binary_search_by_key(&block.number, |block| block.number) {
-                self.blocks.insert(place, RtmpBlock::new(block.number));
+                self.blocks.insert(place, RenderedBlock::new(block.number));
             }
         }
     }
@@ -445,7 +523,7 @@ impl RtmpBlocks {
         }
         for block in self.blocks.iter_mut().filter(|block| !block.complete) {
             if let Some(source) = source.get(block.number) {
-                block.render(source);
+                block.render(self.rendition, source);
             }
         }
     }
@@ -453,6 +531,9 @@ impl RtmpBlocks {
     /// The offset of a record in this rendition.
     fn locate(&self, position: Position) -> Option<u32> {
         let block = self.get(position.block)?;
+        if position.offset == block.rendered {
+            return Some(block.bytes.len() as u32);
+        }
         let at = block.records.binary_search_by_key(&position.offset, |(log, _)| *log).ok()?;
         Some(block.records[at].1)
     }

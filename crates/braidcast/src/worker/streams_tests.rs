@@ -1,11 +1,15 @@
 #![allow(clippy::unwrap_used)]
 
 use super::super::ledger::{Ledger, Next, OPEN, Source};
+use super::super::rendition::Form;
 use super::*;
+use braidcast_media::TrackChoice;
 use braidcast_stream_log::{LogOptions, Now, Root, Writer};
 
 const KEYFRAME: [u8; 6] = [0x17, 1, 0, 0, 0, 9];
 const FRAME: [u8; 6] = [0x27, 1, 0, 0, 0, 8];
+
+const RTMP: Rendition = Rendition { form: Form::Rtmp, tracks: TrackChoice::All };
 
 struct Stream {
     _directory: tempfile::TempDir,
@@ -49,7 +53,7 @@ fn take(ledger: &mut Ledger, view: &View<'_>, rendition: Rendition) -> (usize, u
         let total = slices.total();
         ledger.advance(total);
     }
-    if rendition == Rendition::Rtmp {
+    if rendition == RTMP {
         let count = |what: &[u8]| bytes.windows(what.len()).filter(|window| *window == what).count();
         return (count(&KEYFRAME) + count(&FRAME), count(&KEYFRAME));
     }
@@ -59,7 +63,7 @@ fn take(ledger: &mut Ledger, view: &View<'_>, rendition: Rendition) -> (usize, u
 
 #[test]
 fn a_viewer_that_comes_late_into_a_long_group_of_pictures_gets_all_of_it() {
-    for rendition in [Rendition::Flv, Rendition::Rtmp] {
+    for rendition in [Rendition::LOG, RTMP] {
         let mut stream = Stream::new(60_000);
         stream.write(2, |second| second == 0);
         let (block, _) = stream.local.start(rendition).unwrap().unwrap();
@@ -79,7 +83,7 @@ fn a_viewer_that_comes_late_into_a_long_group_of_pictures_gets_all_of_it() {
 
 #[test]
 fn a_viewer_whose_stream_went_on_without_its_worker_is_stranded_at_a_message_and_can_go_on() {
-    for rendition in [Rendition::Flv, Rendition::Rtmp] {
+    for rendition in [Rendition::LOG, RTMP] {
         let mut stream = Stream::new(2_000);
         stream.write(1, |_| true);
         stream.write(1, |_| true);
@@ -115,10 +119,10 @@ fn leaving_in_the_middle_of_a_round_skips_nobody_and_serves_nobody_twice() {
     for gone in 0..8 {
         for served in 0..=8 {
             let mut stream = Stream::new(60_000);
-            let mut places: Vec<Option<usize>> = (0..8).map(|session| Some(stream.local.join(session, Rendition::Flv))).collect();
+            let mut places: Vec<Option<usize>> = (0..8).map(|session| Some(stream.local.join(session, Rendition::LOG))).collect();
             stream.local.next_viewer = served;
             let before: Vec<usize> = stream.local.viewers[served..].to_vec();
-            for (session, place) in stream.local.leave(gone, Rendition::Flv).into_iter().flatten() {
+            for (session, place) in stream.local.leave(gone, Rendition::LOG).into_iter().flatten() {
                 places[session] = Some(place);
             }
             places[gone] = None;
@@ -143,4 +147,70 @@ fn an_ended_stream_is_news_once_whatever_of_it_was_not_looked_at() {
     assert!(!stream.local.has_news(), "the worker would never sleep while its last viewers are served");
     stream.writer.begin_publish(now(3_000)).unwrap();
     assert!(stream.local.has_news(), "it goes on");
+}
+
+/// Every rendition there is.
+fn all_renditions() -> impl Iterator<Item = Rendition> {
+    let tracks = [TrackChoice::All, TrackChoice::First, TrackChoice::Audio, TrackChoice::Video, TrackChoice::Neither];
+    let forms = [Form::Flv, Form::Rtmp, Form::WebSocket, Form::Ts, Form::Aac, Form::Mp3];
+    forms.into_iter().flat_map(move |form| tracks.map(|tracks| Rendition { form, tracks }))
+}
+
+/// All bytes of all blocks of a rendition, and where its messages begin.
+fn rendered(local: &LocalStream, rendition: Rendition) -> Vec<(Vec<u8>, Vec<u32>)> {
+    let view = local.blocks(rendition);
+    let block = |number| {
+        let bytes = view.available(number)?.bytes;
+        let mut boundaries = vec![view.boundary(number, 0)];
+        while let Some(next) =
+            boundaries.last().map(|last| view.boundary(number, last + 1)).filter(|next| *next > boundaries[boundaries.len() - 1])
+        {
+            boundaries.push(next);
+        }
+        Some((view.bytes(number, 0, bytes).to_vec(), boundaries))
+    };
+    (1..).map_while(block).collect()
+}
+
+#[test]
+fn every_worker_makes_the_same_bytes_of_every_rendition() {
+    let mut stream = Stream::new(60_000);
+    let (directory, key) = (stream._directory.path().to_path_buf(), stream.local.key.clone());
+    let headers: [(RecordKind, &[u8]); 2] =
+        [(RecordKind::Video, b"\x17\0\0\0\0\x01\x64\0\x1f\xff\xe1\0\x01\x67\x01\0\x01\x68"), (RecordKind::Audio, &[0xaf, 0, 0x12, 0x10])];
+    for (kind, payload) in headers {
+        stream.writer.append(kind, 0, payload, now(0)).unwrap();
+    }
+    all_renditions().enumerate().for_each(|(session, rendition)| drop(stream.local.join(session, rendition)));
+    for frame in 0..50_u32 {
+        let keyframe = frame % 10 == 0;
+        let first = if keyframe { 0x17 } else { 0x27 };
+        let picture = [&[first, 1, 0, 0, 0, 0, 0, 0, 3, 0x65][..], &[frame as u8; 2]].concat();
+        stream.writer.append(RecordKind::Video, frame * 100, &picture, now(frame * 100)).unwrap();
+        for (track, sound) in [(0, &b"\xaf\x01sound"[..]), (1, b"\x95\x01mp4a\x01second")] {
+            stream.writer.append(RecordKind::Audio, frame * 100 + track, sound, now(frame * 100)).unwrap();
+        }
+        stream.writer.commit(now(frame * 100)).unwrap();
+        // The viewer at hand comes along in every step.
+        if frame == 0 {
+            all_renditions().for_each(|rendition| drop(stream.local.start(rendition).unwrap()));
+        }
+        stream.local.update().unwrap();
+    }
+    let reader = Reader::open(&Root::new(directory), &key).unwrap().unwrap();
+    let mut late = LocalStream::new(key, reader);
+    for rendition in all_renditions() {
+        late.join(0, rendition);
+        late.hold(1, rendition).unwrap();
+        let (step_by_step, at_once) = (rendered(&stream.local, rendition), rendered(&late, rendition));
+        assert!(step_by_step.len() > 3, "{rendition:?}");
+        assert_eq!(step_by_step, at_once, "{rendition:?}");
+        for (number, (_, boundaries)) in (1..).zip(&at_once) {
+            let prefix = late.prefix_bytes(number, rendition);
+            for &boundary in boundaries.iter().filter(|boundary| **boundary >= prefix) {
+                let place = late.in_log(rendition, number, boundary).unwrap();
+                assert!(late.place_in(rendition, place).is_some_and(|back| back <= boundary), "{rendition:?} {place:?}");
+            }
+        }
+    }
 }

@@ -7,10 +7,12 @@ use super::ingest::Publisher;
 use super::kept::{Kept, Row};
 use super::ledger::Ledger;
 use super::publishers::PUMP_MS;
+use super::rendition::Rendition;
 use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION};
 use super::session::{Protocol, Role, Session};
 use super::sessions::Arrival;
-use super::streams::{LocalStream, Rendition};
+use super::streams::LocalStream;
+use super::websocket::WebSocket;
 use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Adoption, ConnId, Holding, ToFront};
@@ -169,6 +171,10 @@ impl Worker {
                 rtmp.outbox_sent(usize::try_from(row.replied)?);
                 Protocol::Rtmp(Box::new(rtmp))
             }
+            SavedProtocol::WebSocket(saved) => {
+                ensure!(consumed.is_empty(), "a WebSocket session is saved whole");
+                Protocol::WebSocket(Box::new(WebSocket::restore(saved).context("the WebSocket's state is damaged")?))
+            }
             SavedProtocol::Http(saved) => {
                 ensure!(consumed.is_empty(), "an HTTP session is saved whole");
                 let reader = RequestReader::restore(self.http_settings(), saved).context("the HTTP reader's state is damaged")?;
@@ -185,9 +191,9 @@ impl Worker {
                 let writer = self.resume_writer(&key, writer, headers)?;
                 Restored::Publishing(key, Box::new(writer))
             }
-            SavedRole::Viewing(key, rendition) => {
+            SavedRole::Viewing(key, rendition, next) => {
                 let stream = self.view_again(&key, rendition, ledger).with_context(|| format!("looking at {key} again"))?;
-                Restored::Viewing(stream, rendition)
+                Restored::Viewing(stream, rendition, next)
             }
             other => Restored::Other(other),
         })
@@ -242,10 +248,10 @@ impl Worker {
                 self.plan_pump(publisher, self.now.mono_ms + PUMP_MS / 2);
                 Role::Publishing(publisher)
             }
-            Restored::Viewing(stream, rendition) => {
+            Restored::Viewing(stream, rendition, next) => {
                 self.page.set_reading(self.streams[stream].key.slot(), true);
                 let place = self.streams[stream].join(slot, rendition);
-                Role::Viewing { stream, rendition, place }
+                Role::Viewing { stream, rendition, place, next }
             }
             Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => Role::Placing(wish),
             Restored::Other(_) => Role::Idle,
@@ -317,7 +323,7 @@ fn keep_poison(directory: &Path, conn: ConnId, bytes: &[u8]) -> io::Result<PathB
 /// A role whose stream is at hand.
 enum Restored {
     Publishing(StreamKey, Box<Writer>),
-    Viewing(usize, Rendition),
+    Viewing(usize, Rendition, Option<Rendition>),
     Other(SavedRole),
 }
 

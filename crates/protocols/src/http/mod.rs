@@ -9,11 +9,12 @@ mod request;
 pub mod response;
 mod route;
 mod target;
+pub mod websocket;
 
 pub use range::{ByteRange, Span};
 pub use reader::{RequestReader, Settings};
 pub use request::{Fault, HttpError, Method, Request};
 pub use response::{ResponseHead, Status};
 pub use route::is_index_name;
-pub use route::{Clip, Route, route};
+pub use route::{Clip, LiveForm, Route, route};
 pub use target::{parameter, parameters, percent_decode};

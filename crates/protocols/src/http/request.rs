@@ -37,6 +37,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// The byte range asked for; `None` if none was, or one that has to be ignored.
     pub range: Option<ByteRange>,
+    /// The key of a WebSocket handshake (RFC 6455 section 4.2.1), if the request is a whole one.
+    pub websocket_key: Option<String>,
     /// Bytes of a body that follows the head, already discarded when the request is handed out.
     pub(super) body_bytes: u64,
 }
@@ -127,6 +129,18 @@ struct Fields {
     keep_alive: bool,
     range: Option<ByteRange>,
     conditional_range: bool,
+    /// The four parts of a WebSocket handshake.
+    upgrades: bool,
+    to_websocket: bool,
+    websocket_version: bool,
+    websocket_key: Option<String>,
+}
+
+impl Fields {
+    fn websocket(&mut self) -> Option<String> {
+        let whole = self.upgrades && self.to_websocket && self.websocket_version;
+        self.websocket_key.take().filter(|_| whole)
+    }
 }
 
 /// Parses a whole head, blank line included.
@@ -149,7 +163,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
         "OPTIONS" => Method::Options,
         _ => return Err(HttpError::Method),
     };
-    let fields = gather(parsed.headers)?;
+    let mut fields = gather(parsed.headers)?;
     let target = target::parse(target)?;
     if fields.host.is_none() && minor == 1 {
         return Err(Fault::Host.into());
@@ -157,6 +171,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
     if target.path == "*" && method != Method::Options {
         return Err(Fault::Target.into());
     }
+    let websocket_key = fields.websocket().filter(|_| method == Method::Get && minor == 1);
     Ok(Request {
         method,
         path: target.path,
@@ -164,6 +179,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
         host: target.authority.or(fields.host).filter(|host| !host.is_empty()),
         keep_alive: !fields.close && (minor == 1 || fields.keep_alive),
         range: fields.range.filter(|_| method == Method::Get && !fields.conditional_range),
+        websocket_key,
         body_bytes: fields.content_length.unwrap_or(0),
     })
 }
@@ -191,7 +207,16 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
             for token in header.value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
                 fields.close |= token.eq_ignore_ascii_case(b"close");
                 fields.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                fields.upgrades |= token.eq_ignore_ascii_case(b"upgrade");
             }
+        } else if is("upgrade") {
+            fields.to_websocket |= header.value.trim_ascii().eq_ignore_ascii_case(b"websocket");
+        } else if is("sec-websocket-version") {
+            fields.websocket_version = header.value.trim_ascii() == b"13";
+        } else if is("sec-websocket-key") {
+            // 16 bytes in base64 have 24 characters.
+            let key = std::str::from_utf8(header.value).ok().map(str::trim).filter(|key| key.len() == 24);
+            fields.websocket_key = key.map(str::to_owned);
         } else if is("range") {
             fields.range = std::str::from_utf8(header.value).ok().and_then(ByteRange::parse);
         } else if is("if-range") {

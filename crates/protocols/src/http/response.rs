@@ -66,7 +66,11 @@ pub mod content_type {
     pub const FLV: &str = "video/x-flv";
     /// An index (RFC 8216 section 4).
     pub const PLAYLIST: &str = "application/vnd.apple.mpegurl";
-    /// A segment.
+    /// HTTP-AAC: ADTS frames.
+    pub const AAC: &str = "audio/aac";
+    /// HTTP-MP3.
+    pub const MP3: &str = "audio/mpeg";
+    /// HTTP-TS, or a segment.
     pub const MPEG_TS: &str = "video/mp2t";
     /// Plain text, for errors.
     pub const TEXT: &str = "text/plain; charset=utf-8";
@@ -143,9 +147,15 @@ impl ResponseHead {
     }
 }
 
-/// The head of an HTTP-FLV stream: no length, never chunked, the connection ends with the stream.
-pub fn flv() -> Vec<u8> {
-    ResponseHead::new(Status::OK).content_type(content_type::FLV).cache(Cache::No).until_close().build()
+/// The head of a live stream: no length, never chunked, the connection ends with the stream.
+pub fn live(content_type: &str) -> Vec<u8> {
+    ResponseHead::new(Status::OK).content_type(content_type).cache(Cache::No).until_close().build()
+}
+
+/// The head that makes a connection a WebSocket (RFC 6455 section 4.2.2); `accept` is what [`super::websocket::accept`] says.
+pub fn websocket(accept: &str) -> Vec<u8> {
+    format!("HTTP/1.1 101 Switching Protocols\r\nServer: Braidcast\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n")
+        .into_bytes()
 }
 
 /// The head of a file that does not change, whole or in part. A range that cannot be satisfied gives 416 and no body; otherwise
@@ -203,8 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn the_flv_head_has_no_length_and_closes() {
-        let lines = lines(flv());
+    fn a_live_head_has_no_length_and_closes() {
+        let lines = lines(live(content_type::FLV));
         assert_eq!(lines[0], "HTTP/1.1 200 OK");
         for line in ["Connection: close", "Content-Type: video/x-flv", "Cache-Control: no-cache", "Access-Control-Allow-Origin: *"] {
             assert!(lines.iter().any(|l| l == line), "{line}");

@@ -1,12 +1,12 @@
 //! What a request asks for: from path, query and host to a stream, a segment, an index, or the page.
 //!
-//! The extension decides: `/app/stream.flv`, `/app/stream.m3u8`, `/app/stream/NAME.m3u8`, `/app/stream/N.ts`, where the app may have
+//! The extension decides: `/app/stream.flv` (or `.ts`, `.aac`, `.mp3`), `/app/stream.m3u8`, `/app/stream/NAME.m3u8`, `/app/stream/N.ts`, where the app may have
 //! several levels. Nothing here knows which streams exist.
 
 use super::request::Request;
 use super::target::parameter;
 use crate::hls::clock::{ClipTime, ClockError};
-use braidcast_media::{KeyError, StreamKey, vhost};
+use braidcast_media::{KeyError, StreamKey, TrackChoice, vhost};
 use serde::{Deserialize, Serialize};
 
 /// The longest name of an index, in bytes.
@@ -21,13 +21,30 @@ pub struct Clip {
     pub end: Option<ClipTime>,
 }
 
+/// A form in which a stream is watched over one endless answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiveForm {
+    /// HTTP-FLV.
+    Flv,
+    /// MPEG-TS.
+    Ts,
+    /// AAC in ADTS frames.
+    Aac,
+    /// MP3 frames.
+    Mp3,
+}
+
 /// What a request asks for. `params` is the query as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// A stream by HTTP-FLV.
-    Flv {
+    /// A stream, live.
+    Live {
         /// The stream.
         key: StreamKey,
+        /// In which form.
+        form: LiveForm,
+        /// Which tracks: `only=audio`, `only=video`, `tracks=all`; else one of each kind.
+        tracks: TrackChoice,
         /// The query.
         params: String,
     },
@@ -73,18 +90,20 @@ pub enum Route {
     BadName(KeyError),
     /// `start` or `end` is no time.
     BadClip(ClockError),
+    /// `only` or `tracks` is no choice of tracks.
+    BadTracks,
 }
 
 impl Route {
     /// The same route with another stream instead of each that it names.
     pub fn map_key(mut self, other: impl Fn(StreamKey) -> StreamKey) -> Self {
         match &mut self {
-            Self::Flv { key, .. } | Self::LiveIndex { key, .. } | Self::Segment { key, .. } => *key = other(key.clone()),
+            Self::Live { key, .. } | Self::LiveIndex { key, .. } | Self::Segment { key, .. } => *key = other(key.clone()),
             Self::NamedIndex { key, or_live, .. } => {
                 *key = other(key.clone());
                 *or_live = or_live.take().map(other);
             }
-            Self::Page | Self::Asset(_) | Self::Api(_) | Self::NotFound | Self::BadName(_) | Self::BadClip(_) => {}
+            Self::Page | Self::Asset(_) | Self::Api(_) | Self::NotFound | Self::BadName(_) | Self::BadClip(_) | Self::BadTracks => {}
         }
         self
     }
@@ -120,8 +139,14 @@ fn media(request: &Request, vhosts: &[String]) -> Option<Route> {
     let params = request.query.clone();
     let in_app = key(&directory, name);
     let in_stream = || directory.split_last().filter(|(_, app)| !app.is_empty()).map(|(stream, app)| key(app, stream));
+    let live = |form, params| match tracks(&request.query) {
+        Some(tracks) => in_app.clone().map(|key| Route::Live { key, form, tracks, params }),
+        None => Ok(Route::BadTracks),
+    };
     let route = match extension {
-        "flv" => in_app.map(|key| Route::Flv { key, params }),
+        "flv" => live(LiveForm::Flv, params),
+        "aac" => live(LiveForm::Aac, params),
+        "mp3" => live(LiveForm::Mp3, params),
         "m3u8" => {
             let clip = match clip(&request.query) {
                 Ok(clip) => clip,
@@ -135,13 +160,26 @@ fn media(request: &Request, vhosts: &[String]) -> Option<Route> {
                 _ => in_app.map(|key| Route::LiveIndex { key, clip, params }),
             }
         }
-        "ts" => {
-            let number = segment_number(name)?;
-            in_stream()?.map(|key| Route::Segment { key, number, params })
-        }
+        "ts" => match segment_number(name).zip(in_stream()) {
+            // A stream that is called like a segment cannot be had in this form.
+            Some((number, key)) => key.map(|key| Route::Segment { key, number, params }),
+            None => live(LiveForm::Ts, params),
+        },
         _ => return None,
     };
     Some(route.unwrap_or_else(Route::BadName))
+}
+
+/// Which tracks a query asks for; `None` if that is no choice.
+fn tracks(query: &str) -> Option<TrackChoice> {
+    let value = |name| parameter(query, name).filter(|value| !value.is_empty());
+    match (value("only").as_deref(), value("tracks").as_deref()) {
+        (None, None) => Some(TrackChoice::First),
+        (None, Some("all")) => Some(TrackChoice::All),
+        (Some("audio"), None) => Some(TrackChoice::Audio),
+        (Some("video"), None) => Some(TrackChoice::Video),
+        _ => None,
+    }
 }
 
 /// `vhost=`, else `domain=`, else the host.
@@ -185,30 +223,53 @@ mod tests {
         StreamKey::new(DEFAULT_VHOST, app, stream).unwrap()
     }
 
+    fn flv(app: &str, stream: &str, params: &str) -> Route {
+        Route::Live { key: key(app, stream), form: LiveForm::Flv, tracks: TrackChoice::First, params: params.into() }
+    }
+
     fn none() -> String {
         String::new()
     }
 
     #[test]
     fn streams_by_flv() {
-        assert_eq!(at("/live/x.flv", "localhost:8080"), Route::Flv { key: key("live", "x"), params: none() });
-        assert_eq!(at("/a/b/c.flv", "[::1]"), Route::Flv { key: key("a/b", "c"), params: none() });
-        assert_eq!(at("/live/x.y.flv?token=1", "h"), Route::Flv { key: key("live", "x.y"), params: "token=1".into() });
-        assert_eq!(at("/live/a%20b.flv", "h"), Route::Flv { key: key("live", "a b"), params: none() });
-        let with_vhost = Route::Flv { key: StreamKey::new("a.example", "live", "x").unwrap(), params: none() };
-        assert_eq!(at("/live/x.flv", "A.example:8080"), with_vhost);
-        assert!(matches!(at("/live/x.flv?vhost=b.example", "a.example"), Route::Flv { key, .. } if key.vhost() == "b.example"));
-        assert!(matches!(at("/live/x.flv?vhost=&domain=c.example", "a.example"), Route::Flv { key, .. } if key.vhost() == "c.example"));
-        assert_eq!(at("/live/_definst_/x.flv", "h"), Route::Flv { key: key("live", "x"), params: none() });
-        assert!(matches!(at("/live/x.flv?domain=b.example", "a.example"), Route::Flv { key, .. } if key.vhost() == "b.example"));
+        assert_eq!(at("/live/x.flv", "localhost:8080"), flv("live", "x", ""));
+        assert_eq!(at("/a/b/c.flv", "[::1]"), flv("a/b", "c", ""));
+        assert_eq!(at("/live/x.y.flv?token=1", "h"), flv("live", "x.y", "token=1"));
+        assert_eq!(at("/live/a%20b.flv", "h"), flv("live", "a b", ""));
+        assert!(matches!(at("/live/x.flv", "A.example:8080"), Route::Live { key, .. } if key.vhost() == "a.example"));
+        assert!(matches!(at("/live/x.flv?vhost=b.example", "a.example"), Route::Live { key, .. } if key.vhost() == "b.example"));
+        assert!(matches!(at("/live/x.flv?vhost=&domain=c.example", "a.example"), Route::Live { key, .. } if key.vhost() == "c.example"));
+        assert_eq!(at("/live/_definst_/x.flv", "h"), flv("live", "x", ""));
+        assert!(matches!(at("/live/x.flv?domain=b.example", "a.example"), Route::Live { key, .. } if key.vhost() == "b.example"));
     }
 
     #[test]
     fn segments_belong_to_the_stream_before_them() {
         assert_eq!(at("/a/b/3.ts", "h"), Route::Segment { key: key("a", "b"), number: 3, params: none() });
         assert_eq!(at("/a/b/c/3.ts?t=1", "h"), Route::Segment { key: key("a/b", "c"), number: 3, params: "t=1".into() });
-        for target in ["/b/3.ts", "/a/b/0.ts", "/a/b/03.ts", "/a/b/x.ts", "/a/b/+3.ts", "/a/b/99999999999999999999.ts", "/a/b/.ts"] {
-            assert_eq!(at(target, "h"), Route::NotFound, "{target}");
+        for target in ["/b/3.ts", "/a/b/0.ts", "/a/b/03.ts", "/a/b/x.ts", "/a/b/+3.ts", "/a/b/99999999999999999999.ts"] {
+            assert!(matches!(at(target, "h"), Route::Live { form: LiveForm::Ts, .. }), "{target}");
+        }
+    }
+
+    #[test]
+    fn forms_and_tracks_of_a_live_stream() {
+        let live = |target| match at(target, "h") {
+            Route::Live { form, tracks, .. } => Some((form, tracks)),
+            other => {
+                assert_eq!(other, Route::BadTracks);
+                None
+            }
+        };
+        assert_eq!(live("/live/x.aac?token=1"), Some((LiveForm::Aac, TrackChoice::First)));
+        assert_eq!(live("/live/x.mp3"), Some((LiveForm::Mp3, TrackChoice::First)));
+        assert_eq!(live("/live/x.ts?only=audio"), Some((LiveForm::Ts, TrackChoice::Audio)));
+        assert_eq!(live("/live/x.flv?only=video"), Some((LiveForm::Flv, TrackChoice::Video)));
+        assert_eq!(live("/live/x.flv?tracks=all"), Some((LiveForm::Flv, TrackChoice::All)));
+        assert_eq!(live("/live/x.flv?only=&tracks="), Some((LiveForm::Flv, TrackChoice::First)));
+        for target in ["/live/x.flv?only=sound", "/live/x.flv?tracks=2", "/live/x.flv?only=audio&tracks=all"] {
+            assert_eq!(live(target), None, "{target}");
         }
     }
 

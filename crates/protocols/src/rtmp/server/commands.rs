@@ -61,8 +61,10 @@ impl ServerSession {
             "getStreamLength" => self.core.link.send_result(command, 0.0.into()),
             "FCSubscribe" => self.core.link.send_subscribed(),
             "pause" | "pauseRaw" => self.pause(command),
+            "receiveAudio" => self.receive(command, |connection| &mut connection.without_audio),
+            "receiveVideo" => self.receive(command, |connection| &mut connection.without_video),
             // Answers to what we never asked, and calls that want none.
-            "_result" | "_error" | "onStatus" | "receiveAudio" | "receiveVideo" | "play2" | "seek" => {}
+            "_result" | "_error" | "onStatus" | "play2" | "seek" => {}
             // releaseStream, _checkbw and whatever else: an encoder may wait for an answer, and none of them needs more than one.
             _ => self.core.link.send_result(command, Value::Undefined),
         }
@@ -86,6 +88,8 @@ impl ServerSession {
             flash_version: bounded("flashVer").unwrap_or_default().into(),
             announces: false,
             knows_tracks: enhanced::knows_tracks(&command.object),
+            without_audio: false,
+            without_video: false,
         };
         self.core.phase = Phase::Commanding(Commanding { connection: Box::new(connection) });
         self.core.link.send_connected(command);
@@ -137,6 +141,19 @@ impl ServerSession {
             _ => return,
         }
         self.command_again(now_ms);
+    }
+
+    /// The client says whether it wants one kind of media, for its play or for one to come (RTMP §7.2.2.4 and §7.2.2.5).
+    fn receive(&mut self, command: &Command, without: impl Fn(&mut Connection) -> &mut bool) {
+        let Some(Value::Boolean(wanted)) = command.arguments.first() else { return };
+        let plays = matches!(self.core.phase, Phase::Playing(_));
+        let Some(connection) = self.core.phase.connection() else { return };
+        let before = connection.tracks();
+        *without(connection) = !*wanted;
+        let tracks = connection.tracks();
+        if plays && tracks != before {
+            self.core.outputs.push_back(Output::Tracks(tracks));
+        }
     }
 
     fn pause(&mut self, command: &Command) {

@@ -16,7 +16,7 @@ use super::link::{Link, event};
 use super::message_type;
 use super::saved::{self, RestoreError, byte_string};
 use super::timers::{Timer, Timers, TimersLeft};
-use braidcast_media::{RecordKind, StreamKey};
+use braidcast_media::{RecordKind, StreamKey, TrackChoice};
 use phases::{Deciding, Handshaking, Phase, Playing, Publishing, Wish};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -92,8 +92,8 @@ pub struct Request {
     pub swf_url: String,
     /// The client's version string (`FMLE/3.0 …`, `LNX 9,0,124,2`), as sent.
     pub flash_version: String,
-    /// The client can tell several tracks of a kind apart and read over modifiers (Enhanced RTMP v2, `capsEx`).
-    pub knows_tracks: bool,
+    /// What a player wants to be sent: all tracks, if it can tell several of a kind apart (Enhanced RTMP v2, `capsEx`).
+    pub tracks: TrackChoice,
 }
 
 /// What a session tells its caller.
@@ -119,6 +119,8 @@ pub enum Output {
     PlayEnded,
     /// The player paused (true) or resumed (false); it was told so. What to do about its media is the caller's choice.
     Paused(bool),
+    /// The player wants other tracks than before (receiveAudio, receiveVideo).
+    Tracks(TrackChoice),
 }
 
 /// Where a session stands.
@@ -272,7 +274,7 @@ impl ServerSession {
             page_url: connection.page_url.to_string(),
             swf_url: connection.swf_url.to_string(),
             flash_version: connection.flash_version.to_string(),
-            knows_tracks: connection.knows_tracks,
+            tracks: connection.tracks(),
         })
     }
 

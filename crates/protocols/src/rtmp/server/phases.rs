@@ -2,6 +2,7 @@
 
 use crate::rtmp::handshake::ServerHandshake;
 use crate::rtmp::url::Resolved;
+use braidcast_media::TrackChoice;
 use serde::{Deserialize, Serialize};
 
 /// What a client said in `connect`, kept because it may publish and play several times.
@@ -16,6 +17,22 @@ pub(super) struct Connection {
     pub announces: bool,
     /// It can tell several tracks of a kind apart (Enhanced RTMP v2).
     pub knows_tracks: bool,
+    /// It does not want audio, or video (RTMP §7.2.2.4 and §7.2.2.5).
+    pub without_audio: bool,
+    pub without_video: bool,
+}
+
+impl Connection {
+    /// What of a stream it wants to be sent.
+    pub fn tracks(&self) -> TrackChoice {
+        match (self.without_audio, self.without_video) {
+            (false, false) if self.knows_tracks => TrackChoice::All,
+            (false, false) => TrackChoice::First,
+            (false, true) => TrackChoice::Audio,
+            (true, false) => TrackChoice::Video,
+            (true, true) => TrackChoice::Neither,
+        }
+    }
 }
 
 /// A stream that the client publishes or plays, or wants to.

@@ -408,7 +408,9 @@ fn a_player_may_pause_stop_and_play_another() {
         server.decide(|session, now_ms| session.accept_play(now_ms));
         server.input(&call("pause", 0.0, &[Value::Null, Value::Boolean(true), 0.0.into()])).unwrap();
         server.input(&call("pause", 0.0, &[Value::Null, Value::Boolean(false), 0.0.into()])).unwrap();
-        server.input(&call("receiveAudio", 0.0, &[Value::Null, Value::Boolean(false)])).unwrap();
+        for (kind, wanted) in [("Audio", false), ("Audio", false), ("Video", false), ("Audio", true), ("Video", true)] {
+            server.input(&call(&format!("receive{kind}"), 0.0, &[Value::Null, Value::Boolean(wanted)])).unwrap();
+        }
         server.input(&call("play", 5.0, &[Value::Null, "y".into()])).unwrap();
         server.decide(|session, now_ms| session.refuse(status::PLAY_STREAM_NOT_FOUND, "nobody publishes it", now_ms));
         assert!(answers(&server.sent).iter().any(|answer| answer.ends_with("StreamNotFound")));
@@ -421,7 +423,8 @@ fn a_player_may_pause_stop_and_play_another() {
             other => format!("{other:?}"),
         })
         .collect();
-    assert_eq!(names, ["live/x", "Paused(true)", "Paused(false)", "PlayEnded", "live/y"]);
+    let tracks = ["Tracks(Video)", "Tracks(Neither)", "Tracks(Audio)", "Tracks(First)"];
+    assert_eq!(names, [&["live/x", "Paused(true)", "Paused(false)"][..], &tracks, &["PlayEnded", "live/y"]].concat());
 }
 
 #[test]
