@@ -10,20 +10,16 @@
 
 mod clock;
 mod hold;
-mod input;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use self::clock::ticks;
 use self::hold::Hold;
-use self::input::{Frame, Input, Media};
-use self::state::AudioConfig;
 pub use self::state::{SegmenterOptions, SegmenterState};
 use super::SegmentInfo;
-use crate::mpegts::aac::MAX_FRAME_BYTES;
-use crate::mpegts::muxer::MAX_MP3_BYTES;
-use crate::mpegts::{AdtsConfig, AudioKind, AvcConfig, Muxer, Program, VideoFrame};
+use crate::mpegts::input::{Input, Media};
+use crate::mpegts::{AudioConfig, Muxer, Program, VideoConfig, VideoFrame};
 use braidcast_media::RecordKind;
 use braidcast_media::tag::Codec;
 use std::collections::VecDeque;
@@ -47,6 +43,19 @@ pub enum SegmenterOutput {
     Finished(SegmentInfo),
     /// A codec that the segments do not carry; told once.
     Unsupported(Codec),
+}
+
+/// A frame with its record and its times.
+#[derive(Clone, Copy, Debug)]
+struct Frame<'a> {
+    kind: RecordKind,
+    media: Media<'a>,
+    /// The whole payload of its record.
+    payload: &'a [u8],
+    /// Decoding time, unwrapped.
+    time_ms: u64,
+    /// When it was written.
+    wall_ms: u64,
 }
 
 /// The open segment.
@@ -113,23 +122,19 @@ impl Segmenter {
     /// Sequence headers may be repeated at any time.
     pub fn handle_record(&mut self, kind: RecordKind, timestamp_ms: u32, payload: &[u8], wall_ms: u64) {
         match Input::read(kind, payload) {
-            Input::AvcConfig(record) => {
-                if let Some(config) = AvcConfig::parse(record) {
-                    self.set_video(config);
-                }
-            }
-            Input::AacConfig(config) => {
-                let config = AdtsConfig::parse(config).map(AudioConfig::Aac);
+            Input::VideoConfig(kind, record) => match VideoConfig::parse(kind, record) {
+                Some(config) => self.set_video(config),
+                None => self.report(kind.into()),
+            },
+            Input::AudioConfig(codec, header) => {
+                let config = AudioConfig::parse(codec, header);
                 if config.is_none() {
-                    self.report(Codec::Aac);
+                    self.report(codec.into());
                 }
                 self.set_audio(config);
             }
             Input::Frame(media) => {
                 if self.carries(&media) {
-                    if matches!(media, Media::Mp3(_)) {
-                        self.set_audio(Some(AudioConfig::Mp3));
-                    }
                     self.handle_frame(Frame { kind, media, payload, time_ms: 0, wall_ms }, timestamp_ms);
                 }
             }
@@ -163,7 +168,7 @@ impl Segmenter {
         }
     }
 
-    fn set_video(&mut self, config: AvcConfig) {
+    fn set_video(&mut self, config: VideoConfig) {
         if self.live.video.as_ref() == Some(&config) {
             return;
         }
@@ -171,7 +176,7 @@ impl Segmenter {
             self.open_held();
         }
         self.live.video = Some(config);
-        self.live.changed |= self.live.program.is_some_and(|program| program.video);
+        self.live.changed |= self.live.program.is_some_and(|program| program.video.is_some());
     }
 
     fn set_audio(&mut self, config: Option<AudioConfig>) {
@@ -192,12 +197,21 @@ impl Segmenter {
         self.live.changed |= self.live.program.is_some_and(|program| program.audio.is_some());
     }
 
-    /// The frame is whole and its decoder is configured.
-    fn carries(&self, media: &Media<'_>) -> bool {
-        match media {
-            Media::Video { units, .. } => self.live.video.as_ref().is_some_and(|config| config.accepts(units)),
-            Media::Aac(frame) => matches!(self.live.audio, Some(AudioConfig::Aac(_))) && (1..=MAX_FRAME_BYTES).contains(&frame.len()),
-            Media::Mp3(frames) => (1..=MAX_MP3_BYTES).contains(&frames.len()),
+    /// The frame is whole and its decoder is configured. A frame that says all of itself configures it.
+    fn carries(&mut self, media: &Media<'_>) -> bool {
+        match *media {
+            Media::Video { kind, units, .. } => {
+                self.live.video.as_ref().is_some_and(|config| config.kind() == kind && config.accepts(units))
+            }
+            Media::Audio(codec, frame) => {
+                let configured = self.live.audio.filter(|config| config.kind().codec() == codec);
+                let config = configured.or_else(|| AudioConfig::of_frames(codec));
+                let carries = config.is_some_and(|config| config.accepts(frame));
+                if carries {
+                    self.set_audio(config);
+                }
+                carries
+            }
         }
     }
 
@@ -220,7 +234,7 @@ impl Segmenter {
             Phase::Open(_) => self.write(&frame),
             Phase::Waiting(_) if self.live.program.is_some() => {
                 if self.live.changed {
-                    self.live.apply_change(self.live.program.is_some_and(|program| program.video) || frame.media.is_video());
+                    self.live.apply_change(self.live.program.is_some_and(|program| program.video.is_some()) || frame.media.is_video());
                 }
                 self.open(&frame, frame.time_ms, frame.wall_ms);
                 self.write(&frame);
@@ -255,15 +269,14 @@ impl Segmenter {
         let age_90k = ticks(frame.time_ms).saturating_sub(open.start_90k);
         let reached = |limit_ms: u32| age_90k >= ticks(u64::from(limit_ms));
         let announced = match frame.media {
-            Media::Video { .. } => open.program.video,
-            Media::Aac(_) => open.program.audio == Some(AudioKind::Aac),
-            Media::Mp3(_) => open.program.audio == Some(AudioKind::Mp3),
+            Media::Video { kind, .. } => open.program.video == Some(kind),
+            Media::Audio(codec, _) => open.program.audio.is_some_and(|kind| kind.codec() == codec),
         };
         if !announced && frame.media.is_video() && !frame.media.is_keyframe() {
             return Verdict::Drop;
         }
         self.live.changed |= !announced;
-        let may_start = frame.media.is_keyframe() || !(open.program.video || frame.media.is_video());
+        let may_start = frame.media.is_keyframe() || !(open.program.video.is_some() || frame.media.is_video());
         if reached(self.options.hard_max_ms) || (may_start && (self.live.changed || reached(self.options.fragment_ms))) {
             Verdict::Cut
         } else if announced {
@@ -280,8 +293,8 @@ impl Segmenter {
         };
         let end_90k = ticks(frame.time_ms).max(open.start_90k);
         // Video that was missing for a whole segment is announced again when it comes back.
-        let video = frame.media.is_keyframe() || (open.program.video && (open.has_video || frame.media.is_video()));
-        let changed = self.live.changed || video != open.program.video;
+        let video = frame.media.is_keyframe() || (open.program.video.is_some() && (open.has_video || frame.media.is_video()));
+        let changed = self.live.changed || video != open.program.video.is_some();
         self.close(end_90k, frame.wall_ms);
         self.live.continue_at_90k = Some(end_90k);
         if changed {
@@ -298,6 +311,7 @@ impl Segmenter {
         let (video, with_audio) = (hold.has_video(), hold.has_audio() || self.live.audio_announced);
         let frames = hold.take();
         let audio = self.live.audio.filter(|_| with_audio).map(AudioConfig::kind);
+        let video = self.live.video.as_ref().map(VideoConfig::kind).filter(|_| video);
         self.live.program = Some(Program { video, audio });
         let start = frames.iter().min_by_key(|held| held.time_ms).map(|held| (held.time_ms, held.wall_ms));
         for held in &frames {
@@ -330,7 +344,7 @@ impl Segmenter {
             wall_start_ms,
             wall_last_ms: frame.wall_ms,
             discontinuity,
-            independent: !program.video || frame.media.is_keyframe(),
+            independent: program.video.is_none() || frame.media.is_keyframe(),
             frames: 0,
             has_video: false,
         });
@@ -352,12 +366,11 @@ impl Segmenter {
             return;
         };
         match (frame.media, &self.live.video, self.live.audio) {
-            (Media::Video { composition_ms, keyframe, units }, Some(config), _) => {
+            (Media::Video { composition_ms, keyframe, units, .. }, Some(config), _) => {
                 open.has_video = true;
                 self.muxer.write_video(out, config, VideoFrame { dts_90k: time_90k, composition_ms, keyframe, units });
             }
-            (Media::Aac(raw), _, Some(AudioConfig::Aac(config))) => self.muxer.write_aac(out, config, time_90k, raw),
-            (Media::Mp3(frames), _, _) => self.muxer.write_mp3(out, time_90k, frames),
+            (Media::Audio(_, frame), _, Some(config)) => self.muxer.write_audio(out, config, time_90k, frame),
             _ => {}
         }
     }

@@ -3,9 +3,9 @@
 //! Times come in as 90 kHz ticks that never wrap and go out modulo 2^33, all moved by [`START_90K`]. Frames go out in the order
 //! in which they come. The state that goes on from segment to segment is a plain value.
 
-use super::aac::{AdtsConfig, MAX_FRAME_BYTES};
-use super::avc::AvcConfig;
-use super::packet::{UnitStart, write_unit};
+use super::audio::{AudioConfig, AudioKind};
+use super::nal::{VideoConfig, VideoKind};
+use super::packet::{Counter, PACKET_BYTES, UnitStart, write_clock, write_unit};
 use super::tables::{Elementary, PAT_PID, PMT_PID, pat, pmt};
 use serde::{Deserialize, Serialize};
 
@@ -15,30 +15,19 @@ pub const START_90K: u64 = 900_000;
 const PCR_LEAD_90K: u64 = 63_000;
 /// A frame may be shown at most this long before its FLV decoding time (negative composition time): 2 s.
 const MAX_DECODE_LEAD_90K: u64 = 180_000;
-/// The longest MP3 payload: what a PES packet's 16-bit length can say, less its header's 8 bytes after that field.
-pub const MAX_MP3_BYTES: usize = u16::MAX as usize - 8;
 
 const VIDEO_PID: u16 = 0x100;
 const AUDIO_PID: u16 = 0x101;
+/// The clock reference alone, where it has a PID of its own.
+const CLOCK_PID: u16 = 0x102;
 const VIDEO_STREAM_ID: u8 = 0xe0;
-const AUDIO_STREAM_ID: u8 = 0xc0;
-const STREAM_TYPE_H264: u8 = 0x1b;
 const TIMESTAMP_MASK: u64 = (1 << 33) - 1;
-
-/// An audio codec that the muxer carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AudioKind {
-    /// ADTS, stream type 0x0F.
-    Aac,
-    /// MPEG-1 or MPEG-2 audio, stream type 0x03.
-    Mp3,
-}
 
 /// What the PMT announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// H.264 video, which then also carries the clock reference.
-    pub video: bool,
+    /// The video, if any, which then is what the clock follows.
+    pub video: Option<VideoKind>,
     /// The audio, if any.
     pub audio: Option<AudioKind>,
 }
@@ -59,10 +48,10 @@ pub struct VideoFrame<'a> {
 /// What goes on from one segment to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MuxerState {
-    pat_counter: u8,
-    pmt_counter: u8,
-    video_counter: u8,
-    audio_counter: u8,
+    pat_counter: Counter,
+    pmt_counter: Counter,
+    video_counter: Counter,
+    audio_counter: Counter,
     pmt_version: u8,
     program: Option<Program>,
     /// How much earlier than FLV says frames are decoded, because a composition time was negative.
@@ -73,6 +62,8 @@ pub struct MuxerState {
 #[derive(Debug, Default)]
 pub struct Muxer {
     state: MuxerState,
+    /// The clock reference has a PID of its own, and is written by [`Muxer::write_clock`] only.
+    own_clock: bool,
     /// The PES packet that is being put together; kept for its capacity.
     pes: Vec<u8>,
 }
@@ -80,7 +71,24 @@ pub struct Muxer {
 impl Muxer {
     /// Goes on from `state`.
     pub fn new(state: MuxerState) -> Self {
-        Self { state, pes: Vec::new() }
+        Self { state, ..Self::default() }
+    }
+
+    /// Starts without knowing what was sent before: the first packet of each PID says that its counter does not continue. The
+    /// clock reference does, so it must not lie in such packets, where the indicator would mean a new time base (ISO/IEC 13818-1
+    /// section 2.4.3.5): it gets a PID of its own. `pmt_version` is that of the first program, modulo 32.
+    pub(super) fn anew(pmt_version: u8) -> Self {
+        let anew = Counter::anew();
+        let state = MuxerState {
+            pat_counter: anew,
+            pmt_counter: anew,
+            video_counter: anew,
+            audio_counter: anew,
+            pmt_version,
+            program: None,
+            decode_lead_90k: 0,
+        };
+        Self { state, own_clock: true, pes: Vec::new() }
     }
 
     /// What another muxer needs to go on from here.
@@ -94,55 +102,44 @@ impl Muxer {
             self.state.pmt_version = (self.state.pmt_version + 1) & 31;
         }
         self.state.program = Some(program);
-        let video = program.video.then_some(Elementary { stream_type: STREAM_TYPE_H264, pid: VIDEO_PID });
-        let audio = program.audio.map(|kind| {
-            let stream_type = match kind {
-                AudioKind::Aac => 0x0f,
-                AudioKind::Mp3 => 0x03,
-            };
-            Elementary { stream_type, pid: AUDIO_PID }
-        });
+        let descriptors = program.audio.map(AudioKind::descriptors).unwrap_or_default();
+        let video = program.video.map(|kind| Elementary { stream_type: kind.stream_type(), pid: VIDEO_PID, descriptors: &[] });
+        let audio = program.audio.map(|kind| Elementary { stream_type: kind.stream_type(), pid: AUDIO_PID, descriptors: &descriptors });
         let streams: Vec<_> = video.into_iter().chain(audio).collect();
-        let pcr_pid = if program.video { VIDEO_PID } else { AUDIO_PID };
-        write_unit(out, PAT_PID, &mut self.state.pat_counter, UnitStart::default(), &padded(pat()));
-        let pmt = padded(pmt(self.state.pmt_version, pcr_pid, &streams));
-        write_unit(out, PMT_PID, &mut self.state.pmt_counter, UnitStart::default(), &pmt);
+        let pcr_pid = match program.video {
+            _ if self.own_clock => CLOCK_PID,
+            Some(_) => VIDEO_PID,
+            None => AUDIO_PID,
+        };
+        write_section(out, PAT_PID, &mut self.state.pat_counter, pat());
+        write_section(out, PMT_PID, &mut self.state.pmt_counter, pmt(self.state.pmt_version, pcr_pid, &streams));
     }
 
-    /// Writes a frame that `config` accepts ([`AvcConfig::accepts`]).
-    pub fn write_video(&mut self, out: &mut Vec<u8>, config: &AvcConfig, frame: VideoFrame<'_>) {
+    /// Writes a frame that `config` accepts ([`VideoConfig::accepts`]).
+    pub fn write_video(&mut self, out: &mut Vec<u8>, config: &VideoConfig, frame: VideoFrame<'_>) {
         let (pts, dts) = self.video_times(frame.dts_90k, frame.composition_ms);
         self.start_pes(VIDEO_STREAM_ID, pts, dts);
         config.write_access_unit(&mut self.pes, frame.units, frame.keyframe);
         self.close_pes();
-        let start = UnitStart { random_access: frame.keyframe, pcr_90k: Some(clock_reference(dts)) };
+        let start = UnitStart { random_access: frame.keyframe, pcr_90k: (!self.own_clock).then(|| clock_reference(dts)) };
         write_unit(out, VIDEO_PID, &mut self.state.video_counter, start, &self.pes);
     }
 
-    /// Writes a raw AAC frame of at most [`MAX_FRAME_BYTES`] bytes; a longer one is left out.
-    pub fn write_aac(&mut self, out: &mut Vec<u8>, config: AdtsConfig, time_90k: u64, frame: &[u8]) {
-        if frame.len() <= MAX_FRAME_BYTES {
-            self.write_audio(out, time_90k, &config.header(frame.len()), frame);
-        }
-    }
-
-    /// Writes MP3 frames of at most [`MAX_MP3_BYTES`] bytes together; more are left out.
-    pub fn write_mp3(&mut self, out: &mut Vec<u8>, time_90k: u64, frames: &[u8]) {
-        if frames.len() <= MAX_MP3_BYTES {
-            self.write_audio(out, time_90k, &[], frames);
-        }
-    }
-
-    /// One PES packet per frame: its time is exact, at the price of some stuffing.
-    fn write_audio(&mut self, out: &mut Vec<u8>, time_90k: u64, header: &[u8], frame: &[u8]) {
+    /// Writes a frame that `config` accepts ([`AudioConfig::accepts`]). One PES packet per frame: its time is exact, at the price of
+    /// some stuffing.
+    pub fn write_audio(&mut self, out: &mut Vec<u8>, config: AudioConfig, time_90k: u64, frame: &[u8]) {
         let pts = time_90k.saturating_add(START_90K);
-        self.start_pes(AUDIO_STREAM_ID, pts, pts);
-        self.pes.extend_from_slice(header);
-        self.pes.extend_from_slice(frame);
+        self.start_pes(config.kind().stream_id(), pts, pts);
+        config.write_access_unit(&mut self.pes, frame);
         self.close_pes();
-        let carries_clock = self.state.program.is_none_or(|program| !program.video);
-        let start = UnitStart { random_access: carries_clock, pcr_90k: carries_clock.then(|| clock_reference(pts)) };
+        let alone = self.state.program.is_none_or(|program| program.video.is_none());
+        let start = UnitStart { random_access: alone, pcr_90k: (alone && !self.own_clock).then(|| clock_reference(pts)) };
         write_unit(out, AUDIO_PID, &mut self.state.audio_counter, start, &self.pes);
+    }
+
+    /// Writes the clock reference of a decoding time to the PID of its own.
+    pub(super) fn write_clock(&self, out: &mut Vec<u8>, dts_90k: u64) {
+        write_clock(out, CLOCK_PID, clock_reference(dts_90k.saturating_add(START_90K)));
     }
 
     /// PTS and DTS, moved but not wrapped. A transport stream cannot decode a frame after it is shown, so the first negative
@@ -190,9 +187,10 @@ fn timestamp(prefix: u8, ticks: u64) -> [u8; 5] {
 }
 
 /// A section is padded with 0xFF behind it, not with an adaptation field, because some players read no other tables.
-fn padded(mut section: Vec<u8>) -> Vec<u8> {
-    section.resize(super::PACKET_BYTES - 4, 0xff);
-    section
+fn write_section(out: &mut Vec<u8>, pid: u16, counter: &mut Counter, mut section: Vec<u8>) {
+    let room = if counter.is_broken() { PACKET_BYTES - 4 - 2 } else { PACKET_BYTES - 4 };
+    section.resize(room, 0xff);
+    write_unit(out, pid, counter, UnitStart::default(), &section);
 }
 
 #[cfg(test)]
@@ -201,10 +199,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const BOTH: Program = Program { video: true, audio: Some(AudioKind::Aac) };
+    const BOTH: Program = Program { video: Some(VideoKind::H264), audio: Some(AudioKind::Aac) };
 
-    fn avc() -> AvcConfig {
-        AvcConfig::parse(b"\x01\x64\0\x1f\xff\xe1\0\x01\x67\x01\0\x01\x68").unwrap()
+    fn avc() -> VideoConfig {
+        VideoConfig::parse(VideoKind::H264, b"\x01\x64\0\x1f\xff\xe1\0\x01\x67\x01\0\x01\x68").unwrap()
     }
 
     fn read_timestamp(bytes: &[u8]) -> u64 {
@@ -255,7 +253,7 @@ mod tests {
     #[test]
     fn a_new_program_has_a_new_version() {
         let mut muxer = Muxer::default();
-        let versions = [BOTH, BOTH, Program { video: true, audio: None }].map(|program| {
+        let versions = [BOTH, BOTH, Program { audio: None, ..BOTH }].map(|program| {
             let mut out = Vec::new();
             muxer.write_tables(&mut out, program);
             out[188 + 4 + 6] >> 1 & 31
@@ -276,8 +274,8 @@ mod tests {
                     let frame = VideoFrame { dts_90k: time, composition_ms: cts >> 8, keyframe: time % 2 == 0, units: &units };
                     muxer.write_video(&mut out, &avc(), frame);
                     sent.0 += 1;
-                } else if bytes <= MAX_MP3_BYTES {
-                    muxer.write_mp3(&mut out, time, &vec![0xff; bytes]);
+                } else if AudioConfig::Mp3.accepts(&vec![0xff; bytes]) {
+                    muxer.write_audio(&mut out, AudioConfig::Mp3, time, &vec![0xff; bytes]);
                     sent.1 += 1;
                 }
             }

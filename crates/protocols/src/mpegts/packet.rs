@@ -2,6 +2,8 @@
 //!
 //! It never keeps bytes: whoever calls owns the output and the continuity counter.
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes of a transport stream packet.
 pub const PACKET_BYTES: usize = 188;
 /// Bytes of a packet after its four-byte header.
@@ -11,8 +13,30 @@ const SYNC: u8 = 0x47;
 const UNIT_START: u8 = 0x40;
 const HAS_ADAPTATION: u8 = 0x20;
 const HAS_PAYLOAD: u8 = 0x10;
+const DISCONTINUITY: u8 = 0x80;
 const RANDOM_ACCESS: u8 = 0x40;
 const PCR_PRESENT: u8 = 0x10;
+
+/// The continuity counter of a PID.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counter {
+    /// Of the next packet with payload, modulo 16.
+    next: u8,
+    /// The next packet is to say that its counter does not continue what was.
+    broken: bool,
+}
+
+impl Counter {
+    /// Starts at zero, whatever was sent before.
+    pub(super) fn anew() -> Self {
+        Self { next: 0, broken: true }
+    }
+
+    /// The next packet has an adaptation field for that, of two bytes at least.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+}
 
 /// What the first packet of a unit says in its adaptation field.
 #[derive(Clone, Copy, Default)]
@@ -25,11 +49,11 @@ pub(super) struct UnitStart {
 
 impl UnitStart {
     /// Flags and PCR of the adaptation field; empty if the field is not needed.
-    fn adaptation(self) -> ([u8; 7], usize) {
+    fn adaptation(self, discontinuity: bool) -> ([u8; 7], usize) {
         let mut field = [0; 7];
-        field[0] = if self.random_access { RANDOM_ACCESS } else { 0 };
+        field[0] = if self.random_access { RANDOM_ACCESS } else { 0 } | if discontinuity { DISCONTINUITY } else { 0 };
         let Some(pcr) = self.pcr_90k else {
-            return (field, usize::from(self.random_access));
+            return (field, usize::from(field[0] != 0));
         };
         field[0] |= PCR_PRESENT;
         // Section 2.4.3.4: 33 bits of base, 6 reserved ones, 9 bits of extension.
@@ -41,9 +65,9 @@ impl UnitStart {
 
 /// Appends the packets that carry `unit`, whose first byte starts a PES packet or a pointer field and section.
 /// The last packet is filled up with stuffing in the adaptation field.
-pub(super) fn write_unit(out: &mut Vec<u8>, pid: u16, counter: &mut u8, start: UnitStart, unit: &[u8]) {
+pub(super) fn write_unit(out: &mut Vec<u8>, pid: u16, counter: &mut Counter, start: UnitStart, unit: &[u8]) {
     out.reserve(unit.len() / (BODY_BYTES - 8) * PACKET_BYTES + 2 * PACKET_BYTES);
-    let (field, mut field_bytes) = start.adaptation();
+    let (field, mut field_bytes) = start.adaptation(std::mem::take(&mut counter.broken));
     let mut unit_start = UNIT_START;
     let mut rest = unit;
     while !rest.is_empty() {
@@ -51,15 +75,24 @@ pub(super) fn write_unit(out: &mut Vec<u8>, pid: u16, counter: &mut u8, start: U
         let (payload, after) = rest.split_at(rest.len().min(room));
         let stuffed = payload.len() < BODY_BYTES;
         let [pid_high, pid_low] = pid.to_be_bytes();
-        let control = HAS_PAYLOAD | if stuffed { HAS_ADAPTATION } else { 0 } | (*counter & 0x0f);
+        let control = HAS_PAYLOAD | if stuffed { HAS_ADAPTATION } else { 0 } | (counter.next & 0x0f);
         out.extend_from_slice(&[SYNC, unit_start | (pid_high & 0x1f), pid_low, control]);
         if stuffed {
             write_adaptation(out, &field[..field_bytes], BODY_BYTES - payload.len());
         }
         out.extend_from_slice(payload);
-        *counter = (*counter + 1) & 0x0f;
+        counter.next = (counter.next + 1) & 0x0f;
         (rest, unit_start, field_bytes) = (after, 0, 0);
     }
+}
+
+/// Appends a packet without payload that carries the clock reference alone. Its counter stays 0, as packets without payload do not
+/// count (section 2.4.3.3).
+pub(super) fn write_clock(out: &mut Vec<u8>, pid: u16, pcr_90k: u64) {
+    let (field, field_bytes) = UnitStart { random_access: false, pcr_90k: Some(pcr_90k) }.adaptation(false);
+    let [pid_high, pid_low] = pid.to_be_bytes();
+    out.extend_from_slice(&[SYNC, pid_high & 0x1f, pid_low, HAS_ADAPTATION]);
+    write_adaptation(out, &field[..field_bytes], BODY_BYTES);
 }
 
 /// Writes an adaptation field of exactly `bytes` bytes, its length byte included.
@@ -80,9 +113,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_length_comes_back_whole(bytes in 1_usize..800, random_access: bool, pcr in prop::option::of(any::<u64>()), first in 0_u8..16) {
+        fn every_length_comes_back_whole(
+            bytes in 1_usize..800, random_access: bool, broken: bool, pcr in prop::option::of(any::<u64>()), first in 0_u8..16,
+        ) {
             let unit: Vec<u8> = (0..bytes).map(|i| i as u8).collect();
-            let (mut out, mut counter) = (Vec::new(), first);
+            let (mut out, mut counter) = (Vec::new(), Counter { next: first, broken });
             write_unit(&mut out, 0x101, &mut counter, UnitStart { random_access, pcr_90k: pcr }, &unit);
             prop_assert_eq!(out.len() % PACKET_BYTES, 0);
             let mut read = Vec::new();
@@ -96,13 +131,21 @@ mod tests {
                     let base = u64::from_be_bytes(packet[4..12].try_into().expect("eight bytes")) << 16 >> 31;
                     prop_assert_eq!(Some(base), pcr.map(|p| p & 0x1_ffff_ffff));
                 }
-                if index == 0 && random_access {
-                    prop_assert_eq!(packet[5] & 0x40, 0x40);
-                }
+                let flags = if field > 1 { packet[5] } else { 0 };
+                prop_assert_eq!(flags & 0x40 != 0, index == 0 && random_access);
+                prop_assert_eq!(flags & 0x80 != 0, index == 0 && broken);
                 read.extend_from_slice(&packet[4 + field..]);
             }
-            prop_assert_eq!(usize::from(counter), (usize::from(first) + out.len() / PACKET_BYTES) % 16);
+            prop_assert_eq!(usize::from(counter.next), (usize::from(first) + out.len() / PACKET_BYTES) % 16);
             prop_assert_eq!(read, unit);
         }
+    }
+
+    #[test]
+    fn a_clock_packet_is_full_of_stuffing() {
+        let mut out = Vec::new();
+        write_clock(&mut out, 0x102, 0x1_2345_6789);
+        assert_eq!(out[..12], [0x47, 0x01, 0x02, 0x20, 183, 0x10, 0x91, 0xa2, 0xb3, 0xc4, 0xfe, 0]);
+        assert!(out.len() == PACKET_BYTES && out[12..].iter().all(|&byte| byte == 0xff));
     }
 }

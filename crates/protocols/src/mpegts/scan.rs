@@ -121,19 +121,19 @@ fn presentation_time(packet: &[u8; PACKET_BYTES]) -> Option<(u16, bool, u64)> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::{AudioKind, AvcConfig, Muxer, Program, VideoFrame, muxer::START_90K};
+    use super::super::{AudioConfig, AudioKind, Muxer, Program, VideoConfig, VideoFrame, VideoKind, muxer::START_90K};
     use super::*;
     use proptest::prelude::*;
 
     fn file(start_90k: u64, order: &[u64]) -> Vec<u8> {
-        let config = AvcConfig::parse(b"\x01\x64\0\x1f\xff\xe1\0\x01\x67\x01\0\x01\x68").unwrap();
+        let config = VideoConfig::parse(VideoKind::H264, b"\x01\x64\0\x1f\xff\xe1\0\x01\x67\x01\0\x01\x68").unwrap();
         let (mut muxer, mut out) = (Muxer::default(), Vec::new());
-        muxer.write_tables(&mut out, Program { video: true, audio: Some(AudioKind::Mp3) });
+        muxer.write_tables(&mut out, Program { video: Some(VideoKind::H264), audio: Some(AudioKind::Mp3) });
         for (index, &shown) in (0..).zip(order) {
             let composition_ms = (shown as i32 + 1 - index) * 40;
             let dts_90k = start_90k + index as u64 * 3600;
             muxer.write_video(&mut out, &config, VideoFrame { dts_90k, composition_ms, keyframe: index == 0, units: b"\0\0\0\x02\x65x" });
-            muxer.write_mp3(&mut out, dts_90k, &[0xff; 300]);
+            muxer.write_audio(&mut out, AudioConfig::Mp3, dts_90k, &[0xff; 300]);
         }
         out
     }

@@ -9,11 +9,13 @@ const PROGRAM: [u8; 2] = [0, 1];
 
 /// An elementary stream in the program map.
 #[derive(Clone, Copy)]
-pub(super) struct Elementary {
+pub(super) struct Elementary<'a> {
     /// Table 2-34.
     pub stream_type: u8,
     /// Where its packets are.
     pub pid: u16,
+    /// What else is said of it, as descriptors (section 2.6).
+    pub descriptors: &'a [u8],
 }
 
 /// The PAT as a unit: pointer field and section.
@@ -23,12 +25,13 @@ pub(super) fn pat() -> Vec<u8> {
 }
 
 /// The PMT as a unit: pointer field and section. `version` counts changes, modulo 32.
-pub(super) fn pmt(version: u8, pcr_pid: u16, streams: &[Elementary]) -> Vec<u8> {
+pub(super) fn pmt(version: u8, pcr_pid: u16, streams: &[Elementary<'_>]) -> Vec<u8> {
     let [pcr_high, pcr_low] = pcr_pid.to_be_bytes();
     let mut body = vec![0xe0 | pcr_high, pcr_low, 0xf0, 0];
     for stream in streams {
         let [high, low] = stream.pid.to_be_bytes();
-        body.extend_from_slice(&[stream.stream_type, 0xe0 | high, low, 0xf0, 0]);
+        body.extend_from_slice(&[stream.stream_type, 0xe0 | high, low, 0xf0, stream.descriptors.len() as u8]);
+        body.extend_from_slice(stream.descriptors);
     }
     section(2, PROGRAM, version, &body)
 }
@@ -67,7 +70,8 @@ mod tests {
 
     #[test]
     fn a_whole_section_has_crc_zero() {
-        let unit = pmt(3, 0x100, &[Elementary { stream_type: 0x1b, pid: 0x100 }, Elementary { stream_type: 0x0f, pid: 0x101 }]);
+        let video = Elementary { stream_type: 0x1b, pid: 0x100, descriptors: &[] };
+        let unit = pmt(3, 0x100, &[video, Elementary { stream_type: 0x81, pid: 0x101, descriptors: b"\x05\x04AC-3" }]);
         assert_eq!(crc32_mpeg(&unit[1..]), 0);
         assert_eq!(usize::from(unit[3]), unit.len() - 4);
     }

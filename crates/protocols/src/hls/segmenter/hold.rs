@@ -3,7 +3,7 @@
 //! Only the first segment after a start or a discontinuity waits here, for at most a second of media; the bounds below hold
 //! whatever the timestamps say.
 
-use super::input::Frame;
+use super::Frame;
 use braidcast_media::RecordKind;
 use std::collections::VecDeque;
 

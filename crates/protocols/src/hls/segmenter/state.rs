@@ -2,7 +2,7 @@
 
 use super::clock::{Clock, TrackEnd};
 use super::hold::Patience;
-use crate::mpegts::{AdtsConfig, AudioKind, AvcConfig, MuxerState, Program};
+use crate::mpegts::{AudioConfig, MuxerState, Program, VideoConfig};
 use braidcast_media::tag::Codec;
 use serde::{Deserialize, Serialize};
 
@@ -35,22 +35,6 @@ impl SegmenterOptions {
     }
 }
 
-/// The audio decoder's configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum AudioConfig {
-    Aac(AdtsConfig),
-    Mp3,
-}
-
-impl AudioConfig {
-    pub(super) fn kind(self) -> AudioKind {
-        match self {
-            Self::Aac(_) => AudioKind::Aac,
-            Self::Mp3 => AudioKind::Mp3,
-        }
-    }
-}
-
 /// All that a restart needs, as of the end of a segment. It grows with the decoder configuration only (some 8 KiB at most).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmenterState {
@@ -62,7 +46,7 @@ pub struct SegmenterState {
     pub discontinuity_sequence: u64,
     /// The next segment starts with a discontinuity.
     pub(super) discontinuity: bool,
-    pub(super) video: Option<AvcConfig>,
+    pub(super) video: Option<VideoConfig>,
     pub(super) audio: Option<AudioConfig>,
     /// An audio configuration has come since the start or the last discontinuity: audio is announced before its first frame.
     pub(super) audio_announced: bool,
@@ -124,6 +108,7 @@ impl SegmenterState {
     pub(super) fn apply_change(&mut self, video: bool) {
         self.changed = false;
         self.discontinuity = true;
+        let video = self.video.as_ref().map(VideoConfig::kind).filter(|_| video);
         self.program = Some(Program { video, audio: self.audio.map(AudioConfig::kind) });
     }
 }

@@ -243,10 +243,9 @@ fn timestamps_wrap_without_a_seam() {
 #[test]
 fn other_codecs_are_told_of_once_and_the_rest_goes_on() {
     let mut run = Run::fresh();
-    let sound: Vec<Rec> =
-        (0..2000).step_by(20).flat_map(|time| [(Video, time, &b"\x91hvc1\0\0\0frame"[..]), (Audio, time, SOUND)]).collect();
+    let sound: Vec<Rec> = (0..2000).step_by(20).flat_map(|time| [(Video, time, &b"\x93av01frame"[..]), (Audio, time, SOUND)]).collect();
     run.feed(&HEADERS[1..]).feed(&[(Data, 0, b"\x02")]).feed(&sound).finish();
-    assert_eq!(run.unsupported, [Codec::Hevc]);
+    assert_eq!(run.unsupported, [Codec::Av1]);
     assert_eq!(run.frames(), [(100, 0)]);
 }
 
