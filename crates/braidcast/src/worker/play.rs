@@ -2,7 +2,7 @@
 //!
 //! A paused viewer is one that is owed nothing; its place is not kept, for what it misses is not live any more.
 
-use super::ledger::OPEN;
+use super::ledger::{Blocks, OPEN};
 use super::rendition::Rendition;
 use super::session::{MAX_CONTROL_BYTES, Role, Session};
 use super::{End, Worker};
@@ -66,13 +66,17 @@ impl Worker {
         let stream = &self.streams[viewed.stream];
         let (block, offset) = self.sessions[slot].ledger.position()?;
         let view = stream.blocks(viewed.rendition);
-        use super::ledger::Blocks;
         stream.in_log(viewed.rendition, block, view.boundary(block, offset.max(view.records_start(block))))
     }
 
     /// Has a viewer go on in another rendition, from a record on.
     fn go_on_as(&mut self, slot: usize, viewed: Viewed, to: Rendition, from: Position) -> Result<(), End> {
+        let passed = self.message_end(slot, viewed);
         self.stop_run(slot)?;
+        if let Some(passed) = passed {
+            let until = self.until(viewed, passed, from);
+            self.sessions[slot].push_control(&until);
+        }
         let stream = &mut self.streams[viewed.stream];
         stream.change(viewed.rendition, to);
         let held = stream.hold(from.block, to).map_err(End::Socket)?;
@@ -87,6 +91,26 @@ impl Worker {
             session.owe_run(from.block, first, prefix)?;
         }
         session.owe_run(from.block, offset, OPEN)
+    }
+
+    /// What a viewer has before it goes on in another rendition: a copy, as another rendition knows nothing of it. Never more
+    /// than a session may be owed: who lags that far misses some of it.
+    fn until(&mut self, viewed: Viewed, from: Position, to: Position) -> Vec<u8> {
+        let stream = &mut self.streams[viewed.stream];
+        let mut bytes = Vec::new();
+        for block in from.block..=to.block {
+            let start = if block == from.block { stream.place_in(viewed.rendition, from) } else { None };
+            let end = if block == to.block { stream.place_in(viewed.rendition, to) } else { None };
+            let view = stream.blocks(viewed.rendition);
+            let Some(available) = view.available(block) else { continue };
+            let (start, end) = (start.unwrap_or_else(|| view.records_start(block)), end.unwrap_or(available.bytes));
+            let between = view.bytes(block, start, end.max(start));
+            if bytes.len() + between.len() > MAX_CONTROL_BYTES / 2 {
+                break;
+            }
+            bytes.extend_from_slice(between);
+        }
+        bytes
     }
 
     fn viewed(&self, slot: usize) -> Option<Viewed> {

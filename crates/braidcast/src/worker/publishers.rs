@@ -3,6 +3,7 @@
 //! Success is told to a client only here, after the front has placed it and the stream is held.
 
 use super::ingest::Publisher;
+use super::rendition::Carried;
 use super::session::{Role, Session, Want, Wish};
 use super::waiting::Awaited;
 use super::{End, OPENING_MS, RETRY_MS, Worker};
@@ -179,6 +180,14 @@ impl Worker {
                 return Err(End::Fault("cannot map the stream's log"));
             }
         };
+        match local.carries(rendition, start.0) {
+            Carried::Yes => {}
+            Carried::NotYet => return Ok(()),
+            Carried::No(codecs) => {
+                let text = format!("the stream cannot be had in this form: it has {codecs}");
+                return self.release_with(slot, &text);
+            }
+        }
         self.waiting.remove(&(Awaited::Stream, wish.key.clone()), slot);
         // What is said before the media has to be in the ledger first. The mark that the session reads the stream stays: from
         // now on it is the viewer's.

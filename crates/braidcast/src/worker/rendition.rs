@@ -6,6 +6,7 @@
 use braidcast_media::flv::{self, Record};
 use braidcast_media::{RecordKind, TrackChoice};
 use braidcast_protocols::http::websocket;
+use braidcast_protocols::mpegts::{self, AudioWriter, LiveMuxer, Survey};
 use braidcast_protocols::rtmp::egress;
 use serde::{Deserialize, Serialize};
 
@@ -56,38 +57,100 @@ impl Rendition {
     }
 }
 
+/// Whether a rendition can show anything of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carried {
+    /// It can.
+    Yes,
+    /// What was published so far does not tell.
+    NotYet,
+    /// It cannot; what the stream has instead, for people.
+    No(String),
+}
+
+impl Rendition {
+    /// Looks at the beginning of a block: its prefix and its first records.
+    pub fn carries(self, beginning: &[u8]) -> Carried {
+        let form = match self.form {
+            Form::Flv | Form::Rtmp | Form::WebSocket => return Carried::Yes,
+            Form::Ts => mpegts::Form::Ts,
+            Form::Aac => mpegts::Form::Aac,
+            Form::Mp3 => mpegts::Form::Mp3,
+        };
+        let mut survey = Survey::default();
+        for record in flv::records(beginning) {
+            let kind = record.header.kind;
+            if let Some(payload) = self.tracks.payload(kind, record.payload) {
+                survey.record(kind, record.header.timestamp_ms, &payload);
+            }
+            if survey.is_carried_by(form) {
+                return Carried::Yes;
+            }
+            if survey.is_settled() {
+                break;
+            }
+        }
+        if !survey.is_settled() {
+            return Carried::NotYet;
+        }
+        let codecs: Vec<String> = survey.left_out_by(form).map(|codec| codec.to_string()).collect();
+        Carried::No(codecs.join(" and "))
+    }
+}
+
 /// Writes the bytes of one block.
 #[derive(Debug)]
 pub struct Renderer {
-    rendition: Rendition,
-    /// A record that is to be framed as a whole.
-    scratch: Vec<u8>,
+    tracks: TrackChoice,
+    pen: Pen,
+}
+
+/// What a form keeps from record to record of a block.
+#[derive(Debug)]
+enum Pen {
+    Flv,
+    Rtmp,
+    /// The record that is framed as a whole.
+    WebSocket(Vec<u8>),
+    Ts(Box<LiveMuxer>),
+    Audio(Box<AudioWriter>),
 }
 
 impl Renderer {
-    /// For a block whose file begins with `file_header`.
-    pub fn new(rendition: Rendition, file_header: &[u8], out: &mut Vec<u8>) -> Self {
-        match rendition.form {
-            Form::Flv => out.extend_from_slice(&chosen_header(rendition.tracks, file_header)),
-            Form::WebSocket => websocket::write_frame(out, &chosen_header(rendition.tracks, file_header)),
-            Form::Rtmp | Form::Ts | Form::Aac | Form::Mp3 => {}
-        }
-        Self { rendition, scratch: Vec::new() }
+    /// For a block whose file begins with `file_header`, of a codec generation.
+    pub fn new(rendition: Rendition, file_header: &[u8], generation: u32, out: &mut Vec<u8>) -> Self {
+        let tracks = rendition.tracks;
+        let pen = match rendition.form {
+            Form::Flv => {
+                out.extend_from_slice(&chosen_header(tracks, file_header));
+                Pen::Flv
+            }
+            Form::WebSocket => {
+                websocket::write_frame(out, &chosen_header(tracks, file_header));
+                Pen::WebSocket(Vec::new())
+            }
+            Form::Rtmp => Pen::Rtmp,
+            Form::Ts => Pen::Ts(Box::new(LiveMuxer::new(generation))),
+            Form::Aac => Pen::Audio(Box::new(AudioWriter::aac())),
+            Form::Mp3 => Pen::Audio(Box::new(AudioWriter::mp3())),
+        };
+        Self { tracks, pen }
     }
 
     /// Appends what a record is in the rendition; maybe nothing.
     pub fn render(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         let (kind, timestamp_ms) = (record.header.kind, record.header.timestamp_ms);
-        let Some(payload) = self.rendition.tracks.payload(kind, record.payload) else { return };
-        match self.rendition.form {
-            Form::Flv => flv::write_record(out, kind, timestamp_ms, &payload),
-            Form::Ts | Form::Aac | Form::Mp3 => {}
-            Form::Rtmp => egress::write_message(out, kind, timestamp_ms, &payload),
-            Form::WebSocket => {
-                self.scratch.clear();
-                flv::write_record(&mut self.scratch, kind, timestamp_ms, &payload);
-                websocket::write_frame(out, &self.scratch);
+        let Some(payload) = self.tracks.payload(kind, record.payload) else { return };
+        match &mut self.pen {
+            Pen::Flv => flv::write_record(out, kind, timestamp_ms, &payload),
+            Pen::Rtmp => egress::write_message(out, kind, timestamp_ms, &payload),
+            Pen::WebSocket(message) => {
+                message.clear();
+                flv::write_record(message, kind, timestamp_ms, &payload);
+                websocket::write_frame(out, message);
             }
+            Pen::Ts(muxer) => muxer.record(out, kind, timestamp_ms, &payload),
+            Pen::Audio(writer) => writer.record(out, kind, &payload),
         }
     }
 }

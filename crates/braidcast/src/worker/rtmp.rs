@@ -185,7 +185,11 @@ impl Worker {
 
     /// Nobody publishes what a client waited for.
     pub(super) fn not_found(&mut self, slot: usize) -> Result<(), End> {
-        let text = "nobody publishes this stream";
+        self.release_with(slot, "nobody publishes this stream")
+    }
+
+    /// A client cannot have what it waited for, for this reason.
+    pub(super) fn release_with(&mut self, slot: usize, text: &str) -> Result<(), End> {
         let session = &self.sessions[slot];
         let (conn, placed) = (session.conn, matches!(session.role, Role::Waiting(_)));
         let head_only = matches!(&session.role, Role::WaitingForIndex(wish) if wish.head_only);

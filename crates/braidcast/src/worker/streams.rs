@@ -4,7 +4,7 @@
 //! here knows of sockets.
 
 use super::ledger::{Available, Blocks};
-use super::rendition::{Renderer, Rendition};
+use super::rendition::{Carried, Renderer, Rendition};
 use braidcast_media::{RecordKind, StreamKey, flv};
 use braidcast_stream_log::{BlockMap, Position, Reader, State};
 use std::collections::VecDeque;
@@ -121,6 +121,12 @@ impl LocalStream {
         }
         let start = self.flv.with_leading_audio(start);
         Ok(self.place_in(rendition, start).map(|offset| (start.block, offset)))
+    }
+
+    /// Whether a rendition can show anything of the stream, as the block says that a viewer would begin with.
+    pub fn carries(&self, rendition: Rendition, block: u32) -> Carried {
+        let bytes = self.flv.get(block).and_then(|block| block.map.bytes(flv::FILE_HEADER.len() as u32, block.available.bytes));
+        rendition.carries(bytes.unwrap_or_default())
     }
 
     /// Where the newest keyframe is in the log.
@@ -459,7 +465,7 @@ impl RenderedBlock {
         let (bytes, renderer) = (&mut self.bytes, &mut self.renderer);
         let renderer = renderer.get_or_insert_with(|| {
             let header = source.map.bytes(0, flv::FILE_HEADER.len() as u32).unwrap_or_default();
-            Renderer::new(rendition, header, bytes)
+            Renderer::new(rendition, header, source.generation, bytes)
         });
         for record in flv::records(source.map.bytes(start, source.available.bytes).unwrap_or_default()) {
             let at = start + record.offset as u32;

@@ -181,7 +181,9 @@ fn every_worker_makes_the_same_bytes_of_every_rendition() {
     for (kind, payload) in headers {
         stream.writer.append(kind, 0, payload, now(0)).unwrap();
     }
-    all_renditions().enumerate().for_each(|(session, rendition)| drop(stream.local.join(session, rendition)));
+    for (session, rendition) in all_renditions().enumerate() {
+        stream.local.join(session, rendition);
+    }
     for frame in 0..50_u32 {
         let keyframe = frame % 10 == 0;
         let first = if keyframe { 0x17 } else { 0x27 };
@@ -193,7 +195,9 @@ fn every_worker_makes_the_same_bytes_of_every_rendition() {
         stream.writer.commit(now(frame * 100)).unwrap();
         // The viewer at hand comes along in every step.
         if frame == 0 {
-            all_renditions().for_each(|rendition| drop(stream.local.start(rendition).unwrap()));
+            for rendition in all_renditions() {
+                stream.local.start(rendition).unwrap();
+            }
         }
         stream.local.update().unwrap();
     }
