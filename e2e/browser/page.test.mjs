@@ -128,6 +128,30 @@ test("the page shows what is live and plays it by HTTP-FLV and by HLS", { timeou
         });
       });
 
+      for (const [form, type, url] of [
+        ["WebSocket-FLV", "flv", `ws://${http}/live/demo.flv`],
+        ["HTTP-TS", "mpegts", `${home}live/demo.ts`],
+        ["FLV without sound", "flv", `${home}live/demo.flv?only=video`],
+      ]) {
+        await t.test(`a page of somebody else plays ${form}`, async () => {
+          await withPage(`${home}api/v1/versions`, async (page) => {
+            await page.addScriptTag({ path: join(repository, "node_modules/mpegts.js/dist/mpegts.js") });
+            const setUp = ([type, url]) => {
+              const { mpegts } = window;
+              const video = document.createElement("video");
+              video.muted = true;
+              document.body.replaceChildren(video);
+              const player = mpegts.createPlayer({ type, url, isLive: true }, { enableStashBuffer: false });
+              player.attachMediaElement(video);
+              player.load();
+              void player.play();
+            };
+            await page.evaluate(setUp, [type, url]);
+            await assertMoving(page, "video");
+          });
+        });
+      }
+
       await t.test("a stream starts by itself, players are changed and stopped by buttons", async () => {
         const phone = { viewport: { width: 390, height: 844 }, colorScheme: "dark" };
         await withPage(

@@ -171,7 +171,11 @@ fn a_player_that_knows_no_tracks_gets_the_first() -> Result<()> {
     };
     let plain = |time| Record { kind: RecordKind::Audio, timestamp_ms: time, payload: [&b"\x91Opus"[..], &[time as u8, 1, 2]].concat() };
     for track in 0..2 {
-        publisher.push(&Record { kind: RecordKind::Audio, timestamp_ms: 0, payload: [&b"\x95\0Opus"[..], &[track], b"OpusHead"].concat() })?;
+        publisher.push(&Record {
+            kind: RecordKind::Audio,
+            timestamp_ms: 0,
+            payload: [&b"\x95\0Opus"[..], &[track], b"OpusHead"].concat(),
+        })?;
     }
     let mut all = Vec::new();
     for frame in 0..100 {
@@ -250,7 +254,8 @@ fn is_keyframe(record: &Record) -> bool {
 /// Audio records that follow each other in the clip, which is repeated.
 fn follow_each_other(records: &[Record], clip: &[Record]) -> Result<()> {
     let sounds: Vec<&[u8]> = clip.iter().filter(|r| r.kind == RecordKind::Audio && !r.is_header()).map(|r| r.payload.as_slice()).collect();
-    let heard: Vec<&[u8]> = records.iter().filter(|r| r.kind == RecordKind::Audio && !r.is_header()).map(|r| r.payload.as_slice()).collect();
+    let heard: Vec<&[u8]> =
+        records.iter().filter(|r| r.kind == RecordKind::Audio && !r.is_header()).map(|r| r.payload.as_slice()).collect();
     let places = |payload: &[u8]| sounds.iter().enumerate().filter(|(_, sound)| **sound == payload).map(|(at, _)| at).collect::<Vec<_>>();
     let starts = places(heard.first().context("no audio")?);
     let fits = |start: &usize| heard.iter().enumerate().all(|(at, sound)| sounds[(start + at) % sounds.len()] == *sound);

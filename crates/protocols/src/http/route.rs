@@ -80,7 +80,7 @@ pub enum Route {
     },
     /// The web page.
     Page,
-    /// A file that belongs to the web page: the path below `/assets/`, or `favicon.ico`.
+    /// A file that belongs to the web page: the path below `/assets/`; browsers ask for the icon as `/favicon.ico` as well.
     Asset(String),
     /// The HTTP API: the path, from `/api/` on.
     Api(String),
@@ -120,7 +120,7 @@ pub fn route(request: &Request, vhosts: &[String]) -> Route {
 fn other(path: &str) -> Route {
     match path {
         "/" | "/index.html" => Route::Page,
-        "/favicon.ico" => Route::Asset("favicon.ico".to_owned()),
+        "/favicon.ico" => Route::Asset("icon.svg".to_owned()),
         _ if path.starts_with("/api/") => Route::Api(path.to_owned()),
         _ => match path.strip_prefix("/assets/") {
             Some(asset) if !asset.is_empty() => Route::Asset(asset.to_owned()),
