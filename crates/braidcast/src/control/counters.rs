@@ -88,6 +88,10 @@ counters! {
         SessionsUnsaved = "sessions_unsaved",
         /// Gauge: bytes of the worker's heap of saved sessions.
         SavedBytes = "saved_bytes",
+        /// Closed: no PROXY header where one has to be, none in time, or a broken one.
+        RefusedProxyHeaders = "refused_proxy_headers",
+        /// HTTP requests of trusted proxies whose `X-Forwarded-For` holds something else than addresses.
+        ForwardedMalformed = "forwarded_malformed",
     }
 }
 
@@ -142,5 +146,7 @@ counters! {
         Poisoned = "poisoned",
         /// Refused: the address sent what two workers died of.
         RefusedPoison = "refused_poison",
+        /// Refused: a PROXY header is expected, and the address is none of `trusted_proxies`.
+        RefusedUntrusted = "refused_untrusted",
     }
 }

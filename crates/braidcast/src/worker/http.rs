@@ -51,6 +51,7 @@ impl Worker {
         if let Some(request) = reader.poll_request() {
             session.deadline_ms = 0;
             self.count(WorkerCounter::HttpRequests);
+            self.name_client(slot, &request.forwarded);
             self.answer(slot, &request)?;
         }
         Ok(consumed)
@@ -328,6 +329,7 @@ impl Worker {
         }
         session.kept.stale = true;
         session.answering = false;
+        session.peer = session.holder;
         if session.closing {
             return;
         }

@@ -9,6 +9,7 @@ mod front_link;
 mod handover;
 mod http;
 mod ingest;
+mod identity;
 mod kept;
 mod ledger;
 mod publishers;

@@ -183,7 +183,7 @@ impl Worker {
                 session.push_control(&bytes);
             }
             Protocol::Http(_) => Self::flv_accepted(session),
-            Protocol::Unknown => {}
+            Protocol::Prefix(_) | Protocol::Unknown => {}
         }
     }
 
@@ -194,7 +194,7 @@ impl Worker {
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
                 Refusal::PublishersFull | Refusal::DirectoryFull => status::PUBLISH_DENIED,
-                Refusal::Unavailable => status::CONNECT_REJECTED,
+                Refusal::Unavailable | Refusal::Unwelcome => status::CONNECT_REJECTED,
             };
             rtmp.refuse(code, &text, self.now.mono_ms);
             return self.refused_rtmp(slot);

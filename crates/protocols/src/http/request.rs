@@ -2,6 +2,7 @@
 //!
 //! Only what the media ports use is kept of a head; the rest is checked and forgotten.
 
+use super::forwarded::Forwarded;
 use super::range::ByteRange;
 use super::response::Status;
 use super::target;
@@ -37,6 +38,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// The byte range asked for; `None` if none was, or one that has to be ignored.
     pub range: Option<ByteRange>,
+    /// Whom proxies say it comes from.
+    pub forwarded: Forwarded,
     /// Bytes of a body that follows the head, already discarded when the request is handed out.
     pub(super) body_bytes: u64,
 }
@@ -127,6 +130,7 @@ struct Fields {
     keep_alive: bool,
     range: Option<ByteRange>,
     conditional_range: bool,
+    forwarded: Forwarded,
 }
 
 /// Parses a whole head, blank line included.
@@ -164,6 +168,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
         host: target.authority.or(fields.host).filter(|host| !host.is_empty()),
         keep_alive: !fields.close && (minor == 1 || fields.keep_alive),
         range: fields.range.filter(|_| method == Method::Get && !fields.conditional_range),
+        forwarded: fields.forwarded,
         body_bytes: fields.content_length.unwrap_or(0),
     })
 }
@@ -199,6 +204,8 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
             fields.conditional_range = true;
         }
     }
+    let forwarded_for = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));
+    fields.forwarded = Forwarded::read(forwarded_for.map(|header| header.value));
     Ok(fields)
 }
 
