@@ -88,7 +88,7 @@ counters! {
         SessionsUnsaved = "sessions_unsaved",
         /// Gauge: bytes of the worker's heap of saved sessions.
         SavedBytes = "saved_bytes",
-        /// Closed: no PROXY header where one has to be, none in time, or a broken one.
+        /// Closed: no PROXY header where one has to be, none in time, or a broken one; a broken real-IP prefix.
         RefusedProxyHeaders = "refused_proxy_headers",
         /// HTTP requests of trusted proxies whose `X-Forwarded-For` holds something else than addresses.
         ForwardedMalformed = "forwarded_malformed",

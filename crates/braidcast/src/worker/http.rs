@@ -329,10 +329,10 @@ impl Worker {
         }
         session.kept.stale = true;
         session.answering = false;
-        session.peer = session.holder;
         if session.closing {
             return;
         }
+        session.peer = session.holder;
         if let Protocol::Http(reader) = &mut session.protocol {
             reader.next_request();
         }

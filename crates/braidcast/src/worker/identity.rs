@@ -31,7 +31,7 @@ impl Worker {
         let mut used = 0;
         while let Protocol::Prefix(reader) = &mut self.sessions[slot].protocol {
             let form = reader.form();
-            let (step, sender) = reader.handle_input(&bytes[used..]).map_err(|error| self.bad_prefix(&error))?;
+            let (step, sender) = reader.handle_input(&bytes[used..]).map_err(|error| self.bad_prefix(form, &error))?;
             used += step;
             self.sessions[slot].kept.consumed += step;
             match sender {
@@ -47,7 +47,7 @@ impl Worker {
         let (conn, proxy, deadline_ms) = (session.conn, session.holder, session.deadline_ms);
         if form == Form::Proxy && !self.config.trusts(proxy.ip()) {
             // The front lets nobody else in, unless it runs with another configuration than this worker.
-            return Err(self.bad_prefix(&"it is from an address that is not trusted"));
+            return Err(self.bad_prefix(form, &"it is from an address that is not trusted"));
         }
         if let Sender::Is(client) = sender {
             let session = &mut self.sessions[slot];
@@ -76,10 +76,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Why a connection that has to begin with a prefix is closed.
-    pub(super) fn bad_prefix(&self, why: &dyn fmt::Display) -> End {
+    /// Why a connection is closed that does not begin as it has to.
+    pub(super) fn bad_prefix(&self, form: Form, why: &dyn fmt::Display) -> End {
         self.count(WorkerCounter::RefusedProxyHeaders);
-        End::Peer(format!("the connection has to begin with a PROXY header: {why}"))
+        End::Peer(match form {
+            Form::Proxy => format!("the connection has to begin with a PROXY header: {why}"),
+            Form::RealIp => format!("the connection begins with a bad real-IP prefix: {why}"),
+        })
     }
 
     /// Who sent an HTTP request, as far as the proxies that passed it on are trusted.

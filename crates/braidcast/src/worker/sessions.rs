@@ -335,7 +335,7 @@ impl Worker {
                 self.not_found(slot)
             }
             Role::Idle if matches!(&session.protocol, Protocol::Prefix(reader) if reader.form() == Form::Proxy) => {
-                Err(self.bad_prefix(&"none came in time"))
+                Err(self.bad_prefix(Form::Proxy, &"none came in time"))
             }
             Role::Idle if matches!(session.protocol, Protocol::Prefix(_) | Protocol::Unknown) => {
                 self.count(WorkerCounter::HandshakeTimeouts);
