@@ -16,8 +16,8 @@ mod value;
 
 pub use docs::markdown;
 pub use keys::{
-    Api, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy,
-    Rtmp, Server, Worker,
+    Api, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish,
+    PublishPolicy, Rtmp, Server, Worker,
 };
 pub use load::{Sources, load};
 pub use networks::Network;

@@ -58,10 +58,10 @@ fn the_keys_are_those_that_were_promised() {
     assert_eq!(
         names,
         [
-            "server: workers worker_base_port shared_dir allow_disk on_exit state_dir front_grace hang_after stop_grace vhosts log_level",
-            "rtmp: listen",
-            "http: listen page",
-            "api: listen",
+            "server: workers worker_base_port worker_proxy_protocol trusted_proxies shared_dir allow_disk on_exit state_dir front_grace hang_after stop_grace vhosts log_level",
+            "rtmp: listen proxy_protocol",
+            "http: listen proxy_protocol page",
+            "api: listen proxy_protocol",
             "publish: on_duplicate silent_after",
             "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",

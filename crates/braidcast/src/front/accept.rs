@@ -73,7 +73,11 @@ impl Front {
         let (listener, owner) = (socket.listener, socket.worker);
         self.count(FrontCounter::Accepted);
         if self.config.expects_proxy(listener) && !self.registry.is_proxy(peer.ip()) {
-            return self.turn_away(peer, FrontCounter::RefusedUntrusted, "[server] trusted_proxies: others cannot connect where PROXY headers are expected");
+            return self.turn_away(
+                peer,
+                FrontCounter::RefusedUntrusted,
+                "[server] trusted_proxies: others cannot connect where PROXY headers are expected",
+            );
         }
         if let Err(unwelcome) = self.registry.admit(peer.ip()) {
             return self.unwelcome(peer, unwelcome);

@@ -62,8 +62,7 @@ fn version_1_names_the_client() {
     assert_read(Form::Proxy, b"PROXY TCP4 192.0.2.1 10.0.0.1 8080 1935\r\n", is("192.0.2.1:8080"));
     assert_read(Form::Proxy, b"PROXY TCP6 2001:db8::7 ::1 8080 80\r\n", is("[2001:db8::7]:8080"));
     assert_read(Form::Proxy, b"PROXY TCP6 ::ffff:192.0.2.1 ::1 0 65535\r\n", is("192.0.2.1:0"));
-    let longest =
-        b"PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
+    let longest = b"PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
     assert_eq!(longest.len(), 104);
     assert_read(Form::Proxy, longest, is("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"));
     assert_read(Form::Proxy, b"PROXY UNKNOWN\r\n", Sender::Unsaid);
@@ -158,10 +157,7 @@ fn inputs() -> impl Strategy<Value = Vec<u8>> {
         Just(b"\xf3\0".to_vec()),
         Just(Vec::new()),
     ];
-    let end = prop_oneof![
-        proptest::collection::vec(any::<u8>(), 0..200),
-        "[0-9. ]{0,30}(\r\n)?.{0,9}".prop_map(String::into_bytes),
-    ];
+    let end = prop_oneof![proptest::collection::vec(any::<u8>(), 0..200), "[0-9. ]{0,30}(\r\n)?.{0,9}".prop_map(String::into_bytes),];
     (begin, end).prop_map(|(begin, end)| [begin, end].concat())
 }
 

@@ -116,7 +116,11 @@ impl Opening {
             None | Some(&VERSION) => {}
             Some(6) => return Err(RtmpError::new(Limit::Protocol, position, "version 6 (RTMPE) is not supported")),
             Some(0xf3) => {
-                return Err(RtmpError::new(Limit::Protocol, position, "a real-IP prefix, which only trusted proxies may send (trusted_proxies)"));
+                return Err(RtmpError::new(
+                    Limit::Protocol,
+                    position,
+                    "a real-IP prefix, which only trusted proxies may send (trusted_proxies)",
+                ));
             }
             Some(other) => {
                 return Err(RtmpError::new(Limit::Protocol, position, format!("not an RTMP handshake (first byte {other:#04x})")));
