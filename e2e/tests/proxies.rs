@@ -419,6 +419,14 @@ fn poison_through_a_proxy_holds_its_sender_off_and_not_the_proxy() -> Result<()>
     ensure!(server.front_counter("refused_poison") == 1, "that was not counted");
     // By the same proxy.
     let _other = publisher(&server, "203.0.113.67:5000", "healthy")?;
+
+    // Of a proxy that does not say for whom it connects, all others who come by it would suffer.
+    let options = ServerOptions { faults: true, ..ServerOptions::workers(3).set("limits.poison_hold=1h") };
+    let server = Server::start(options.set("server.trusted_proxies=127.0.0.1"))?;
+    let mut attacker = RtmpClient::publish(&server.rtmp("attack"))?;
+    attacker.push(&Record { kind: RecordKind::Data, timestamp_ms: 0, payload: CRASH.to_vec() })?;
+    server.wait_log(&["two workers died of what came through this proxy", "peer=127.0.0.1"])?;
+    let _other = RtmpClient::publish(&server.rtmp("healthy"))?;
     Ok(())
 }
 

@@ -135,6 +135,7 @@ fn people_see_tables() {
         vhost: "v.example".into(),
         state: "waiting",
         worker: None,
+        publisher: None,
         audio: None,
         segment: None,
         ..stream.clone()
@@ -153,9 +154,9 @@ WORKER   PID  STATE       PUBLISHERS  ALLOWED  FREE  WEIGHT  VIEWERS  SESSIONS  
      1  4712  ready                1        4     3       4        5         0  25%         0  5s
      2     -  restarting           0        -     -       1        0         0   0%         3   -
 
-STREAM                   STATE    WORKER  CODECS       RECEIVED  RECORDS  KEYFRAMES  SEGMENT      LOG   AGE
-live/film                live          1  H.264 + MP3   4.8 MiB     1234          1       12  1.9 MiB  40ms
-v.example/live/a??[31mb  waiting       -  H.264         4.8 MiB     1234          1        -  1.9 MiB  40ms
+STREAM                   STATE    WORKER  PUBLISHER        CODECS       RECEIVED  RECORDS  KEYFRAMES  SEGMENT      LOG   AGE
+live/film                live          1  192.0.2.1:40000  H.264 + MP3   4.8 MiB     1234          1       12  1.9 MiB  40ms
+v.example/live/a??[31mb  waiting       -  -                H.264         4.8 MiB     1234          1        -  1.9 MiB  40ms
 "
     );
 }
