@@ -56,7 +56,13 @@ impl RtmpClient {
 
     /// Like [`RtmpClient::connect`]; `signed` asks for the handshake with digests.
     pub fn connect_with(url: &str, role: ClientRole, signed: bool) -> Result<Self> {
-        let (target, stream) = open(url)?;
+        let (_, stream) = open(url)?;
+        Self::over(stream, url, role, signed)
+    }
+
+    /// Says hello on a connection that is there; `url` is what is asked for.
+    pub fn over(stream: TcpStream, url: &str, role: ClientRole, signed: bool) -> Result<Self> {
+        let target = Target::parse(url).with_context(|| format!("{url} is no RTMP URL"))?;
         let settings =
             ClientSettings { tc_url: target.tc_url, app: target.app, stream: target.stream, role, signed, chunks: ChunkLimits::default() };
         let mut client = Self { stream, session: ClientSession::new(settings, 7) };

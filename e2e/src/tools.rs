@@ -33,6 +33,11 @@ impl Tool {
         child.map(Self).with_context(|| format!("starting {program}"))
     }
 
+    /// Of a program that was started elsewhere.
+    pub fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.0.id()

@@ -5,4 +5,5 @@
 pub mod hls;
 pub mod http;
 pub mod mpegts;
+pub mod proxy;
 pub mod rtmp;

@@ -6,6 +6,7 @@
 use braidcast_sys::SharedPage;
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
@@ -35,6 +36,7 @@ mod at {
     pub const BLOCK_CAPACITY: usize = 104;
     pub const KEYFRAME_COUNT: usize = 112;
     pub const COUNTERS: usize = 128;
+    pub const PUBLISHER: usize = 512;
     pub const KEYFRAMES: usize = 2048;
     pub const BLOCKS: usize = 4096;
 }
@@ -246,6 +248,36 @@ impl Head {
         self.0.u32(at::EPOCH).store(epoch, Release);
     }
 
+    /// Where the newest publisher sends from; `None` if that is not known, or just being changed.
+    pub fn publisher(&self) -> Option<SocketAddr> {
+        let word = |index: usize| self.0.u64(at::PUBLISHER + 8 * index);
+        let who = word(0).load(Acquire);
+        let ip = u128::from(word(1).load(Relaxed)) << 64 | u128::from(word(2).load(Relaxed));
+        // The epoch in it is unlike any other that was ever there.
+        fence(Acquire);
+        let (family, port) = ((who >> 16) as u16, who as u16);
+        let ip: IpAddr = match family {
+            4 => Ipv4Addr::from_bits(ip as u32).into(),
+            6 => Ipv6Addr::from_bits(ip).into(),
+            _ => return None,
+        };
+        (word(0).load(Relaxed) == who).then_some(SocketAddr::new(ip, port))
+    }
+
+    /// Says where the publisher of an epoch sends from.
+    pub fn set_publisher(&self, publisher: SocketAddr, epoch: u32) {
+        let word = |index: usize| self.0.u64(at::PUBLISHER + 8 * index);
+        let (family, ip) = match publisher.ip() {
+            IpAddr::V4(v4) => (4, u128::from(v4.to_bits())),
+            IpAddr::V6(v6) => (6, v6.to_bits()),
+        };
+        word(0).store(0, Relaxed);
+        fence(Release);
+        word(1).store((ip >> 64) as u64, Relaxed);
+        word(2).store(ip as u64, Relaxed);
+        word(0).store(u64::from(epoch) << 32 | family << 16 | u64::from(publisher.port()), Release);
+    }
+
     pub fn generation(&self) -> u32 {
         self.0.u32(at::GENERATION).load(Acquire)
     }
@@ -444,7 +476,8 @@ mod tests {
 
     #[test]
     fn the_layout_does_not_overlap() {
-        const { assert!(at::COUNTERS + 8 * 32 <= at::KEYFRAMES) };
+        const { assert!(at::COUNTERS + 8 * 32 <= at::PUBLISHER) };
+        const { assert!(at::PUBLISHER + 8 * 3 <= at::KEYFRAMES) };
         const { assert!(at::KEYFRAMES + 8 * KEYFRAMES as usize <= at::BLOCKS) };
         const { assert!(at::BLOCKS + MAX_BLOCKS as usize * BLOCK_ENTRY_BYTES == HEAD_BYTES) };
         const { assert!(entry::MONO_MS + 8 <= BLOCK_ENTRY_BYTES) };
@@ -475,6 +508,16 @@ mod tests {
         assert_eq!(head.keyframes().next().unwrap().offset, KEYFRAMES as u32 + 9);
         head.strike_keyframes_from(Position { block: 1, offset: 100 });
         assert_eq!(head.keyframes().next().unwrap().offset, 99);
+    }
+
+    #[test]
+    fn the_publishers_address_is_read_as_it_was_said() {
+        let head = head();
+        assert_eq!(head.publisher(), None);
+        for address in ["192.0.2.1:40000", "[2001:db8::7]:0", "0.0.0.0:0", "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"] {
+            head.set_publisher(address.parse().unwrap(), 7);
+            assert_eq!(head.publisher().unwrap().to_string(), address);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::writer::block_name;
 use braidcast_media::{RecordHeader, StreamKey};
 use braidcast_sys::{Dir, Mapping};
 use std::io;
+use std::net::SocketAddr;
 
 /// A stream's log, opened for reading. It stays the same log even if the stream is removed and made anew:
 /// [`State::Disposed`] tells.
@@ -72,6 +73,11 @@ impl Reader {
     /// How many publishers there have been.
     pub fn epoch(&self) -> u32 {
         self.head.epoch()
+    }
+
+    /// Where the newest publisher sends from, if its writer has said so.
+    pub fn publisher(&self) -> Option<SocketAddr> {
+        self.head.publisher()
     }
 
     /// The generation of the newest block's headers; see [`BlockInfo::generation`].

@@ -18,6 +18,7 @@ use braidcast_sys::{Dir, file};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 /// Without video, every so often an audio record counts as a place to start at.
@@ -203,6 +204,11 @@ impl Writer {
         self.head.set_epoch(self.epoch);
         self.head.set_state(State::Live);
         left
+    }
+
+    /// Says where the present publisher sends from, for whoever looks at the stream.
+    pub fn set_publisher(&self, publisher: SocketAddr) {
+        self.head.set_publisher(publisher, self.epoch);
     }
 
     /// Stages a record. Nothing is written and no reader sees it before [`Writer::commit`], which a caller does once per

@@ -2,11 +2,13 @@
 //!
 //! Looks at the configuration only. Whether ports are free and directories usable is for `braidcast check` and the start to find out.
 
-use super::{Config, Span, Worker};
+use super::{Config, ProxyProtocol, Span, Worker};
 use braidcast_media::StreamKey;
 
 /// The longest list of virtual hosts: the workers get the whole configuration in one message.
 const MAX_VHOSTS: usize = 256;
+/// The longest list of trusted proxies, likewise; and each is compared with every new connection's address.
+const MAX_TRUSTED_PROXIES: usize = 256;
 
 /// A contradiction, at the key that is most likely the wrong one.
 pub(super) struct Finding {
@@ -39,6 +41,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
         error("server", "state_dir", "[server] state_dir and shared_dir must not lie one within the other".into());
     }
     vhosts(&mut error, config);
+    proxies(&mut error, config);
     ports(&mut error, config);
     workers(&mut found, config);
     let play = &config.play;
@@ -75,6 +78,26 @@ fn vhosts(error: &mut impl FnMut(&'static str, &'static str, String), config: &C
         if let Err(fault) = StreamKey::new(vhost, "app", "stream") {
             error("server", "vhosts", format!("[server] vhosts: {vhost:?}: {fault}"));
         }
+    }
+}
+
+fn proxies(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
+    let trusted = config.server.trusted_proxies.len();
+    if trusted > MAX_TRUSTED_PROXIES {
+        error(
+            "server",
+            "trusted_proxies",
+            format!("[server] trusted_proxies has {trusted} entries; allowed: at most {MAX_TRUSTED_PROXIES}"),
+        );
+    }
+    let listeners = [
+        ("rtmp", "proxy_protocol", config.rtmp.proxy_protocol),
+        ("http", "proxy_protocol", config.http.proxy_protocol),
+        ("api", "proxy_protocol", config.api.proxy_protocol),
+        ("server", "worker_proxy_protocol", config.server.worker_proxy_protocol),
+    ];
+    for (section, key, _) in listeners.into_iter().filter(|(.., value)| *value == ProxyProtocol::On && trusted == 0) {
+        error(section, key, format!("[{section}] {key} = \"on\" takes connections from [server] trusted_proxies alone, and that is empty"));
     }
 }
 

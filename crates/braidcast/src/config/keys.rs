@@ -1,5 +1,6 @@
 //! The table of all keys: what they mean, their defaults and what they may be. Nothing else says so a second time.
 
+use super::networks::Network;
 use super::table::section;
 use super::units::{Size, Span};
 use super::value::choice;
@@ -17,6 +18,12 @@ section! {
         /// First port of the workers' own sub-ports: worker *i* also listens on this port + *i* − 1, on loopback, for RTMP and HTTP alike.
         /// A connection that comes in there stays in that worker. 0: no sub-ports.
         worker_base_port: u16 = 0, in 0..=65_535;
+        /// As `proxy_protocol` in `[rtmp]`, for the workers' sub-ports.
+        worker_proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
+        /// Addresses and networks of the proxies that are believed when they say for whom they connect: by PROXY headers where
+        /// `proxy_protocol` is on, by `X-Forwarded-For` over HTTP, by the real-IP prefix of SRS's proxy over RTMP. Their own addresses have no
+        /// `connections_per_address`. Whoever can connect from one of them can claim any address.
+        trusted_proxies: Vec<Network> = Vec::new();
         /// The directory in memory through which the processes share streams. Every instance needs one of its own.
         shared_dir: PathBuf = PathBuf::from("/dev/shm/braidcast");
         /// Whether `shared_dir` may be on something else than tmpfs. It will wear a disk out, and stall when the disk stalls.
@@ -43,6 +50,9 @@ section! {
     Rtmp {
         /// Addresses to listen on. A port alone means all addresses, IPv4 and IPv6; port 0 takes a free one; an empty list turns RTMP off.
         listen: Vec<SocketAddr> = everywhere(1_935);
+        /// Whether every connection begins with a PROXY header (version 1 or 2) that names the client: `"on"` takes connections from
+        /// `[server] trusted_proxies` alone, and closes those without such a header.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
     }
 }
 
@@ -51,6 +61,8 @@ section! {
     Http {
         /// Addresses to listen on, as in `[rtmp]`; an empty list turns HTTP off.
         listen: Vec<SocketAddr> = everywhere(8_080);
+        /// As in `[rtmp]`. A proxy that speaks HTTP needs none: it says by `X-Forwarded-For` for whom it asks.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
         /// Whether `/` shows the page with the live streams and a player for each.
         page: bool = true;
     }
@@ -61,6 +73,8 @@ section! {
     Api {
         /// Addresses to listen on, as in `[rtmp]`; an empty list turns the API off.
         listen: Vec<SocketAddr> = loopback(1_985);
+        /// As in `[http]`.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
     }
 }
 
@@ -198,6 +212,16 @@ choice! {
         Keep = "keep",
         /// It is deleted.
         Remove = "remove",
+    }
+}
+
+choice! {
+    /// Whether connections begin with PROXY headers.
+    ProxyProtocol {
+        /// None does.
+        Off = "off",
+        /// All do.
+        On = "on",
     }
 }
 

@@ -8,6 +8,7 @@ mod docs;
 mod file;
 mod keys;
 mod load;
+mod networks;
 mod problem;
 mod table;
 mod units;
@@ -15,14 +16,17 @@ mod value;
 
 pub use docs::markdown;
 pub use keys::{
-    Api, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, Publish, PublishPolicy, Rtmp,
-    Server, Worker,
+    Api, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish,
+    PublishPolicy, Rtmp, Server, Worker,
 };
 pub use load::{Sources, load};
+pub use networks::Network;
 pub use table::KeyInfo;
 pub use units::{Size, Span};
 
+use crate::control::Listener;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::num::NonZero;
 use table::{Rejected, Section};
 use value::Raw;
@@ -97,6 +101,22 @@ impl Config {
     pub fn sub_port(&self, id: u16) -> Option<u16> {
         let base = Some(self.server.worker_base_port).filter(|port| *port != 0)?;
         base.checked_add(id.checked_sub(1)?)
+    }
+
+    /// Whether who connects to a listener has to say first, by a PROXY header, for whom.
+    pub fn expects_proxy(&self, listener: Listener) -> bool {
+        let expected = match listener {
+            Listener::Rtmp => self.rtmp.proxy_protocol,
+            Listener::Http => self.http.proxy_protocol,
+            Listener::Api => self.api.proxy_protocol,
+            Listener::Sub => self.server.worker_proxy_protocol,
+        };
+        expected == ProxyProtocol::On
+    }
+
+    /// Whether it is believed what this address says of others: that it passes on what they send.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.server.trusted_proxies.iter().any(|network| network.contains(address))
     }
 
     /// Takes over from the configuration of a running instance what cannot change while it runs. Says which keys were other there.

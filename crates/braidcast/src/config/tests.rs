@@ -58,10 +58,10 @@ fn the_keys_are_those_that_were_promised() {
     assert_eq!(
         names,
         [
-            "server: workers worker_base_port shared_dir allow_disk on_exit state_dir front_grace hang_after stop_grace vhosts log_level",
-            "rtmp: listen",
-            "http: listen page",
-            "api: listen",
+            "server: workers worker_base_port worker_proxy_protocol trusted_proxies shared_dir allow_disk on_exit state_dir front_grace hang_after stop_grace vhosts log_level",
+            "rtmp: listen proxy_protocol",
+            "http: listen proxy_protocol page",
+            "api: listen proxy_protocol",
             "publish: on_duplicate silent_after",
             "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
@@ -159,6 +159,11 @@ fn contradictions_name_the_line_of_the_key() {
     assert_eq!(from_file("[http]\nlisten = 1935").unwrap_err().lines().count(), 2);
     assert!(from_file("[http]\nlisten = 0\n[rtmp]\nlisten = 0").is_ok());
     assert!(from_file("[server]\nworkers = 8\nworker_base_port = 65530").unwrap_err().contains("allowed: at most 65528"));
+    assert_eq!(
+        from_file("[http]\nproxy_protocol = 'on'").unwrap_err(),
+        "b.toml:2: [http] proxy_protocol = \"on\" takes connections from [server] trusted_proxies alone, and that is empty"
+    );
+    assert!(from_file("[server]\ntrusted_proxies = ['10.0.0.0/8']\n[http]\nproxy_protocol = 'on'").is_ok());
     assert!(from_file("[server]\nvhosts = ['a/b']").unwrap_err().starts_with("b.toml:2: [server] vhosts: \"a/b\""));
 }
 

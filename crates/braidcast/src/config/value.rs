@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of keys, sections or places; an error here is only what is wrong with the value.
 
+use super::networks::Network;
 use super::units::{Size, Span};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -171,6 +172,18 @@ impl Value for Vec<String> {
     }
 }
 
+impl Value for Vec<Network> {
+    const ALLOWED: &'static str = "addresses and networks";
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        raw.items()?.iter().map(|item| item.text().ok_or("not an address")?.parse()).collect()
+    }
+
+    fn show(&self) -> String {
+        format!("{:?}", self.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+}
+
 impl Value for Vec<SocketAddr> {
     const ALLOWED: &'static str = "addresses to listen on";
 
@@ -269,6 +282,15 @@ mod tests {
             assert!(listen(bad).is_err(), "{bad}");
         }
         assert_eq!(Vec::<SocketAddr>::read(&Raw::Number("1935".into())).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn networks_to_trust() {
+        let read = |text: &str| Vec::<Network>::read(&Raw::Bare(text.into())).map(|list| list.show());
+        assert_eq!(read("127.0.0.1, ::1,10.0.0.0/8").unwrap(), r#"["127.0.0.1", "::1", "10.0.0.0/8"]"#);
+        assert_eq!(read("").unwrap(), "[]");
+        assert!(read("10.0.0.1/8").is_err() && read("10.0.0.1,x").is_err());
+        assert!(Vec::<Network>::read(&Raw::Number("10".into())).is_err());
     }
 
     #[test]

@@ -90,6 +90,10 @@ counters! {
         SessionsUnsaved = "sessions_unsaved",
         /// Gauge: bytes of the worker's heap of saved sessions.
         SavedBytes = "saved_bytes",
+        /// Closed: no PROXY header where one has to be, none in time, or a broken one; a broken real-IP prefix.
+        RefusedProxyHeaders = "refused_proxy_headers",
+        /// HTTP requests of trusted proxies whose `X-Forwarded-For` holds something else than addresses.
+        ForwardedMalformed = "forwarded_malformed",
     }
 }
 
@@ -144,5 +148,7 @@ counters! {
         Poisoned = "poisoned",
         /// Refused: the address sent what two workers died of.
         RefusedPoison = "refused_poison",
+        /// Refused: a PROXY header is expected, and the address is none of `trusted_proxies`.
+        RefusedUntrusted = "refused_untrusted",
     }
 }

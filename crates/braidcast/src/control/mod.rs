@@ -88,6 +88,8 @@ pub enum Refusal {
     DirectoryFull,
     /// No worker can take it: the server is starting or ending.
     Unavailable,
+    /// Its client, whom a proxy named, would not have been let in: too many connections, or held off.
+    Unwelcome,
 }
 
 impl fmt::Display for Refusal {
@@ -97,6 +99,7 @@ impl fmt::Display for Refusal {
             Self::PublishersFull => "the server takes no more publishers (max_publishers)",
             Self::DirectoryFull => "the shared directory has no room for another stream ([log] budget)",
             Self::Unavailable => "no worker can take the connection now",
+            Self::Unwelcome => "no connection is taken from this address now ([limits] connections_per_address, poison_hold)",
         })
     }
 }
@@ -117,7 +120,7 @@ pub enum Settling {
 pub struct Origin {
     /// Where it came in.
     pub listener: Listener,
-    /// The client's address.
+    /// Who has connected: the client, or a proxy. With a worker that has begun, whoever that said by a prefix.
     pub peer: SocketAddr,
     /// The address it connected to.
     pub local: SocketAddr,
@@ -194,6 +197,8 @@ pub struct Holding {
     pub row: RowId,
     /// Where it came in, from whom.
     pub origin: Origin,
+    /// Its client, as the front has been told by [`ToFront::Named`].
+    pub client: SocketAddr,
     /// The worker has handed it over and does not know to whom.
     pub departed: bool,
     /// What it does.
@@ -287,6 +292,11 @@ pub enum ToWorker {
     },
     /// End in order: tell viewers and publishers, finish segments, exit.
     Stop,
+    /// The client that [`ToFront::Named`] told of is not let in: close its connection.
+    TurnAway {
+        /// Its connection.
+        conn: ConnId,
+    },
 }
 
 /// From a worker to the front.
@@ -362,6 +372,14 @@ pub enum ToFront {
         settling: Settling,
         /// False if somebody else holds the stream (a publisher is back), or an error was logged.
         done: bool,
+    },
+    /// A proxy that is trusted has said whose connection it is: that client is meant from now on when it is about an address. May be
+    /// said again. Answered only by [`ToWorker::TurnAway`], if it is not let in.
+    Named {
+        /// The connection.
+        conn: ConnId,
+        /// The client. A port of 0 was not said.
+        client: SocketAddr,
     },
 }
 

@@ -5,7 +5,7 @@ use super::listen::local_of;
 use super::registry::Unwelcome;
 use super::timers::Timer;
 use crate::control::counters::FrontCounter;
-use crate::control::{Listener, Origin, ToWorker, WorkerId};
+use crate::control::{ConnId, Listener, Origin, ToWorker, WorkerId};
 use braidcast_sys::net;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -72,15 +72,18 @@ impl Front {
         let Some(socket) = self.sockets.get(index) else { return };
         let (listener, owner) = (socket.listener, socket.worker);
         self.count(FrontCounter::Accepted);
+        if self.config.expects_proxy(listener) && !self.registry.is_proxy(peer.ip()) {
+            return self.turn_away(
+                peer,
+                FrontCounter::RefusedUntrusted,
+                "[server] trusted_proxies: others cannot connect where PROXY headers are expected",
+            );
+        }
         if let Err(unwelcome) = self.registry.admit(peer.ip()) {
-            let (counter, key) = match unwelcome {
-                Unwelcome::TooMany => (FrontCounter::RefusedConnections, "connections"),
-                Unwelcome::TooManyFromAddress => (FrontCounter::RefusedPerAddress, "connections_per_address"),
-            };
-            return self.turn_away(peer, counter, key);
+            return self.unwelcome(peer, unwelcome);
         }
         if self.moves.is_held_off(peer.ip(), self.now_ms) {
-            return self.turn_away(peer, FrontCounter::RefusedPoison, "poison_hold: the address sent what two workers died of");
+            return self.unwelcome(peer, Unwelcome::HeldOff);
         }
         let worker = match owner {
             Some(owner) => {
@@ -89,7 +92,7 @@ impl Front {
             None => self.least_busy(),
         };
         let Some(worker) = worker else {
-            return self.turn_away(peer, FrontCounter::RefusedPending, "pending_connections, or no worker serves");
+            return self.turn_away(peer, FrontCounter::RefusedPending, "[limits] pending_connections, or no worker serves");
         };
         match self.prepare(&client) {
             Ok(local) => self.give(worker, listener, client, peer, local),
@@ -109,7 +112,7 @@ impl Front {
             Ok(given) => given,
             Err(error) => {
                 tracing::error!(%peer, %error, "a connection cannot be served: no memory for its row, or no descriptor");
-                return self.turn_away(peer, FrontCounter::RefusedPending, "connections");
+                return self.turn_away(peer, FrontCounter::RefusedPending, "[limits] connections");
             }
         };
         let origin = Origin { listener, peer, local };
@@ -119,11 +122,31 @@ impl Front {
         self.send(worker, &ToWorker::Connection { conn, row, origin }, vec![theirs]);
     }
 
-    /// Closes it, counts it, says so.
-    fn turn_away(&mut self, peer: SocketAddr, counter: FrontCounter, limit: &str) {
+    /// A proxy has said whose connection it is: the limits are for that client.
+    pub(super) fn named(&mut self, worker: WorkerId, conn: ConnId, client: SocketAddr) {
+        let held_off = self.moves.is_held_off(client.ip(), self.now_ms);
+        match self.registry.named(conn, worker, client.ip(), held_off) {
+            Ok(None) => tracing::debug!(%conn, peer = %client, %worker, "a proxy's connection is this client's"),
+            Ok(Some(unwelcome)) => self.unwelcome(client, unwelcome),
+            Err(mismatch) => self.note(worker, conn, Err(mismatch)),
+        }
+    }
+
+    fn unwelcome(&mut self, peer: SocketAddr, unwelcome: Unwelcome) {
+        match unwelcome {
+            Unwelcome::TooMany => self.turn_away(peer, FrontCounter::RefusedConnections, "[limits] connections"),
+            Unwelcome::TooManyFromAddress => self.turn_away(peer, FrontCounter::RefusedPerAddress, "[limits] connections_per_address"),
+            Unwelcome::HeldOff => {
+                self.turn_away(peer, FrontCounter::RefusedPoison, "[limits] poison_hold: the address sent what two workers died of");
+            }
+        }
+    }
+
+    /// Counts a connection that is closed, and says so.
+    fn turn_away(&mut self, peer: SocketAddr, counter: FrontCounter, rule: &str) {
         self.count(counter);
         if self.peer_lines.allow(self.now_ms) {
-            tracing::warn!(%peer, "connection refused: [limits] {limit}");
+            tracing::warn!(%peer, "connection refused: {rule}");
         }
     }
 

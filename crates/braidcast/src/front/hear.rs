@@ -143,6 +143,7 @@ impl Front {
                 tracing::debug!(stream = %key, %worker, done, "settled ({settling:?})");
                 self.registry.lifecycle().settled(&key, settling, done, worker, now_ms);
             }
+            ToFront::Named { conn, client } => self.named(worker, conn, client),
         }
     }
 
@@ -204,6 +205,8 @@ impl Front {
                 Refusal::PublishersFull => FrontCounter::RefusedPublishersFull,
                 Refusal::DirectoryFull => FrontCounter::RefusedDirectoryFull,
                 Refusal::Unavailable => FrontCounter::RefusedUnavailable,
+                // Counted when its client was named.
+                Refusal::Unwelcome => return,
             });
             if self.peer_lines.allow(self.now_ms) {
                 tracing::warn!(stream = %key, %conn, peer, "{} refused: {refusal}", if intent == Intent::Publish { "publish" } else { "play" });

@@ -131,7 +131,8 @@ mod tests {
 
     fn config(rtmp: &[&str]) -> Config {
         let listen = rtmp.iter().map(|address| address.parse().unwrap()).collect();
-        Config { rtmp: Rtmp { listen }, http: Http { listen: vec![], ..Http::default() }, api: Api { listen: vec![] }, ..Config::default() }
+        let (http, api) = (Http { listen: vec![], ..Http::default() }, Api { listen: vec![], ..Api::default() });
+        Config { rtmp: Rtmp { listen, ..Rtmp::default() }, http, api, ..Config::default() }
     }
 
     #[test]

@@ -265,8 +265,8 @@ impl Front {
         (place.process, place.state, place.restarts) = (Some(process), WorkerState::Running, restarts);
         tracing::info!(worker = %id, pid, connections = held.len(), "the worker of the front before goes on");
         for (holding, socket) in held {
-            let Holding { conn, row, origin, departed, place } = holding;
-            self.registry.inherited(conn, id, origin, row, place, now_ms);
+            let Holding { conn, departed, .. } = holding;
+            self.registry.inherited(id, holding, now_ms);
             self.vault.keep(conn, socket);
             if departed && let Ok(homeless) = self.registry.handed_over(conn, id) {
                 self.find_home(homeless, id, Why::Drained);
@@ -578,6 +578,7 @@ fn rules(config: &Config, connections: u64) -> Rules {
     Rules {
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
         connections_per_address: config.limits.connections_per_address,
+        trusted_proxies: config.server.trusted_proxies.clone(),
         publish: config.placement.publish,
         play: config.placement.play,
         max_publishers: config.placement.max_publishers,

@@ -163,7 +163,11 @@ impl Front {
     /// Two workers died of what this session's client sent: it ends, and its address is held off.
     pub(super) fn condemn(&mut self, homeless: Homeless, from: WorkerId) {
         self.count(FrontCounter::Poisoned);
-        if let Some(address) = self.registry.address_of(homeless.conn) {
+        let address = self.registry.address_of(homeless.conn);
+        if let Some(proxy) = address.filter(|address| self.registry.is_proxy(*address)) {
+            // The others who come by it have done nothing.
+            tracing::error!(conn = %homeless.conn, peer = %proxy, "two workers died of what came through this proxy: the connection is closed");
+        } else if let Some(address) = address {
             let hold_ms = self.config.limits.poison_hold.as_ms();
             tracing::error!(conn = %homeless.conn, peer = %address, "two workers died of what this client sent: it is closed, and its address held off for {}", self.config.limits.poison_hold);
             self.moves.hold_off(address, self.now_ms + hold_ms);

@@ -6,8 +6,8 @@
 use super::addresses::Addresses;
 use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
-use crate::config::{PlayPolicy, PublishPolicy};
-use crate::control::{ConnId, HeldPlace, Intent, Origin, Placement, Refusal, ToWorker, WorkerId};
+use crate::config::{Network, PlayPolicy, PublishPolicy};
+use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, Placement, Refusal, ToWorker, WorkerId};
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
@@ -23,6 +23,8 @@ pub struct Rules {
     pub connections: usize,
     /// Connections from one address.
     pub connections_per_address: u32,
+    /// The addresses that this is not for: many clients come from them.
+    pub trusted_proxies: Vec<Network>,
     /// How publishers are shared out.
     pub publish: PublishPolicy,
     /// How viewers are shared out.
@@ -46,6 +48,8 @@ pub enum Unwelcome {
     TooMany,
     /// `connections_per_address`.
     TooManyFromAddress,
+    /// `poison_hold`.
+    HeldOff,
 }
 
 /// A worker's question, [`crate::control::ToFront::Place`].
@@ -135,7 +139,10 @@ struct Conn {
     origin: Origin,
     /// From which byte of its input on a worker was working when it died of it.
     suspect: Option<u64>,
+    /// The client's; a proxy's until it says whose connection it is.
     address: IpAddr,
+    /// The client that a proxy named is not let in: the worker was told so.
+    turned_away: bool,
     place: Option<Place>,
 }
 
@@ -184,10 +191,31 @@ impl Registry {
     pub fn admit(&self, address: IpAddr) -> Result<(), Unwelcome> {
         if self.conns.len() >= self.rules.connections {
             Err(Unwelcome::TooMany)
-        } else if self.addresses.count(address) >= self.rules.connections_per_address {
+        } else if self.has_too_many(address) {
             Err(Unwelcome::TooManyFromAddress)
         } else {
             Ok(())
+        }
+    }
+
+    /// Whether connections come from an address for many clients.
+    pub fn is_proxy(&self, address: IpAddr) -> bool {
+        self.rules.trusted_proxies.iter().any(|network| network.contains(address))
+    }
+
+    fn has_too_many(&self, address: IpAddr) -> bool {
+        !self.is_proxy(address) && self.addresses.count(address) >= self.rules.connections_per_address
+    }
+
+    fn opened(&mut self, address: IpAddr) {
+        if !self.is_proxy(address) {
+            self.addresses.opened(address);
+        }
+    }
+
+    fn closed_by(&mut self, address: IpAddr) {
+        if !self.is_proxy(address) {
+            self.addresses.closed(address);
         }
     }
 
@@ -196,18 +224,19 @@ impl Registry {
         let address = origin.peer.ip();
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
-        self.conns.insert(conn, Conn { worker, row, origin, suspect: None, address, place: None });
-        self.addresses.opened(address);
+        self.conns.insert(conn, Conn { worker, row, origin, suspect: None, address, turned_away: false, place: None });
+        self.opened(address);
         self.tally(worker).sessions += 1;
         conn
     }
 
     /// A connection that was there before this front. Its id is not given again.
-    pub fn inherited(&mut self, conn: ConnId, worker: WorkerId, origin: Origin, row: RowId, place: Option<HeldPlace>, now_ms: u64) {
-        let address = origin.peer.ip();
+    pub fn inherited(&mut self, worker: WorkerId, holding: Holding, now_ms: u64) {
+        let Holding { conn, row, origin, client, place, .. } = holding;
+        let address = client.ip();
         self.next_conn = self.next_conn.max(conn.0);
-        self.conns.insert(conn, Conn { worker, row, origin, suspect: None, address, place: None });
-        self.addresses.opened(address);
+        self.conns.insert(conn, Conn { worker, row, origin, suspect: None, address, turned_away: false, place: None });
+        self.opened(address);
         self.tally(worker).sessions += 1;
         if let Some(HeldPlace { intent, key, credential }) = place {
             let taken = intent == Intent::Publish && self.publishers.contains_key(&key);
@@ -215,6 +244,27 @@ impl Registry {
                 self.reserve(Question { conn, intent, key, credential, pinned: false }, worker, now_ms);
             }
         }
+    }
+
+    /// A proxy has said whose connection it is. If that client is not let in, the reason; its worker is told.
+    pub fn named(&mut self, conn: ConnId, from: WorkerId, client: IpAddr, held_off: bool) -> Result<Option<Unwelcome>, Mismatch> {
+        let before = self.owned(conn, from)?.address;
+        if before == client {
+            return Ok(None);
+        }
+        let unwelcome = match held_off {
+            true => Some(Unwelcome::HeldOff),
+            false => Some(Unwelcome::TooManyFromAddress).filter(|_| self.has_too_many(client)),
+        };
+        if unwelcome.is_some() {
+            self.owned(conn, from)?.turned_away = true;
+            self.messages.push_back((from, ToWorker::TurnAway { conn }));
+            return Ok(unwelcome);
+        }
+        self.closed_by(before);
+        self.opened(client);
+        self.owned(conn, from)?.address = client;
+        Ok(None)
     }
 
     /// Open connections.
@@ -259,10 +309,11 @@ impl Registry {
 
     /// Answers a worker's question; the message is in [`Registry::poll_message`]. A place the connection had before is given up.
     pub fn place(&mut self, asking: WorkerId, question: Question, around: &Circumstances<'_>, now_ms: u64) -> Result<Answer, Mismatch> {
-        self.owned(question.conn, asking)?;
+        let turned_away = self.owned(question.conn, asking)?.turned_away;
         let conn = question.conn;
         self.release(conn, Gone::InOrder, now_ms);
         let decided = match question.intent {
+            _ if turned_away => Err(Refusal::Unwelcome),
             Intent::Play => self.decide_play(asking, &question, around).map(|worker| (worker, None)),
             Intent::Publish => self.decide_publish(asking, &question, around, now_ms),
         };
@@ -524,7 +575,7 @@ impl Registry {
     fn forget(&mut self, conn: ConnId, gone: Gone, now_ms: u64) {
         self.release(conn, gone, now_ms);
         if let Some(held) = self.conns.remove(&conn) {
-            self.addresses.closed(held.address);
+            self.closed_by(held.address);
             self.tally(held.worker).sessions -= 1;
             self.gone.push((conn, held.row));
         }

@@ -7,10 +7,14 @@ use std::collections::HashSet;
 const W1: WorkerId = WorkerId(1);
 const W2: WorkerId = WorkerId(2);
 
+/// The last byte of a trusted proxy's address.
+const PROXY: u8 = 3;
+
 fn rules() -> Rules {
     Rules {
         connections: 100,
         connections_per_address: 50,
+        trusted_proxies: vec![format!("{}", address(PROXY)).parse().unwrap()],
         publish: PublishPolicy::Weighted,
         play: PlayPolicy::LeastLoaded,
         max_publishers: 0,
@@ -243,9 +247,62 @@ fn connections_are_limited_in_all_and_by_address() {
     assert_eq!(registry.admit(address(1)), Ok(()));
 }
 
+#[test]
+fn the_limit_is_for_clients_and_not_for_the_proxy_they_come_by() {
+    let mut desk = Desk::new(Rules { connections_per_address: 2, ..rules() });
+    let conns: Vec<ConnId> = (0..5).map(|_| desk.registry.connected(W1, origin(PROXY), ROW)).collect();
+    assert_eq!(desk.registry.admit(address(PROXY)), Ok(()));
+    for conn in &conns[..2] {
+        assert_eq!(desk.registry.named(*conn, W1, address(1), false), Ok(None));
+        assert_eq!(desk.registry.named(*conn, W1, address(1), true), Ok(None), "said again after a takeover");
+    }
+    assert_eq!(desk.registry.address_of(conns[0]), Some(address(1)));
+    assert_eq!(desk.registry.admit(address(1)), Err(Unwelcome::TooManyFromAddress));
+    assert_eq!(desk.messages(), []);
+    assert_eq!(desk.registry.named(conns[2], W1, address(1), false), Ok(Some(Unwelcome::TooManyFromAddress)));
+    assert_eq!(desk.registry.named(conns[3], W1, address(2), true), Ok(Some(Unwelcome::HeldOff)));
+    assert_eq!(desk.messages(), [2, 3].map(|turned_away| (W1, ToWorker::TurnAway { conn: conns[turned_away] })));
+    // What it has asked in the meantime changes nothing.
+    desk.ask(W1, conns[0], Intent::Publish, "a", 0);
+    let asked = desk.ask(W1, conns[2], Intent::Publish, "a", 0);
+    assert_eq!((asked.placement, asked.replaced), (Placement::Refused(Refusal::Unwelcome), None));
+    assert_eq!(desk.registry.named(conns[4], W2, address(2), false), Err(Mismatch::NotItsConnection));
+    for conn in &conns[..3] {
+        desk.registry.closed(*conn, W1, 0).unwrap();
+    }
+    assert_eq!(desk.registry.admit(address(1)), Ok(()));
+}
+
+#[test]
+fn only_the_same_client_takes_its_stream_back_by_a_proxy() {
+    let mut desk = Desk::new(rules());
+    desk.appended_ms = Some(0);
+    let [first, stranger, back] = [1, 2, 1].map(|client| {
+        let conn = desk.registry.connected(W1, origin(PROXY), ROW);
+        desk.registry.named(conn, W1, address(client), false).unwrap();
+        conn
+    });
+    desk.ask(W1, first, Intent::Publish, "a", 0);
+    assert_eq!(desk.ask(W1, stranger, Intent::Publish, "a", 1).placement, Placement::Refused(Refusal::StreamBusy));
+    assert_eq!(desk.ask(W1, back, Intent::Publish, "a", 1).replaced, Some(first));
+}
+
+#[test]
+fn an_inherited_connection_counts_for_the_client_that_was_named() {
+    let mut registry = Registry::new(Rules { connections_per_address: 1, ..rules() }, 0);
+    let holding =
+        Holding { conn: ConnId(7), row: ROW, origin: origin(PROXY), client: (address(1), 0).into(), departed: false, place: None };
+    registry.inherited(W1, holding, 0);
+    assert_eq!(registry.admit(address(1)), Err(Unwelcome::TooManyFromAddress));
+    assert_eq!(registry.address_of(ConnId(7)), Some(address(1)));
+    registry.closed(ConnId(7), W1, 0).unwrap();
+    assert_eq!(registry.admit(address(1)), Ok(()));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Connect(u16, u8),
+    Named { worker: u16, conn: u64, last: u8, held_off: bool },
     Ask { worker: u16, conn: u64, publish: bool, name: u8, pinned: bool, credential: u64 },
     Released(u16, u64),
     Closed(u16, u64),
@@ -257,7 +314,9 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let (worker, conn) = (1u16..4, 1u64..12);
     let step = prop_oneof![
-        3 => (worker.clone(), 0u8..3).prop_map(|(w, a)| Step::Connect(w, a)),
+        3 => (worker.clone(), 0..=PROXY).prop_map(|(w, a)| Step::Connect(w, a)),
+        2 => (worker.clone(), conn.clone(), 0..=PROXY, any::<bool>())
+            .prop_map(|(worker, conn, last, held_off)| Step::Named { worker, conn, last, held_off }),
         6 => (worker.clone(), conn.clone(), any::<bool>(), 0u8..3, any::<bool>(), 0u64..2).prop_map(|(worker, conn, publish, name, pinned, credential)| {
             Step::Ask { worker, conn, publish, name, pinned, credential }
         }),
@@ -294,8 +353,10 @@ fn consistent(registry: &Registry, allowed: &[u32], in_all: u32, moved: bool) ->
         prop_assert!(!registry.lifecycle.contains(key));
     }
     prop_assert!(registry.publishers.keys().all(|key| registry.conns.contains_key(&registry.publishers[key])));
-    let by_address: u32 = (0..3).map(|last| registry.addresses.count(address(last))).sum();
-    prop_assert_eq!(by_address as usize, registry.conns.len());
+    for last in 0..=PROXY {
+        let there = registry.conns.values().filter(|held| held.address == address(last)).count();
+        prop_assert_eq!(registry.addresses.count(address(last)) as usize, if last == PROXY { 0 } else { there });
+    }
     Ok(())
 }
 
@@ -314,6 +375,11 @@ proptest! {
             match step {
                 Step::Connect(worker, last) => {
                     desk.registry.connected(WorkerId(worker), origin(last), ROW);
+                }
+                Step::Named { worker, conn, last, held_off } => {
+                    if let Ok(Some(_)) = desk.registry.named(ConnId(conn), WorkerId(worker), address(last), held_off) {
+                        prop_assert!(held_off);
+                    }
                 }
                 Step::Ask { worker, conn, publish, name, pinned, credential } => {
                     let intent = if publish { Intent::Publish } else { Intent::Play };

@@ -39,8 +39,8 @@ impl Stage {
             on_exit: OnExit::Remove,
             ..Server::default()
         };
-        let rtmp = Rtmp { listen: vec!["127.0.0.1:0".parse().unwrap()] };
-        let (http, api) = (Http { listen: vec![], ..Http::default() }, Api { listen: vec![] });
+        let rtmp = Rtmp { listen: vec!["127.0.0.1:0".parse().unwrap()], ..Rtmp::default() };
+        let (http, api) = (Http { listen: vec![], ..Http::default() }, Api { listen: vec![], ..Api::default() });
         let config = Config { server, rtmp, http, api, limits, ..Config::default() };
         let shared = SharedDir::open(&config.server, Duration::ZERO).unwrap();
         let front = Front::new(config, shared, Signals::take_over().unwrap(), None).map_err(|(error, _)| error).unwrap();

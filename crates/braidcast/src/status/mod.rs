@@ -215,11 +215,14 @@ impl Status {
         serde_json::to_string(self).expect("a status holds only text, numbers and lists")
     }
 
-    /// What the web page needs: the streams, and the port that RTMP is spoken on. Nothing of processes or directories.
+    /// What the web page needs: the streams, and the port that RTMP is spoken on. Nothing of processes, directories, or who publishes.
     pub fn streams_json(&self) -> String {
         let rtmp = self.instance.addresses.get("rtmp").and_then(|list| list.get(0)).and_then(Value::as_str);
         let port = rtmp.and_then(|address| address.rsplit(':').next()).and_then(|port| port.parse::<u16>().ok());
         let mut answer = json!({ "streams": self.streams });
+        for stream in answer["streams"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            stream.shift_remove("publisher");
+        }
         if let (Some(port), Value::Object(answer)) = (port, &mut answer) {
             answer.insert("rtmp_port".into(), port.into());
         }

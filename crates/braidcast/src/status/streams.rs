@@ -7,6 +7,7 @@ use braidcast_media::{RecordKind, StreamKey, TagInfo, flv};
 use braidcast_stream_log::{Now, Reader, Root, State};
 use serde::Serialize;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 
 /// How far into the newest block codecs are looked for: a track that is there at all has a record within that.
@@ -25,6 +26,8 @@ pub struct Stream {
     pub state: &'static str,
     /// The worker that writes it; `null` if nobody does.
     pub worker: Option<u16>,
+    /// The address that it is published from, a port of 0 if that is not known; `null` if nobody publishes.
+    pub publisher: Option<SocketAddr>,
     /// The video codec; `null` if no video was seen.
     pub video: Option<String>,
     /// The audio codec; `null` if no audio was seen.
@@ -71,6 +74,7 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
         stream: key.stream().to_owned(),
         state,
         worker: locks.holder(&root.stream_dir(key).join("head")).and_then(worker_of),
+        publisher: reader.publisher().filter(|_| reader.state() == State::Live),
         video: video.map(|codec| codec.to_string()),
         audio: audio.map(|codec| codec.to_string()),
         bytes: counters.bytes,

@@ -51,6 +51,7 @@ fn make() -> Made {
     let now = Now::read();
     let mut writer = Writer::open(&root, &key, &LogOptions::default(), now).unwrap();
     writer.begin_publish(now).unwrap();
+    writer.set_publisher("192.0.2.1:40000".parse().unwrap());
     for (kind, payload) in [
         (RecordKind::Video, &[0x17, 0, 0, 0, 0, 1][..]),
         (RecordKind::Video, &[0x17, 1, 0, 0, 0, 2, 3]),
@@ -99,7 +100,7 @@ fn everything_is_in_the_json() {
     );
     let stream = &status["streams"][0];
     let known = json!({
-        "vhost": "__defaultVhost__", "app": "live", "stream": "film", "state": "live", "worker": 1, "video": "H.264", "audio": "MP3",
+        "vhost": "__defaultVhost__", "app": "live", "stream": "film", "state": "live", "worker": 1, "publisher": "192.0.2.1:40000", "video": "H.264", "audio": "MP3",
         "bytes": made.writer.counters().bytes, "records": made.writer.counters().records, "keyframes": made.writer.counters().keyframes,
         "epoch": 1, "segment": 12,
     });
@@ -116,6 +117,7 @@ fn the_page_hears_of_streams_and_of_nothing_else() {
     let answer: Value = serde_json::from_str(&read(made.directory.path()).unwrap().streams_json()).unwrap();
     assert_eq!(answer.as_object().unwrap().keys().collect::<Vec<_>>(), ["streams", "rtmp_port"]);
     assert_eq!((&answer["rtmp_port"], &answer["streams"][0]["stream"]), (&json!(11935), &json!("film")));
+    assert!(!answer.to_string().contains("192.0.2.1"), "who publishes is nobody's business");
 }
 
 #[test]
@@ -133,6 +135,7 @@ fn people_see_tables() {
         vhost: "v.example".into(),
         state: "waiting",
         worker: None,
+        publisher: None,
         audio: None,
         segment: None,
         ..stream.clone()
@@ -151,9 +154,9 @@ WORKER   PID  STATE       PUBLISHERS  ALLOWED  FREE  WEIGHT  VIEWERS  SESSIONS  
      1  4712  ready                1        4     3       4        5         0  25%         0  5s
      2     -  restarting           0        -     -       1        0         0   0%         3   -
 
-STREAM                   STATE    WORKER  CODECS       RECEIVED  RECORDS  KEYFRAMES  SEGMENT      LOG   AGE
-live/film                live          1  H.264 + MP3   4.8 MiB     1234          1       12  1.9 MiB  40ms
-v.example/live/a??[31mb  waiting       -  H.264         4.8 MiB     1234          1        -  1.9 MiB  40ms
+STREAM                   STATE    WORKER  PUBLISHER        CODECS       RECEIVED  RECORDS  KEYFRAMES  SEGMENT      LOG   AGE
+live/film                live          1  192.0.2.1:40000  H.264 + MP3   4.8 MiB     1234          1       12  1.9 MiB  40ms
+v.example/live/a??[31mb  waiting       -  -                H.264         4.8 MiB     1234          1        -  1.9 MiB  40ms
 "
     );
 }

@@ -1,6 +1,6 @@
 //! The worker's side of the control channel: what the front says, what it is told, and life without it.
 
-use super::session::{Role, Session};
+use super::session::{Protocol, Role, Session};
 use super::sessions::Arrival;
 use super::{End, PLACING_MS, Worker};
 use crate::control::counters::WorkerCounter;
@@ -48,6 +48,7 @@ impl Worker {
             ToWorker::Settle { key, settling, next_segment } => self.settle(key, settling, next_segment),
             ToWorker::EvictOlderThan { wall_ms } => self.evict_older_than(wall_ms),
             ToWorker::Stop => self.stop("the front says so"),
+            ToWorker::TurnAway { conn } => self.turn_away(conn),
             ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } => {
                 tracing::error!("the front said what only a new one says");
             }
@@ -68,6 +69,20 @@ impl Worker {
         let session = &self.sessions[slot];
         if matches!(session.role, Role::Publishing(_) | Role::Opening(..)) {
             self.close(slot, End::Peer("a newer publisher takes the stream over".into()));
+        }
+    }
+
+    /// The client that a proxy named is not let in. The front has logged it.
+    fn turn_away(&mut self, conn: ConnId) {
+        let Some(&slot) = self.by_conn.get(&conn) else { return };
+        let session = &self.sessions[slot];
+        let end = match (&session.protocol, &session.role) {
+            // Its proxy would take a connection that ends for a server that is gone.
+            (Protocol::Http(_), Role::Placing(_)) => self.refuse(slot, Refusal::Unwelcome),
+            _ => Err(End::Done),
+        };
+        if let Err(end) = end {
+            self.close(slot, end);
         }
     }
 
@@ -136,6 +151,11 @@ impl Worker {
         self.watch_deadline(slot);
         if self.stopping_since_ms.is_some() {
             return self.refuse(slot, Refusal::Unavailable);
+        }
+        // A proxy that speaks HTTP has the connection to itself again after each answer, but not after this one.
+        let session = &self.sessions[slot];
+        if session.peer != session.holder {
+            self.tell_front(&ToFront::Named { conn: session.conn, client: session.peer });
         }
         self.tell_front(&question);
         Ok(())

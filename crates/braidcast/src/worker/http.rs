@@ -54,6 +54,7 @@ impl Worker {
         if let Some(request) = reader.poll_request() {
             session.deadline_ms = 0;
             self.count(WorkerCounter::HttpRequests);
+            self.name_client(slot, &request.forwarded);
             self.answer(slot, &request)?;
         }
         Ok(consumed)
@@ -343,6 +344,7 @@ impl Worker {
         if session.closing {
             return;
         }
+        session.peer = session.holder;
         if let Protocol::Http(reader) = &mut session.protocol {
             reader.next_request();
         }

@@ -8,6 +8,7 @@ mod fan_out;
 mod front_link;
 mod handover;
 mod http;
+mod identity;
 mod ingest;
 mod kept;
 mod ledger;

@@ -57,6 +57,7 @@ impl Worker {
         }
         self.leave_waiting(slot);
         let session = &mut self.sessions[slot];
+        writer.set_publisher(session.peer);
         if self.peer_lines.allow(self.now.mono_ms) {
             tracing::info!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "publishing begins");
         }

@@ -124,6 +124,8 @@ pub fn holding(session: &Session) -> Holding {
         conn: session.conn,
         row: session.kept.row,
         origin: session.origin(),
+        // Of one that only asked for files the front was not told.
+        client: if session.asked.is_some() { session.peer } else { session.holder },
         departed: false,
         place: session.asked.as_ref().filter(|_| placed).map(|asked| HeldPlace {
             intent: asked.intent,

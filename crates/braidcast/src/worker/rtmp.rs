@@ -164,7 +164,7 @@ impl Worker {
                 let head = socket.head();
                 session.push_control(&head);
             }
-            Protocol::Unknown => {}
+            Protocol::Prefix(_) | Protocol::Unknown => {}
         }
     }
 
@@ -175,7 +175,7 @@ impl Worker {
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
                 Refusal::PublishersFull | Refusal::DirectoryFull => status::PUBLISH_DENIED,
-                Refusal::Unavailable => status::CONNECT_REJECTED,
+                Refusal::Unavailable | Refusal::Unwelcome => status::CONNECT_REJECTED,
             };
             rtmp.refuse(code, &text, self.now.mono_ms);
             return self.refused_rtmp(slot);

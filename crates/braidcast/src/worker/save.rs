@@ -8,11 +8,13 @@ use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, Origin};
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
+use braidcast_protocols::proxy::PrefixReader;
 use braidcast_stream_log::SavedHeaders;
 use braidcast_sys::fault::kill_point;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io;
+use std::net::SocketAddr;
 
 /// The version of rows and checkpoints, which begin with it. A new one must still read the one before.
 pub const VERSION: u8 = 1;
@@ -27,6 +29,8 @@ pub const UNSAVED: u8 = 2;
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     pub origin: Origin,
+    /// See [`Session::peer`].
+    pub peer: SocketAddr,
     pub protocol: SavedProtocol,
     pub role: SavedRole,
     /// What the front was asked about it last.
@@ -42,6 +46,7 @@ pub struct Checkpoint {
 /// What a session speaks.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub enum SavedProtocol {
+    Prefix(PrefixReader),
     Unknown,
     Rtmp(Vec<u8>),
     Http(Vec<u8>),
@@ -170,7 +175,9 @@ impl Worker {
         };
         Checkpoint {
             origin: session.origin(),
+            peer: session.peer,
             protocol: match &session.protocol {
+                Protocol::Prefix(reader) => SavedProtocol::Prefix(reader.clone()),
                 Protocol::Unknown => SavedProtocol::Unknown,
                 Protocol::Rtmp(rtmp) => SavedProtocol::Rtmp(rtmp.save(now_ms)),
                 Protocol::Http(http) => SavedProtocol::Http(http.save()),

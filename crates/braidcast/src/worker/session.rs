@@ -11,6 +11,7 @@ use super::websocket::WebSocket;
 use crate::control::{Asked, ConnId, Listener, Origin};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::{Clip, RequestReader};
+use braidcast_protocols::proxy::PrefixReader;
 use braidcast_protocols::rtmp::ServerSession;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -27,8 +28,10 @@ pub struct Session {
     pub socket: OwnedFd,
     /// Tells this session from an earlier one in the same slot.
     pub generation: u32,
-    /// Who.
+    /// Who: the client, as far as proxies that are trusted say. Over HTTP they say it of each request.
     pub peer: SocketAddr,
+    /// Whose connection it is: the client, or a proxy that speaks HTTP for many.
+    pub holder: SocketAddr,
     /// Where to.
     pub local: SocketAddr,
     /// Where it came in.
@@ -84,6 +87,8 @@ pub enum Body {
 
 /// What a session speaks.
 pub enum Protocol {
+    /// A proxy may, or has to, say first for whom it connects.
+    Prefix(PrefixReader),
     /// Not told yet: a sub-port takes both.
     Unknown,
     /// RTMP.
@@ -178,7 +183,7 @@ pub enum Index {
 impl Session {
     /// Where it came in, from whom.
     pub fn origin(&self) -> Origin {
-        Origin { listener: self.listener, peer: self.peer, local: self.local }
+        Origin { listener: self.listener, peer: self.holder, local: self.local }
     }
 
     /// Does something else from now on.

@@ -5,11 +5,12 @@ use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Session};
 use super::waiting::Awaited;
 use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, Worker};
 use crate::control::counters::WorkerCounter;
-use crate::control::{ConnId, Listener, Origin, ToFront};
+use crate::control::{ConnId, Origin, ToFront};
 use crate::saved::{Heap, RowId};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::RequestReader;
-use braidcast_protocols::rtmp::ServerSession;
+use braidcast_protocols::proxy::Form;
+use braidcast_protocols::rtmp::{ServerSession, Settings};
 use braidcast_sys::fault::kill_point;
 use braidcast_sys::{Event, Interest, net};
 use std::fmt;
@@ -33,12 +34,8 @@ impl Worker {
         if self.stopping_since_ms.is_some() {
             return self.tell_front(&ToFront::Closed { conn: arrival.conn });
         }
-        let protocol = match arrival.origin.listener {
-            Listener::Rtmp => self.new_rtmp(arrival.conn),
-            Listener::Http | Listener::Api => self.new_http(),
-            Listener::Sub => Protocol::Unknown,
-        };
         let handshake_ms = self.now.mono_ms + self.config.limits.handshake.as_ms();
+        let protocol = self.first_protocol(&arrival, handshake_ms);
         // A client that is gone again has no counters, and no use for them.
         let Ok(Some(base)) = net::positions(&socket) else { return self.tell_front(&ToFront::Closed { conn: arrival.conn }) };
         let kept = Kept::new(arrival.row, base);
@@ -72,6 +69,7 @@ impl Worker {
             socket,
             generation: self.generation,
             peer: arrival.origin.peer,
+            holder: arrival.origin.peer,
             local: arrival.origin.local,
             listener: arrival.origin.listener,
             kept,
@@ -240,11 +238,15 @@ impl Worker {
     }
 
     fn feed_protocol(&mut self, slot: usize, bytes: &[u8]) -> Result<(), End> {
+        let bytes = &bytes[self.feed_prefixes(slot, bytes)?..];
+        if bytes.is_empty() {
+            return Ok(());
+        }
         if let Protocol::Unknown = self.sessions[slot].protocol {
-            // RTMP begins with its version, 3 (or 6, or SRS's real-IP prefix 0xF3); HTTP with a letter.
+            // RTMP begins with its version, 3 or 6; HTTP with a letter.
             let http = bytes[0].is_ascii_alphabetic();
-            let conn = self.sessions[slot].conn;
-            let protocol = if http { self.new_http() } else { self.new_rtmp(conn) };
+            let (conn, deadline_ms) = (self.sessions[slot].conn, self.sessions[slot].deadline_ms);
+            let protocol = if http { self.new_http() } else { self.new_rtmp(conn, deadline_ms) };
             let session = &mut self.sessions[slot];
             session.protocol = protocol;
             if !http {
@@ -255,7 +257,7 @@ impl Worker {
             Protocol::Rtmp(_) => self.feed_rtmp(slot, bytes)?,
             Protocol::Http(_) => self.feed_http(slot, bytes)?,
             Protocol::WebSocket(_) => self.feed_websocket(slot, bytes)?,
-            Protocol::Unknown => 0,
+            Protocol::Prefix(_) | Protocol::Unknown => 0,
         };
         if let Some(session) = self.sessions.get_mut(slot)
             && consumed < bytes.len()
@@ -333,7 +335,10 @@ impl Worker {
                 self.count(WorkerCounter::PlayWaitTimeouts);
                 self.not_found(slot)
             }
-            Role::Idle if matches!(session.protocol, Protocol::Unknown) => {
+            Role::Idle if matches!(&session.protocol, Protocol::Prefix(reader) if reader.form() == Form::Proxy) => {
+                Err(self.bad_prefix(Form::Proxy, &"none came in time"))
+            }
+            Role::Idle if matches!(session.protocol, Protocol::Prefix(_) | Protocol::Unknown) => {
                 self.count(WorkerCounter::HandshakeTimeouts);
                 Err(End::Peer("sent nothing".into()))
             }
@@ -439,10 +444,12 @@ impl Worker {
         Protocol::Http(Box::new(RequestReader::new(self.http_settings())))
     }
 
-    pub(super) fn new_rtmp(&self, conn: ConnId) -> Protocol {
+    /// The handshake is to be done at `deadline_ms`.
+    pub(super) fn new_rtmp(&self, conn: ConnId, deadline_ms: u64) -> Protocol {
+        let settings = Settings { handshake_ms: deadline_ms.saturating_sub(self.now.mono_ms), ..self.rtmp_settings() };
         // The seed only has to differ between connections: it fills the handshake's random bytes.
         let seed = conn.0 ^ self.now.wall_ms.rotate_left(32) ^ (u64::from(std::process::id()) << 40);
-        Protocol::Rtmp(Box::new(ServerSession::new(self.rtmp_settings(), seed, self.now.mono_ms)))
+        Protocol::Rtmp(Box::new(ServerSession::new(settings, seed, self.now.mono_ms)))
     }
 }
 

@@ -95,6 +95,7 @@ impl Worker {
         let role = self.restore_role(checkpoint.role, row.writer, &ledger)?;
         let Some(slot) = self.insert_session(arrival, socket, protocol, kept) else { bail!("its socket cannot be watched") };
         let session = &mut self.sessions[slot];
+        session.peer = checkpoint.peer;
         session.ledger = ledger;
         session.control = control;
         session.unread = journal[row.consumed as usize..].to_vec();
@@ -158,6 +159,10 @@ impl Worker {
     fn restore_protocol(&self, saved: &SavedProtocol, row: &Row<'_>, journal: &[u8]) -> anyhow::Result<Protocol> {
         let consumed = &journal[..row.consumed as usize];
         Ok(match saved {
+            SavedProtocol::Prefix(reader) => {
+                ensure!(consumed.is_empty(), "a session that has not begun is saved whole");
+                Protocol::Prefix(reader.clone())
+            }
             SavedProtocol::Unknown => Protocol::Unknown,
             SavedProtocol::Rtmp(saved) => {
                 let mut rtmp = ServerSession::restore(saved, self.now.mono_ms)?;
@@ -294,10 +299,10 @@ impl Worker {
                 let directory = crate::saved::directory(&self.config.server.shared_dir).join("poison");
                 match keep_poison(&directory, conn, &found.journal) {
                     Ok(path) => {
-                        tracing::error!(%conn, peer = %found.checkpoint.origin.peer, path = %path.display(), bytes = found.journal.len(), "two workers died of what this client sent: closed, its last bytes are kept")
+                        tracing::error!(%conn, peer = %found.checkpoint.peer, path = %path.display(), bytes = found.journal.len(), "two workers died of what this client sent: closed, its last bytes are kept")
                     }
                     Err(error) => {
-                        tracing::error!(%conn, peer = %found.checkpoint.origin.peer, %error, "two workers died of what this client sent: closed; its last bytes could not be kept")
+                        tracing::error!(%conn, peer = %found.checkpoint.peer, %error, "two workers died of what this client sent: closed; its last bytes could not be kept")
                     }
                 }
             }

@@ -3,6 +3,7 @@
 //! A [`RequestReader`] takes a connection's bytes and gives one [`Request`] at a time; [`route`] says what it asks for; the
 //! heads of [`response`] answer it. Nothing here reads a file, knows a clock, or writes a body. Sources: RFC 9110 and RFC 9112.
 
+mod forwarded;
 mod range;
 mod reader;
 mod request;
@@ -11,6 +12,7 @@ mod route;
 mod target;
 pub mod websocket;
 
+pub use forwarded::Forwarded;
 pub use range::{ByteRange, Span};
 pub use reader::{RequestReader, Settings};
 pub use request::{Fault, HttpError, Method, Request};

@@ -65,6 +65,20 @@ fn a_browser_s_request() {
 }
 
 #[test]
+fn whom_a_request_comes_from_is_read_from_all_its_headers_in_their_order() {
+    let head =
+        "GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.1\r\nContent-Length: 0\r\nx-forwarded-for: 10.0.0.2, 10.0.0.1\r\n\r\n";
+    let request = one(head).unwrap();
+    let client = |hops: usize| {
+        let asked = std::cell::Cell::new(0);
+        let trusted = |_| asked.replace(asked.get() + 1) < hops;
+        request.forwarded.client("10.0.0.9:1".parse().unwrap(), trusted).to_string()
+    };
+    assert_eq!([0, 1, 2, 3, 9].map(client), ["10.0.0.9:1", "10.0.0.1:0", "10.0.0.2:0", "192.0.2.1:0", "192.0.2.1:0"]);
+    assert!(!request.forwarded.is_malformed());
+}
+
+#[test]
 fn connections_are_kept_as_version_and_header_say() {
     for (version, header, kept) in [
         ("1.1", "", true),

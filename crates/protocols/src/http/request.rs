@@ -2,6 +2,7 @@
 //!
 //! Only what the media ports use is kept of a head; the rest is checked and forgotten.
 
+use super::forwarded::Forwarded;
 use super::range::ByteRange;
 use super::response::Status;
 use super::target;
@@ -39,6 +40,8 @@ pub struct Request {
     pub range: Option<ByteRange>,
     /// The key of a WebSocket handshake (RFC 6455 section 4.2.1), if the request is a whole one.
     pub websocket_key: Option<String>,
+    /// Whom proxies say it comes from.
+    pub forwarded: Forwarded,
     /// Bytes of a body that follows the head, already discarded when the request is handed out.
     pub(super) body_bytes: u64,
 }
@@ -134,6 +137,7 @@ struct Fields {
     to_websocket: bool,
     websocket_version: bool,
     websocket_key: Option<String>,
+    forwarded: Forwarded,
 }
 
 impl Fields {
@@ -180,6 +184,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
         keep_alive: !fields.close && (minor == 1 || fields.keep_alive),
         range: fields.range.filter(|_| method == Method::Get && !fields.conditional_range),
         websocket_key,
+        forwarded: fields.forwarded,
         body_bytes: fields.content_length.unwrap_or(0),
     })
 }
@@ -224,6 +229,8 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
             fields.conditional_range = true;
         }
     }
+    let forwarded_for = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));
+    fields.forwarded = Forwarded::read(forwarded_for.map(|header| header.value));
     Ok(fields)
 }
 

@@ -180,7 +180,7 @@ proptest! {
                     let (pid, payload) = (pids(packet)[0], packet[3] & 0x10 != 0);
                     prop_assert_eq!(broken(packet), payload && first.insert(pid), "the first packet of each PID says that it is");
                     let before = counters.insert(pid, packet[3] & 15);
-                    prop_assert!(broken(packet) || before.is_none_or(|before| packet[3] & 15 == before + u8::from(payload) & 15));
+                    prop_assert!(broken(packet) || before.is_none_or(|before| packet[3] & 15 == (before + u8::from(payload)) & 15));
                     if let Some(now) = pcr(packet) {
                         prop_assert_eq!(pid, CLOCK);
                         let passed = clock.replace(now).map_or(0, |before: u64| now.wrapping_sub(before) & ((1 << 33) - 1));

@@ -115,6 +115,13 @@ impl Opening {
         match self.0.first() {
             None | Some(&VERSION) => {}
             Some(6) => return Err(RtmpError::new(Limit::Protocol, position, "version 6 (RTMPE) is not supported")),
+            Some(0xf3) => {
+                return Err(RtmpError::new(
+                    Limit::Protocol,
+                    position,
+                    "a real-IP prefix, which only trusted proxies may send (trusted_proxies)",
+                ));
+            }
             Some(other) => {
                 return Err(RtmpError::new(Limit::Protocol, position, format!("not an RTMP handshake (first byte {other:#04x})")));
             }
@@ -280,6 +287,7 @@ mod tests {
     fn other_versions_are_refused_by_name() {
         let refused = |first: u8| ServerHandshake::new(1).handle_input(&[first], &mut Vec::new(), 0).unwrap_err().detail;
         assert!(refused(6).contains("RTMPE"));
+        assert!(refused(0xf3).contains("real-IP"));
         assert!(refused(b'G').contains("0x47"));
     }
 }

@@ -1,0 +1,98 @@
+//! Whose a connection is when it comes through a proxy: what is said by a prefix to the client's bytes, or with an HTTP request.
+//!
+//! Only who is in `trusted_proxies` is believed. From then on a session is the client's, in the log, towards the front and in what is
+//! saved; a session whose worker dies before the front has heard of it is named once more, from the same bytes.
+
+use super::session::Protocol;
+use super::sessions::Arrival;
+use super::{End, Worker};
+use crate::control::counters::WorkerCounter;
+use crate::control::{Listener, ToFront};
+use braidcast_protocols::http::Forwarded;
+use braidcast_protocols::proxy::{Form, PrefixReader, Sender};
+use braidcast_sys::fault::kill_point;
+use std::fmt;
+
+impl Worker {
+    /// What a new connection begins with. An RTMP handshake is to be done at `handshake_ms`.
+    pub(super) fn first_protocol(&self, arrival: &Arrival, handshake_ms: u64) -> Protocol {
+        let (listener, peer) = (arrival.origin.listener, arrival.origin.peer);
+        match listener {
+            _ if self.config.expects_proxy(listener) => Protocol::Prefix(PrefixReader::new(Form::Proxy)),
+            Listener::Rtmp | Listener::Sub if self.config.trusts(peer.ip()) => Protocol::Prefix(PrefixReader::new(Form::RealIp)),
+            Listener::Rtmp => self.new_rtmp(arrival.conn, handshake_ms),
+            Listener::Http | Listener::Api => self.new_http(),
+            Listener::Sub => Protocol::Unknown,
+        }
+    }
+
+    /// Gives bytes to what reads the prefixes of a connection, one after the other; says how many they were.
+    pub(super) fn feed_prefixes(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
+        let mut used = 0;
+        while let Protocol::Prefix(reader) = &mut self.sessions[slot].protocol {
+            let form = reader.form();
+            let (step, sender) = reader.handle_input(&bytes[used..]).map_err(|error| self.bad_prefix(form, &error))?;
+            used += step;
+            self.sessions[slot].kept.consumed += step;
+            match sender {
+                Some(sender) => self.end_prefix(slot, form, sender)?,
+                None => break,
+            }
+        }
+        Ok(used)
+    }
+
+    fn end_prefix(&mut self, slot: usize, form: Form, sender: Sender) -> Result<(), End> {
+        let session = &self.sessions[slot];
+        let (conn, proxy, deadline_ms) = (session.conn, session.holder, session.deadline_ms);
+        if form == Form::Proxy && !self.config.trusts(proxy.ip()) {
+            // The front lets nobody else in, unless it runs with another configuration than this worker.
+            return Err(self.bad_prefix(form, &"it is from an address that is not trusted"));
+        }
+        if let Sender::Is(client) = sender {
+            let session = &mut self.sessions[slot];
+            (session.peer, session.holder) = (client, client);
+            kill_point("naming");
+            tracing::debug!(%conn, peer = %client, %proxy, "a proxy says whose connection it is");
+            self.tell_front(&ToFront::Named { conn, client });
+            kill_point("named");
+        }
+        let session = &self.sessions[slot];
+        let next = match session.listener {
+            // The proxy may have been told by SRS's.
+            Listener::Rtmp | Listener::Sub if form == Form::Proxy && self.config.trusts(session.holder.ip()) => {
+                Protocol::Prefix(PrefixReader::new(Form::RealIp))
+            }
+            Listener::Rtmp => self.new_rtmp(conn, deadline_ms),
+            Listener::Http | Listener::Api => self.new_http(),
+            Listener::Sub => Protocol::Unknown,
+        };
+        let session = &mut self.sessions[slot];
+        if matches!(next, Protocol::Rtmp(_)) {
+            session.deadline_ms = 0;
+        }
+        session.protocol = next;
+        self.watch_deadline(slot);
+        Ok(())
+    }
+
+    /// Why a connection is closed that does not begin as it has to.
+    pub(super) fn bad_prefix(&self, form: Form, why: &dyn fmt::Display) -> End {
+        self.count(WorkerCounter::RefusedProxyHeaders);
+        End::Peer(match form {
+            Form::Proxy => format!("the connection has to begin with a PROXY header: {why}"),
+            Form::RealIp => format!("the connection begins with a bad real-IP prefix: {why}"),
+        })
+    }
+
+    /// Who sent an HTTP request, as far as the proxies that passed it on are trusted.
+    pub(super) fn name_client(&mut self, slot: usize, forwarded: &Forwarded) {
+        let session = &self.sessions[slot];
+        let holder = session.holder;
+        let client = forwarded.client(holder, |address| self.config.trusts(address));
+        if forwarded.is_malformed() && self.config.trusts(holder.ip()) {
+            self.count(WorkerCounter::ForwardedMalformed);
+        }
+        self.sessions[slot].peer = client;
+    }
+}
