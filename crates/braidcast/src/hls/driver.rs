@@ -237,7 +237,7 @@ impl StreamSegmenter {
         let publisher_changed = self.epoch != 0 && info.epoch != self.epoch;
         self.epoch = info.epoch;
         if publisher_changed {
-            self.segmenter.discontinuity();
+            self.segmenter.publisher_changed();
             self.drain(self.position);
         }
         if info.generation != self.generation {
@@ -305,7 +305,7 @@ impl StreamSegmenter {
                 SegmenterOutput::Bytes(bytes) => self.store.append(&bytes).err(),
                 SegmenterOutput::Finished(info) => self.finish(info, opens_at).err(),
                 SegmenterOutput::Unsupported(codec) => {
-                    tracing::info!(stream = %self.key, %codec, "HLS leaves out a track whose codec it does not carry; HTTP-FLV and RTMP have it");
+                    tracing::info!(stream = %self.key, %codec, "HLS leaves this codec out: MPEG-TS cannot carry it, or its configuration; HTTP-FLV and RTMP have it. For HLS publish H.264 or H.265, AAC, MP3, AC-3, E-AC-3 or Opus");
                     None
                 }
             };

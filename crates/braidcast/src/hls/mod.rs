@@ -12,6 +12,7 @@ mod scan;
 pub mod serve;
 mod state;
 mod store;
+pub mod survey;
 
 pub use driver::{Options, StreamSegmenter};
 

@@ -1,17 +1,15 @@
 //! The streams of an instance, each read from its log's head, a few of its newest records and its segments' names.
 
 use super::instance::Locks;
+use crate::hls::survey::survey;
 use anyhow::Context;
-use braidcast_media::tag::Codec;
-use braidcast_media::{RecordKind, StreamKey, TagInfo, flv};
+use braidcast_media::StreamKey;
+use braidcast_protocols::mpegts::Form;
 use braidcast_stream_log::{Now, Reader, Root, State};
 use serde::Serialize;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-
-/// How far into the newest block codecs are looked for: a track that is there at all has a record within that.
-const CODEC_SEARCH_BYTES: u32 = 256 << 10;
 
 /// A stream that has a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +30,8 @@ pub struct Stream {
     pub video: Option<String>,
     /// The audio codec; `null` if no audio was seen.
     pub audio: Option<String>,
+    /// What HLS makes of it.
+    pub hls: StreamHls,
     /// Bytes received since the log was made.
     pub bytes: u64,
     /// Records received.
@@ -50,6 +50,13 @@ pub struct Stream {
     pub age_ms: u64,
 }
 
+/// How a stream fares in HLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StreamHls {
+    /// Codecs that MPEG-TS cannot carry, as in `video` and `audio`: HLS has the others, or nothing.
+    pub leaves_out: Vec<String>,
+}
+
 /// All streams, sorted by name. `worker_of` tells a worker by its process.
 pub(super) fn streams(root: &Root, locks: &Locks, worker_of: impl Fn(u32) -> Option<u16>, now: Now) -> anyhow::Result<Vec<Stream>> {
     let keys = root.keys().context("the list of streams")?;
@@ -66,7 +73,7 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
         State::Disposed => return None,
     };
     let counters = reader.counters();
-    let (video, audio) = codecs(&reader);
+    let survey = survey(&reader);
     let before_oldest = reader.block(reader.oldest_block()).map_or(0, |oldest| oldest.cumulative_bytes);
     Some(Stream {
         vhost: key.vhost().to_owned(),
@@ -75,8 +82,9 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
         state,
         worker: locks.holder(&root.stream_dir(key).join("head")).and_then(worker_of),
         publisher: reader.publisher().filter(|_| reader.state() == State::Live),
-        video: video.map(|codec| codec.to_string()),
-        audio: audio.map(|codec| codec.to_string()),
+        video: survey.video().map(|codec| codec.to_string()),
+        audio: survey.audio().map(|codec| codec.to_string()),
+        hls: StreamHls { leaves_out: survey.left_out_by(Form::Ts).map(|codec| codec.to_string()).collect() },
         bytes: counters.bytes,
         records: counters.records,
         keyframes: counters.keyframes,
@@ -86,28 +94,6 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
         log_bytes: reader.total_bytes().saturating_sub(before_oldest),
         age_ms: now.mono_ms.saturating_sub(reader.last_append_mono_ms()),
     })
-}
-
-/// What the newest block says: its prefix has the sequence headers, and codecs without such are seen in the first records.
-fn codecs(reader: &Reader) -> (Option<Codec>, Option<Codec>) {
-    let (mut video, mut audio) = (None, None);
-    let commit = reader.commit();
-    let header_bytes = flv::FILE_HEADER.len() as u32;
-    let Ok(block) = reader.map(commit.block) else { return (None, None) };
-    let end = commit.offset.min(CODEC_SEARCH_BYTES);
-    let Some(bytes) = block.bytes(header_bytes, end) else { return (None, None) };
-    for record in flv::records(bytes) {
-        let codec = TagInfo::of(record.header.kind, record.payload).codec;
-        match record.header.kind {
-            RecordKind::Video => video = video.or(codec),
-            RecordKind::Audio => audio = audio.or(codec),
-            RecordKind::Data => {}
-        }
-        if video.is_some() && audio.is_some() {
-            break;
-        }
-    }
-    (video, audio)
 }
 
 fn newest_segment(directory: &Path) -> Option<u64> {

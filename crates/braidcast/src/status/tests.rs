@@ -53,7 +53,7 @@ fn make() -> Made {
     writer.begin_publish(now).unwrap();
     writer.set_publisher("192.0.2.1:40000".parse().unwrap());
     for (kind, payload) in [
-        (RecordKind::Video, &[0x17, 0, 0, 0, 0, 1][..]),
+        (RecordKind::Video, &b"\x17\0\0\0\0\x01\x64\0\x1f\xff\xe1\0\x01\x67\x01\0\x01\x68"[..]),
         (RecordKind::Video, &[0x17, 1, 0, 0, 0, 2, 3]),
         (RecordKind::Audio, &[0x2f, 1, 2, 3]),
     ] {
@@ -102,7 +102,7 @@ fn everything_is_in_the_json() {
     let known = json!({
         "vhost": "__defaultVhost__", "app": "live", "stream": "film", "state": "live", "worker": 1, "publisher": "192.0.2.1:40000", "video": "H.264", "audio": "MP3",
         "bytes": made.writer.counters().bytes, "records": made.writer.counters().records, "keyframes": made.writer.counters().keyframes,
-        "epoch": 1, "segment": 12,
+        "epoch": 1, "segment": 12, "hls": { "leaves_out": [] },
     });
     for (key, value) in known.as_object().unwrap() {
         assert_eq!(&stream[key], value, "{key}");
@@ -138,6 +138,7 @@ fn people_see_tables() {
         publisher: None,
         audio: None,
         segment: None,
+        hls: streams::StreamHls { leaves_out: vec!["AV1".into(), "FLAC".into()] },
         ..stream.clone()
     };
     status.streams.push(second);
@@ -157,6 +158,7 @@ WORKER   PID  STATE       PUBLISHERS  ALLOWED  FREE  WEIGHT  VIEWERS  SESSIONS  
 STREAM                   STATE    WORKER  PUBLISHER        CODECS       RECEIVED  RECORDS  KEYFRAMES  SEGMENT      LOG   AGE
 live/film                live          1  192.0.2.1:40000  H.264 + MP3   4.8 MiB     1234          1       12  1.9 MiB  40ms
 v.example/live/a??[31mb  waiting       -  -                H.264         4.8 MiB     1234          1        -  1.9 MiB  40ms
+v.example/live/a??[31mb: HLS cannot carry AV1 and FLAC
 "
     );
 }

@@ -15,6 +15,7 @@ pub(super) fn text(status: &Status) -> String {
         out.push_str("no streams\n");
     } else {
         out.push_str(&streams(&status.streams));
+        out.push_str(&left_out_of_hls(&status.streams));
     }
     out
 }
@@ -93,12 +94,23 @@ fn workers(status: &Status) -> String {
     columns(&headings, &status.workers.iter().map(row).collect::<Vec<_>>())
 }
 
+/// A stream's name, with its vhost unless it is the default one.
+fn name_of(stream: &Stream) -> String {
+    let name = format!("{}/{}", stream.app, stream.stream);
+    printable(&if stream.vhost == DEFAULT_VHOST { name } else { format!("{}/{name}", stream.vhost) })
+}
+
+/// A line for each stream of which HLS lacks something.
+fn left_out_of_hls(streams: &[Stream]) -> String {
+    let lacking = streams.iter().filter(|stream| !stream.hls.leaves_out.is_empty());
+    lacking.map(|stream| format!("{}: HLS cannot carry {}\n", name_of(stream), stream.hls.leaves_out.join(" and "))).collect()
+}
+
 fn streams(streams: &[Stream]) -> String {
     let row = |stream: &Stream| {
-        let name = format!("{}/{}", stream.app, stream.stream);
         let codecs: Vec<&str> = [&stream.video, &stream.audio].into_iter().flatten().map(String::as_str).collect();
         vec![
-            printable(&if stream.vhost == DEFAULT_VHOST { name } else { format!("{}/{name}", stream.vhost) }),
+            name_of(stream),
             stream.state.to_owned(),
             stream.worker.map_or("-".to_owned(), |worker| worker.to_string()),
             stream.publisher.map_or("-".to_owned(), |address| address.to_string()),

@@ -7,11 +7,12 @@ use super::websocket::WebSocket;
 use super::{End, Worker};
 use crate::control::Listener;
 use crate::control::counters::WorkerCounter;
-use crate::hls::{INDEX, serve};
+use crate::hls::{INDEX, serve, survey};
 use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
 use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
+use braidcast_stream_log::{Reader, State};
 use std::io;
 
 /// The longest request body that is read and thrown away, in bytes.
@@ -143,6 +144,9 @@ impl Worker {
             };
             return self.respond_text(slot, Status::NOT_FOUND, text, wish.head_only);
         }
+        if let Some(why) = self.why_no_index(&wish.key) {
+            return self.respond_text(slot, Status::NOT_FOUND, &why, wish.head_only);
+        }
         let session = &mut self.sessions[slot];
         self.waiting.add((Awaited::Index, wish.key.clone()), slot);
         session.enter(Role::WaitingForIndex(wish));
@@ -151,16 +155,28 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether a stream has a live index now, which those who wait for one want to know.
-    pub(super) fn has_live_index(&self, key: &StreamKey) -> bool {
-        self.root.hls_dir(key).join(INDEX).exists()
+    /// Whether those who wait for a stream's live index can be answered now: it is there, or will never be.
+    pub(super) fn is_index_settled(&self, key: &StreamKey) -> bool {
+        self.root.hls_dir(key).join(INDEX).exists() || self.why_no_index(key).is_some()
+    }
+
+    /// Why a stream that is live will have no index, for people: its codecs are none that segments carry.
+    fn why_no_index(&self, key: &StreamKey) -> Option<String> {
+        let reader = Reader::open(&self.root, key).ok()?.filter(|reader| reader.state() == State::Live)?;
+        survey::why_none(&reader)
     }
 
     /// Looks once more at the index that a session waits for.
     pub(super) fn retry_index(&mut self, slot: usize) -> Result<(), End> {
         let Some(Session { role: Role::WaitingForIndex(wish), .. }) = self.sessions.get(slot) else { return Ok(()) };
         let wish = wish.clone();
-        self.try_index(slot, &wish).map(|_| ())
+        if self.try_index(slot, &wish)? {
+            return Ok(());
+        }
+        match self.why_no_index(&wish.key) {
+            Some(why) => self.respond_text(slot, Status::NOT_FOUND, &why, wish.head_only),
+            None => Ok(()),
+        }
     }
 
     fn has_index(&mut self, wish: &IndexWish) -> bool {

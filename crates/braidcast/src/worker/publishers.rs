@@ -140,7 +140,7 @@ impl Worker {
                     self.serve_waiting(&sessions, Self::try_open);
                     Some(())
                 }
-                Awaited::Index => self.has_live_index(&key).then(|| self.serve_waiting(&sessions, Self::retry_index)),
+                Awaited::Index => self.is_index_settled(&key).then(|| self.serve_waiting(&sessions, Self::retry_index)),
             };
             if served.is_some() {
                 left = left.saturating_sub(sessions.len()).max(1);

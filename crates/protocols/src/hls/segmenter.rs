@@ -41,7 +41,7 @@ pub enum SegmenterOutput {
     /// The segment is complete. If this comes out of [`Segmenter::handle_record`], that record opened the next segment: a
     /// restart goes on with it from [`Segmenter::state`]; otherwise with the next record.
     Finished(SegmentInfo),
-    /// A codec that the segments do not carry; told once.
+    /// A codec that the segments do not carry, or not as it is configured; told once of each publisher.
     Unsupported(Codec),
 }
 
@@ -152,6 +152,13 @@ impl Segmenter {
             state.break_off();
             state.discontinuity = true;
         }
+    }
+
+    /// Another publisher goes on with the stream: a discontinuity, and what it sends that is not carried is told of anew.
+    pub fn publisher_changed(&mut self) {
+        self.discontinuity();
+        self.live.reported.clear();
+        self.saved.reported.clear();
     }
 
     /// The stream has ended: ends the open segment. Records may follow all the same.

@@ -13,6 +13,16 @@ const AAC: &[u8] = b"\xaf\0\x12\x10";
 const AAC_MONO: &[u8] = b"\xaf\0\x12\x08";
 const SOUND: &[u8] = b"\xaf\x01sound";
 const MP3: &[u8] = b"\x2f\xff\xfb";
+/// VPS, SPS and PPS of two bytes each.
+const HEVC: &[u8] =
+    b"\x90hvc1\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\x03\xa0\0\x01\0\x02\x40\x01\xa1\0\x01\0\x02\x42\x01\xa2\0\x01\0\x02\x44\x01";
+const HEVC_KEY: &[u8] = b"\x93hvc1\0\0\0\x03\x26\x01k";
+const HEVC_DELTA: &[u8] = b"\xa1hvc1\0\0\x28\0\0\0\x03\x02\x01d";
+const OPUS: &[u8] = b"\x90OpusOpusHead\x01\x02\x38\x01\x80\xbb\0\0\0\0\0";
+const OPUS_MONO: &[u8] = b"\x90OpusOpusHead\x01\x01\x38\x01\x80\xbb\0\0\0\0\0";
+const OPUS_SOUND: &[u8] = b"\x91Opuspacket";
+const AC3: &[u8] = b"\x91ac-3\x0b\x77";
+const EAC3: &[u8] = b"\x91ec-3\x0b\x77";
 
 type Rec = (RecordKind, u32, &'static [u8]);
 
@@ -249,6 +259,62 @@ fn other_codecs_are_told_of_once_and_the_rest_goes_on() {
     assert_eq!(run.frames(), [(100, 0)]);
 }
 
+/// The version and the stream types of each segment's PMT.
+fn programs(run: &Run) -> Vec<(u8, Vec<u8>)> {
+    let program = |(_, bytes): &(SegmentInfo, Vec<u8>)| {
+        let section = &bytes[188 + 5..];
+        let (mut at, end, mut types) = (12, usize::from(section[2]) + 3 - 4, Vec::new());
+        while at < end {
+            types.push(section[at]);
+            at += 5 + usize::from(section[at + 4]);
+        }
+        (section[5] >> 1 & 31, types)
+    };
+    run.segments.iter().map(program).collect()
+}
+
+#[test]
+fn another_codec_is_another_program_after_a_discontinuity() {
+    let mut run = Run::fresh();
+    for (part, codecs) in (0..).zip([0, 1, 3, 0]) {
+        run.feed(&translated(&HEADERS, codecs)).feed(&translated(&both(part * 4000, (part + 1) * 4000, 2000), codecs));
+    }
+    run.finish();
+    let expected = [vec![0x1b, 0x0f], vec![0x24, 0x06], vec![0x1b, 0x06], vec![0x1b, 0x0f]];
+    assert_eq!(programs(&run), (0..).zip(expected).collect::<Vec<(u8, Vec<u8>)>>());
+    assert!(run.cuts().iter().skip(1).all(|cut| cut.3), "{:?}", run.cuts());
+}
+
+#[test]
+fn audio_without_a_header_is_waited_for_and_told_from_other_audio() {
+    for (codecs, types) in [(2, vec![0x24, 0x81]), (4, vec![0x1b, 0x87])] {
+        let mut run = Run::fresh();
+        run.feed(&translated(&HEADERS, codecs)).feed(&translated(&both(0, 4000, 2000), codecs)).finish();
+        assert_eq!((programs(&run), run.frames()), (vec![(0, types)], vec![(200, 100)]));
+    }
+}
+
+#[test]
+fn opus_of_other_channels_is_another_program() {
+    let mut run = Run::fresh();
+    let sound = |from: u32| (from..from + 4000).step_by(20).map(|time| (Audio, time, OPUS_SOUND)).collect::<Vec<Rec>>();
+    run.feed(&[(Audio, 0, OPUS)]).feed(&sound(0)).feed(&[(Audio, 4000, OPUS_MONO)]).feed(&sound(4000)).finish();
+    assert_eq!(run.cuts(), [(0, 4000, true, false), (4000, 4000, true, true)]);
+    assert_eq!(programs(&run), [(0, vec![6]), (1, vec![6])]);
+}
+
+#[test]
+fn nothing_that_can_be_carried_gives_no_segment_and_every_publisher_is_told() {
+    let mut run = Run::fresh();
+    let frames: Vec<Rec> =
+        (0..20_000).step_by(20).flat_map(|time| [(Video, time, &b"\x93av01x"[..]), (Audio, time, b"\x91fLaC\xff")]).collect();
+    run.feed(&frames).discontinuity().feed(&frames);
+    assert_eq!(run.unsupported, [Codec::Av1, Codec::Flac]);
+    run.segmenter.publisher_changed();
+    run.feed(&frames).finish();
+    assert_eq!((run.unsupported.len(), run.segments.len()), (4, 0));
+}
+
 #[test]
 fn a_broken_frame_costs_itself_only() {
     let mut records = both(0, 2000, 1000);
@@ -275,18 +341,47 @@ fn record() -> impl Strategy<Value = Rec> {
         (Video, AVC_OTHER),
         (Audio, AAC_MONO),
         (Data, b"\x02"),
-        (Video, b"\x91hvc1"),
+        (Video, b"\x93av01x"),
+        (Video, HEVC),
+        (Video, HEVC_KEY),
+        (Video, HEVC_DELTA),
+        (Audio, OPUS),
+        (Audio, OPUS_MONO),
+        (Audio, OPUS_SOUND),
+        (Audio, AC3),
+        (Audio, EAC3),
     ]);
     (payload, 0_u32..3000).prop_map(|((kind, payload), step)| (kind, step, payload))
 }
 
-/// Mostly ordinary streams: steps become timestamps, and now and then something odd is among them.
+/// The same records in other codecs; some have no header of audio.
+fn translated(records: &[Rec], codecs: usize) -> Vec<Rec> {
+    let translate = |payload: &'static [u8]| match (codecs, payload) {
+        (1 | 2, AVC) => HEVC,
+        (1 | 2, KEY) => HEVC_KEY,
+        (1 | 2, DELTA) => HEVC_DELTA,
+        (1 | 3, AAC) => OPUS,
+        (1 | 3, SOUND) => OPUS_SOUND,
+        (2, SOUND) => AC3,
+        (4, SOUND) => EAC3,
+        _ => payload,
+    };
+    let kept = |record: &&Rec| !(matches!(codecs, 2 | 4) && record.2 == AAC);
+    records.iter().filter(kept).map(|&(kind, time, payload)| (kind, time, translate(payload))).collect()
+}
+
+/// Mostly ordinary streams: steps become timestamps, codecs may change on the way, and now and then something odd is among them.
 fn stream() -> impl Strategy<Value = Vec<Rec>> {
     let odd = prop::collection::vec((0_usize..400, record(), any::<u32>()), 0..6);
-    (prop::sample::select(vec![200_u32, 1000, 2000, 5000, 60_000]), any::<u32>(), 0_u32..20_000, odd).prop_map(
-        |(group, start, length, odd)| {
-            let mut records: Vec<Rec> = HEADERS.to_vec();
-            records.extend(both(0, length, group).into_iter().map(|(kind, time, payload)| (kind, start.wrapping_add(time), payload)));
+    let codecs = prop::collection::vec(0_usize..5, 1..3);
+    (prop::sample::select(vec![200_u32, 1000, 2000, 5000, 60_000]), any::<u32>(), 0_u32..20_000, odd, codecs).prop_map(
+        |(group, start, length, odd, codecs)| {
+            let mut records = Vec::new();
+            for (part, codecs) in (0..).zip(codecs) {
+                let frames = both(part * length, (part + 1) * length, group);
+                let frames = HEADERS.into_iter().chain(frames).map(|(kind, time, payload)| (kind, start.wrapping_add(time), payload));
+                records.extend(translated(&frames.collect::<Vec<_>>(), codecs));
+            }
             for (at, (kind, step, payload), jump) in odd {
                 let time = if jump % 8 == 0 { jump } else { start.wrapping_add(step) };
                 records.insert(at.min(records.len()), (kind, time, payload));
