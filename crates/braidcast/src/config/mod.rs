@@ -18,7 +18,7 @@ pub use keys::{
     Api, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, Publish, PublishPolicy, Rtmp,
     Server, Worker,
 };
-pub use load::{Sources, load};
+pub use load::{Sources, load, load_text};
 pub use table::KeyInfo;
 pub use units::{Size, Span};
 

@@ -14,6 +14,7 @@ mod state;
 mod store;
 
 pub use driver::{Options, StreamSegmenter};
+pub use state::SavedState;
 
 /// The name of the live index in a stream's `hls/` directory.
 pub const INDEX: &str = "index.m3u8";
