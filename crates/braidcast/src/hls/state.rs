@@ -73,7 +73,7 @@ impl SavedState {
         if &header[..8] != MAGIC || word(8) != VERSION || word(12) != crc32fast::hash(body) {
             return None;
         }
-        postcard::from_bytes(body).ok()
+        postcard::from_bytes(body).ok().filter(|state: &Self| state.segmenter.is_sound())
     }
 }
 

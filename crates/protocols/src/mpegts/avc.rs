@@ -38,6 +38,11 @@ impl AvcConfig {
         Some(Self { length_bytes: (length_size & 3) + 1, parameter_sets })
     }
 
+    /// Whether a restored configuration is one that can be parsed.
+    pub(crate) fn is_sound(&self) -> bool {
+        (1..=4).contains(&self.length_bytes) && self.parameter_sets.len() <= 2 * MAX_CONFIG_BYTES
+    }
+
     /// True if the NAL units of `frame` fill it exactly and at least one has content.
     pub fn accepts(&self, frame: &[u8]) -> bool {
         let mut content = false;

@@ -101,6 +101,16 @@ impl SegmenterState {
         }
     }
 
+    /// Whether a restored state is one that a segmenter can come to: only such a one may be gone on from.
+    pub fn is_sound(&self) -> bool {
+        let audio_ok = match self.audio {
+            Some(AudioConfig::Aac(config)) => config.is_sound(),
+            Some(AudioConfig::Mp3) | None => true,
+        };
+        let times_ok = self.clock.is_sound() && self.video_end.is_sound() && self.audio_end.is_sound();
+        audio_ok && times_ok && self.video.as_ref().is_none_or(AvcConfig::is_sound) && self.muxer.is_sound()
+    }
+
     /// Forgets what does not survive an interruption.
     pub(super) fn break_off(&mut self) {
         self.program = None;
