@@ -1,21 +1,5 @@
-//! Braidcast: a live streaming server that uses every core of a machine.
-
-mod cli;
-mod config;
-mod control;
-mod front;
-mod hls;
-mod logging;
-mod page;
-mod saved;
-mod status;
-mod worker;
-
-/// Which version this is. Tests upgrade from one to another.
-const VERSION: &str = if cfg!(feature = "faults") { concat!(env!("CARGO_PKG_VERSION"), "-faults") } else { env!("CARGO_PKG_VERSION") };
+//! The program: see the library of the same name.
 
 fn main() -> std::process::ExitCode {
-    // Fronts start workers, and each other, by a name that says nothing.
-    let _ = braidcast_sys::process::set_name(c"braidcast");
-    cli::main()
+    braidcast::main()
 }

@@ -288,6 +288,10 @@ impl Head {
                 _ => return None,
             });
         }
+        // What only leads to a packet type is none itself.
+        if head.packet_type == packet::MOD_EX || (head.multitrack.is_some() && head.packet_type == multitrack) {
+            return None;
+        }
         if head.multitrack != Some(Multitrack::ManyCodecs) {
             let (code, after) = rest.split_first_chunk::<4>()?;
             head.codec = Some((codec_of(kind, *code), Some(*code)));
@@ -514,7 +518,7 @@ mod tests {
         assert!(TagInfo::of(Video, short).extended);
         assert_eq!(first_track(Video, short), FirstTrack::Instead { header: *b"\x91av01", from: 10, to: 11 });
         let endless = [&b"\x97"[..], &b"\0\0\x07".repeat(100)].concat();
-        assert_eq!(TagInfo::of(Video, &endless).codec.is_some(), all(Video, &endless).len() == 1);
+        assert_eq!(all(Video, &endless), []);
     }
 
     #[test]
@@ -546,6 +550,14 @@ mod tests {
     fn codecs_have_their_usual_names() {
         let codecs = [Codec::H264, Codec::Hevc, Codec::LegacyAudio(11), Codec::LegacyVideo(11), Codec::FourCc(*b"a\x1b\"b")];
         assert_eq!(codecs.map(|codec| codec.to_string()), ["H.264", "H.265", "Speex", "FLV codec 11", "a\\x1b\\\"b"]);
+    }
+
+    #[test]
+    fn a_packet_type_that_only_leads_to_another_is_none_itself() {
+        for tag in [&b"\x96\x06av01\0x"[..], b"\x96\x07av01\0x"] {
+            assert_eq!((all(Video, tag), first_track(Video, tag)), (vec![], FirstTrack::Same));
+        }
+        assert_eq!(all(Audio, b"\x95\x05Opus\0x"), []);
     }
 
     #[test]

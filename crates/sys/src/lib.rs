@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod allocation;
 pub mod child;
 pub mod clock;
 pub mod dir;

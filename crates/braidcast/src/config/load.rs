@@ -7,7 +7,7 @@ use super::table::{Rejected, Section};
 use super::value::Raw;
 use super::{Config, MAX_WORKERS, WORKER, Worker, sections};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How every variable begins that sets a key.
 pub(super) const PREFIX: &str = "BRAIDCAST_";
@@ -64,6 +64,13 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     loader.finish()
 }
 
+/// As [`load`], of a file's text alone.
+pub fn load_text(path: &Path, text: &str) -> Result<Loaded, Problems> {
+    let mut loader = Loader::default();
+    loader.file(path, text);
+    loader.finish()
+}
+
 #[derive(Default)]
 struct Loader {
     config: Config,
@@ -73,7 +80,7 @@ struct Loader {
 }
 
 impl Loader {
-    fn file(&mut self, path: &std::path::Path, text: &str) {
+    fn file(&mut self, path: &Path, text: &str) {
         // With the heading's place, and whether an id was written at all, right or wrong.
         let mut workers: Vec<(Worker, Origin, bool)> = Vec::new();
         for Assignment { section, index, key, raw, origin } in assignments(path, text, &mut self.problems) {

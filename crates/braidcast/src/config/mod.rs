@@ -19,7 +19,7 @@ pub use keys::{
     Api, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish,
     PublishPolicy, Rtmp, Server, Worker,
 };
-pub use load::{Sources, load};
+pub use load::{Sources, load, load_text};
 pub use networks::Network;
 pub use table::KeyInfo;
 pub use units::{Size, Span};

@@ -51,23 +51,29 @@ impl SavedState {
         files::replace(directory, NAME, &self.encode())
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let body = postcard::to_stdvec(self).expect("the state holds only types that can be encoded");
+    /// The file's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        Self::framed(&postcard::to_stdvec(self).expect("the state holds only types that can be encoded"))
+    }
+
+    /// A file's bytes of an encoded state.
+    pub fn framed(body: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-        bytes.extend_from_slice(&body);
+        bytes.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+        bytes.extend_from_slice(body);
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// Reads a file's bytes; `None` if they are no state that can be used.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (header, body) = bytes.split_first_chunk::<HEADER_BYTES>()?;
         let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         if &header[..8] != MAGIC || word(8) != VERSION || word(12) != crc32fast::hash(body) {
             return None;
         }
-        postcard::from_bytes(body).ok()
+        postcard::from_bytes(body).ok().filter(|state: &Self| state.segmenter.is_sound())
     }
 }
 

@@ -6,6 +6,7 @@
 mod clips;
 mod fan_out;
 mod front_link;
+pub mod fuzzing;
 mod handover;
 mod http;
 mod identity;

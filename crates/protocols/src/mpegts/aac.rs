@@ -46,6 +46,11 @@ impl AdtsConfig {
         (!short_frames).then_some(Self { profile: object_type - 1, rate_index, channels })
     }
 
+    /// Whether a restored configuration is one that can be parsed.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.profile < 4 && usize::from(self.rate_index) < RATES.len() && (1..=7).contains(&self.channels)
+    }
+
     /// The core coder's sampling rate in Hz.
     pub fn rate(&self) -> u32 {
         RATES.get(usize::from(self.rate_index)).copied().unwrap_or(RATES[4])

@@ -108,6 +108,15 @@ pub enum AudioConfig {
 }
 
 impl AudioConfig {
+    /// Whether a restored configuration is one that can be parsed.
+    pub(crate) fn is_sound(&self) -> bool {
+        match self {
+            Self::Aac(config) => config.is_sound(),
+            Self::Opus { channels } => (1..=8).contains(channels),
+            Self::Mp3 | Self::Ac3 | Self::Eac3 => true,
+        }
+    }
+
     /// Of a codec's sequence header; `None` if it is broken or says what transport streams cannot.
     pub fn parse(codec: AudioCodec, header: &[u8]) -> Option<Self> {
         match codec {

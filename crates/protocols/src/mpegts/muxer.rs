@@ -58,6 +58,14 @@ pub struct MuxerState {
     decode_lead_90k: u64,
 }
 
+impl MuxerState {
+    /// Whether a restored state is one that a muxer can come to.
+    pub(crate) fn is_sound(&self) -> bool {
+        let counters = [self.pat_counter, self.pmt_counter, self.video_counter, self.audio_counter];
+        counters.iter().all(|counter| counter.is_sound()) && self.pmt_version < 32 && self.decode_lead_90k <= MAX_DECODE_LEAD_90K
+    }
+}
+
 /// Writes packets; see the module's head.
 #[derive(Debug, Default)]
 pub struct Muxer {

@@ -61,6 +61,11 @@ impl VideoConfig {
         }
     }
 
+    /// Whether a restored configuration is one that can be parsed.
+    pub(crate) fn is_sound(&self) -> bool {
+        (1..=4).contains(&self.length_bytes) && self.parameter_sets.len() <= 2 * MAX_CONFIG_BYTES
+    }
+
     /// ISO/IEC 14496-15 section 5.3.3.1. What follows the picture parameter sets is not needed and ignored.
     fn parse_avc(record: &[u8]) -> Option<Self> {
         let [1, _, _, _, length_size, sps_count, sets @ ..] = record else {

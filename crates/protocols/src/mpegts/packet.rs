@@ -32,6 +32,11 @@ impl Counter {
         Self { next: 0, broken: true }
     }
 
+    /// Whether a restored counter is one that packets lead to.
+    pub(super) fn is_sound(&self) -> bool {
+        self.next < 16
+    }
+
     /// The next packet has an adaptation field for that, of two bytes at least.
     pub(super) fn is_broken(&self) -> bool {
         self.broken

@@ -18,6 +18,11 @@ pub(super) struct Clock {
 }
 
 impl Clock {
+    /// Whether a restored clock is one that timestamps lead to.
+    pub(super) fn is_sound(&self) -> bool {
+        self.last.is_none_or(|(_, unwrapped)| unwrapped <= MAX_MS)
+    }
+
     /// Unwrapped milliseconds of a timestamp, and how far it lies from the one before. Changes nothing.
     pub(super) fn place(&self, timestamp_ms: u32) -> (u64, u32) {
         let Some((raw, unwrapped)) = self.last else {
@@ -46,6 +51,11 @@ pub(super) struct TrackEnd {
 }
 
 impl TrackEnd {
+    /// As [`Clock::is_sound`].
+    pub(super) fn is_sound(&self) -> bool {
+        self.last_90k.is_none_or(|last| last <= ticks(MAX_MS)) && self.frame_90k.is_none_or(|frame| frame <= MAX_FRAME_90K)
+    }
+
     /// A frame starts at `time_90k`.
     pub(super) fn frame(&mut self, time_90k: u64) {
         let since = self.last_90k.replace(time_90k).and_then(|last| time_90k.checked_sub(last));

@@ -85,6 +85,13 @@ impl SegmenterState {
         }
     }
 
+    /// Whether a restored state is one that a segmenter can come to: only such a one may be gone on from.
+    pub fn is_sound(&self) -> bool {
+        let codecs_ok = self.video.as_ref().is_none_or(VideoConfig::is_sound) && self.audio.is_none_or(|audio| audio.is_sound());
+        let times_ok = self.clock.is_sound() && self.video_end.is_sound() && self.audio_end.is_sound();
+        codecs_ok && times_ok && self.muxer.is_sound()
+    }
+
     /// Forgets what does not survive an interruption.
     pub(super) fn break_off(&mut self) {
         self.program = None;

@@ -459,3 +459,20 @@ proptest! {
         run.discontinuity().finish();
     }
 }
+
+/// A length field of no bytes would never come to a frame's end.
+#[test]
+fn a_damaged_state_whose_frames_would_never_end_is_not_sound() {
+    let mut run = Run::fresh();
+    run.feed(&HEADERS).feed(&both(0, 13_000, 3000)).finish();
+    let state = run.segmenter.state();
+    assert!(state.is_sound());
+    let good = postcard::to_stdvec(state).unwrap();
+    let sets = good.windows(4).position(|window| window == [0, 0, 0, 1]).unwrap();
+    let mut damaged = good.clone();
+    // Before the parameter sets stands how many bytes they have, and before that how many a length field has.
+    assert_eq!(damaged[sets - 2], 4);
+    damaged[sets - 2] = 0;
+    let damaged: SegmenterState = postcard::from_bytes(&damaged).unwrap();
+    assert!(!damaged.is_sound());
+}

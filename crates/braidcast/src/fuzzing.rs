@@ -1,0 +1,54 @@
+//! Entries for the fuzz targets: parsers of this crate, with what has to hold whatever they are given. The program calls none.
+//!
+//! Each takes any bytes. It panics if something does not hold, and returns if the bytes are refused.
+
+use crate::config;
+use crate::control::orders::{Order, Report};
+use crate::control::{self, ToFront, ToWorker};
+use crate::hls::SavedState;
+use braidcast_media::RecordKind;
+use braidcast_protocols::hls::{Segmenter, SegmenterOptions};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::path::Path;
+
+pub use crate::worker::fuzzing::saved_session;
+
+/// A keyframe of H.264: one NAL unit of two bytes behind a length of four.
+const KEYFRAME: &[u8] = b"\x17\x01\0\0\0\0\0\0\x02\x65k";
+
+/// A packet between front and worker, or between an operator and the front. What is read is written as it was read.
+pub fn control_packet(packet: &[u8]) {
+    round_trip::<ToFront>(packet);
+    round_trip::<ToWorker>(packet);
+    round_trip::<Order>(packet);
+    round_trip::<Report>(packet);
+}
+
+fn round_trip<M: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(packet: &[u8]) {
+    let Ok(message) = control::decode::<M>(packet) else { return };
+    let encoded = control::encode(&message);
+    assert_eq!(control::decode::<M>(&encoded).expect("what was encoded is decoded"), message);
+}
+
+/// A configuration file. What is accepted is the same when it is written down and read again, and when it has travelled to a worker.
+pub fn config_file(text: &str) {
+    let Ok(loaded) = config::load_text(Path::new("fuzz.toml"), text) else { return };
+    let config = loaded.config;
+    let again = config::load_text(Path::new("fuzz.toml"), &config.to_toml());
+    assert_eq!(again.expect("what was accepted is accepted again").config, config);
+    assert_eq!(config::Config::from_json(&config.to_json()).expect("it goes to workers as JSON"), config);
+}
+
+/// A segmenter's state file, behind its checksum: whatever it says, a segmenter goes on from it.
+pub fn hls_state(body: &[u8]) {
+    let bytes = SavedState::framed(body);
+    let Some(state) = SavedState::decode(&bytes) else { return };
+    assert_eq!(SavedState::decode(&state.encode()).as_ref(), Some(&state));
+    let mut segmenter = Segmenter::new(SegmenterOptions::new(4_000), state.segmenter);
+    for (timestamp_ms, payload) in [(0, KEYFRAME), (5_000, KEYFRAME), (u32::MAX, KEYFRAME)] {
+        segmenter.handle_record(RecordKind::Video, timestamp_ms, payload, 1);
+    }
+    segmenter.finish();
+    while segmenter.poll_output().is_some() {}
+}

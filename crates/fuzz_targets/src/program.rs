@@ -1,0 +1,23 @@
+//! Parsers of the program itself: its messages, its configuration, what it keeps of sessions.
+
+use braidcast::fuzzing;
+
+/// A packet of a control channel or of the orders' socket.
+pub fn control(input: &[u8]) {
+    fuzzing::control_packet(input);
+}
+
+/// A configuration file.
+pub fn config(input: &[u8]) {
+    fuzzing::config_file(&String::from_utf8_lossy(input));
+}
+
+/// A saved session, or a segmenter's saved state: the first byte says which.
+pub fn saved_state(input: &[u8]) {
+    let [what, input @ ..] = input else { return };
+    if what % 2 == 0 {
+        fuzzing::saved_session(input);
+    } else {
+        fuzzing::hls_state(input);
+    }
+}

@@ -1,0 +1,62 @@
+//! How much memory a computation takes: for tests and fuzz targets, which hold a parser to a bound.
+//!
+//! A program that wants to know makes [`Counting`] its global allocator; nobody else pays for it.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+/// The system's allocator, which counts for each thread what it holds and has held at most.
+#[derive(Debug)]
+pub struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn note(change: isize) {
+    HELD.with(|held| {
+        // What another thread allocated may be freed here: the count goes below zero and back.
+        let now = held.get().wrapping_add(change);
+        held.set(now);
+        PEAK.with(|peak| peak.set(peak.get().max(now)));
+    });
+}
+
+// SAFETY: every call goes to the system's allocator with the caller's own arguments; the counting allocates nothing, because
+// the thread's cells need neither initialisation nor a destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size().cast_signed());
+        // SAFETY: the caller keeps to the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        note(layout.size().cast_signed().wrapping_neg());
+        // SAFETY: the caller keeps to the contract of `dealloc`.
+        unsafe { System.dealloc(memory, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note(layout.size().cast_signed());
+        // SAFETY: the caller keeps to the contract of `alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        note(bytes.cast_signed().wrapping_sub(layout.size().cast_signed()));
+        // SAFETY: the caller keeps to the contract of `realloc`.
+        unsafe { System.realloc(memory, layout, bytes) }
+    }
+}
+
+/// Runs something and says how many bytes more than at its start this thread held at most while it ran. 0 without [`Counting`]
+/// as the global allocator. Not to be nested.
+pub fn peak_of<T>(act: impl FnOnce() -> T) -> (T, usize) {
+    let before = HELD.with(Cell::get);
+    PEAK.with(|peak| peak.set(before));
+    let result = act();
+    let peak = PEAK.with(Cell::get).wrapping_sub(before);
+    (result, usize::try_from(peak).unwrap_or(0))
+}
