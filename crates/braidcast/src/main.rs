@@ -7,6 +7,7 @@ mod front;
 mod hls;
 mod logging;
 mod page;
+mod relays;
 mod saved;
 mod status;
 mod worker;

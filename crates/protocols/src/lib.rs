@@ -6,3 +6,4 @@ pub mod hls;
 pub mod http;
 pub mod mpegts;
 pub mod rtmp;
+pub mod via;

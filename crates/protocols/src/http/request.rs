@@ -5,6 +5,7 @@
 use super::range::ByteRange;
 use super::response::Status;
 use super::target;
+use crate::via::{self, Via};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -37,6 +38,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// The byte range asked for; `None` if none was, or one that has to be ignored.
     pub range: Option<ByteRange>,
+    /// The servers that pass the answer on.
+    pub via: Via,
     /// Bytes of a body that follows the head, already discarded when the request is handed out.
     pub(super) body_bytes: u64,
 }
@@ -127,6 +130,7 @@ struct Fields {
     keep_alive: bool,
     range: Option<ByteRange>,
     conditional_range: bool,
+    via: Via,
 }
 
 /// Parses a whole head, blank line included.
@@ -164,6 +168,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
         host: target.authority.or(fields.host).filter(|host| !host.is_empty()),
         keep_alive: !fields.close && (minor == 1 || fields.keep_alive),
         range: fields.range.filter(|_| method == Method::Get && !fields.conditional_range),
+        via: fields.via,
         body_bytes: fields.content_length.unwrap_or(0),
     })
 }
@@ -194,6 +199,8 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
             }
         } else if is("range") {
             fields.range = std::str::from_utf8(header.value).ok().and_then(ByteRange::parse);
+        } else if is(via::FIELD) {
+            fields.via = Via::parse(&String::from_utf8_lossy(header.value));
         } else if is("if-range") {
             // No validators are given out, so the condition cannot hold: the whole file is sent (RFC 9110 section 13.1.5).
             fields.conditional_range = true;

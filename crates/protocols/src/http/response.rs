@@ -4,6 +4,7 @@
 //! or, for a live stream, `Connection: close`. Bodies are the caller's.
 
 use super::range::Span;
+use crate::via::{self, Via};
 use std::fmt::Write;
 
 /// A status code.
@@ -145,7 +146,13 @@ impl ResponseHead {
 
 /// The head of an HTTP-FLV stream: no length, never chunked, the connection ends with the stream.
 pub fn flv() -> Vec<u8> {
-    ResponseHead::new(Status::OK).content_type(content_type::FLV).cache(Cache::No).until_close().build()
+    flv_via(&Via::default())
+}
+
+/// As [`flv`], for a server that passes the stream on: it is told where the stream came through.
+pub fn flv_via(via: &Via) -> Vec<u8> {
+    let head = ResponseHead::new(Status::OK).content_type(content_type::FLV).cache(Cache::No).until_close();
+    if via.is_empty() { head.build() } else { head.field(via::FIELD, via).build() }
 }
 
 /// The head of a file that does not change, whole or in part. A range that cannot be satisfied gives 416 and no body; otherwise

@@ -14,6 +14,7 @@ use crate::rtmp::link::{Link, event};
 use crate::rtmp::message_type;
 use crate::rtmp::timers::Timer;
 use crate::rtmp::url::{Resolved, resolve};
+use crate::via::{self, Via};
 
 /// Told to peers as window and as bandwidth, like SRS: they acknowledge every so many bytes.
 const WINDOW_BYTES: u32 = 2_500_000;
@@ -83,10 +84,11 @@ impl ServerSession {
             page_url: bounded("pageUrl").unwrap_or_default().into(),
             swf_url: bounded("swfUrl").unwrap_or_default().into(),
             flash_version: bounded("flashVer").unwrap_or_default().into(),
+            via: bounded(via::MEMBER).unwrap_or_default().into(),
             announces: false,
         };
         self.core.phase = Phase::Commanding(Commanding { connection: Box::new(connection) });
-        self.core.link.send_connected(command);
+        self.core.link.send_connected(command, &self.core.settings.instance);
         Ok(())
     }
 
@@ -169,21 +171,25 @@ impl Link {
         self.send_command(message_stream, "onStatus", 0.0, &[Value::Null, information(level, code, description)]);
     }
 
-    fn send_connected(&mut self, command: &Command) {
+    fn send_connected(&mut self, command: &Command, instance: &str) {
         self.send_control(message_type::WINDOW_ACKNOWLEDGEMENT_SIZE, &WINDOW_BYTES.to_be_bytes());
         let [b0, b1, b2, b3] = WINDOW_BYTES.to_be_bytes();
         self.send_control(message_type::SET_PEER_BANDWIDTH, &[b0, b1, b2, b3, DYNAMIC]);
         self.send_chunk_size();
-        let properties = Value::Object(vec![
+        let mut properties = vec![
             ("fmsVer".to_owned(), FMS_VERSION.into()),
             ("capabilities".to_owned(), 127.0.into()),
             ("mode".to_owned(), 1.0.into()),
-        ]);
+        ];
+        // Only who says that it is a server too wants to know who we are.
+        if !instance.is_empty() && !command.object_text(via::MEMBER).is_empty() {
+            properties.push((via::MEMBER.to_owned(), instance.into()));
+        }
         let mut answer = information("status", "NetConnection.Connect.Success", "Connection succeeded");
         if let Value::Object(members) = &mut answer {
             members.push(("objectEncoding".to_owned(), 0.0.into()));
         }
-        self.send_command(0, "_result", command.transaction, &[properties, answer]);
+        self.send_command(0, "_result", command.transaction, &[Value::Object(properties), answer]);
         self.send_command(0, "onBWDone", 0.0, &[Value::Null]);
     }
 
@@ -208,10 +214,14 @@ impl Link {
 
     /// What a player waits for, in SRS's order; the last one only matters to Flash. SRS adds a data message `NetStream.Data.Start`:
     /// ffmpeg takes that for a track of its own, so it is left out.
-    pub(super) fn send_play_start(&mut self, message_stream: u32) {
+    pub(super) fn send_play_start(&mut self, message_stream: u32, via: &Via) {
         self.send_event(event::STREAM_BEGIN, &[message_stream]);
         self.send_status(message_stream, "status", "NetStream.Play.Reset", "Playing and resetting stream.");
-        self.send_status(message_stream, "status", "NetStream.Play.Start", "Started playing stream.");
+        let mut start = information("status", "NetStream.Play.Start", "Started playing stream.");
+        if let (Value::Object(members), false) = (&mut start, via.is_empty()) {
+            members.push((via::MEMBER.to_owned(), via.to_string().as_str().into()));
+        }
+        self.send_command(message_stream, "onStatus", 0.0, &[Value::Null, start]);
         self.send_data(message_stream, &["|RtmpSampleAccess".into(), Value::Boolean(true), Value::Boolean(true)]);
     }
 
