@@ -3,7 +3,6 @@
 //! Looks at the configuration only. Whether ports are free and directories usable is for `braidcast check` and the start to find out.
 
 use super::{Config, Pull, Span, When, Worker};
-use crate::relays::Scheme;
 use braidcast_media::StreamKey;
 use std::net::IpAddr;
 
@@ -146,7 +145,6 @@ fn is_own(config: &Config, host: &str, port: u16) -> bool {
 }
 
 fn pulls(found: &mut Vec<Finding>, config: &Config) {
-    let example = StreamKey::new("v", "app", "stream").expect("these are names");
     for (index, pull) in config.pull.iter().enumerate() {
         let Pull { stream, vhost, from, when, .. } = pull;
         let mut add = |key, message: String, harmless| found.push(Finding { key: ("pull", key), message, harmless });
@@ -159,7 +157,7 @@ fn pulls(found: &mut Vec<Finding>, config: &Config) {
         if config.pull[..index].iter().any(|other| other.stream == *stream && other.vhost == *vhost) {
             add("stream", format!("[[pull]] stream = {:?} is there twice", stream.as_str()), false);
         }
-        if from.0.for_stream(&example).is_ok_and(|endpoint| endpoint.scheme == Scheme::Hls) && config.rtmp.listen.is_empty() {
+        if from.0.is_hls() && config.rtmp.listen.is_empty() {
             add("from", "[[pull]] from = ….m3u8: what fetches it pushes to this server's RTMP address, and [rtmp] listen is empty".into(), false);
         }
     }

@@ -88,6 +88,16 @@ counters! {
         SessionsUnsaved = "sessions_unsaved",
         /// Gauge: bytes of the worker's heap of saved sessions.
         SavedBytes = "saved_bytes",
+        /// Gauge: streams that are being pushed to other servers.
+        Forwards = "forwards",
+        /// Gauge: streams that are being pulled from other servers.
+        Pulls = "pulls",
+        /// Connections to servers that streams are forwarded to that failed, were refused, or ended.
+        ForwardFailures = "forward_failures",
+        /// Forwards that were jumped to the newest keyframe because the other server lagged.
+        ForwardJumps = "forward_jumps",
+        /// Refused: streams that would have gone round in circles between servers.
+        RefusedLoops = "refused_loops",
     }
 }
 
@@ -142,5 +152,9 @@ counters! {
         Poisoned = "poisoned",
         /// Refused: the address sent what two workers died of.
         RefusedPoison = "refused_poison",
+        /// Pulls that failed, were refused, or ended.
+        PullFailures = "pull_failures",
+        /// Streams that were asked for and not pulled, because too many are pulled on demand already.
+        RefusedPulls = "refused_pulls",
     }
 }

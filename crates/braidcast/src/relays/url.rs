@@ -82,6 +82,11 @@ impl Template {
         &self.0
     }
 
+    /// Whether an external program is needed to fetch it.
+    pub fn is_hls(&self) -> bool {
+        self.example().is_ok_and(|endpoint| endpoint.scheme == Scheme::Hls)
+    }
+
     /// Whether different streams get different URLs.
     pub fn has_placeholders(&self) -> bool {
         self.0.contains('{')

@@ -10,6 +10,7 @@ use crate::hls::{INDEX, serve};
 use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
+use braidcast_protocols::via::Via;
 use braidcast_protocols::http::{self, HttpError, Method, Request, Route, Settings, Span, Status, route};
 use std::io;
 
@@ -78,7 +79,15 @@ impl Worker {
         }
         let head_only = request.method == Method::Head;
         let wants_api = self.sessions[slot].listener == Listener::Api;
-        match route(request, &self.config.server.vhosts).map_key(|key| self.played(key)) {
+        let route = route(request, &self.config.server.vhosts).map_key(|key| self.played(key));
+        if let Route::Flv { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route {
+            if let Some(why) = self.loop_of(&request.via, key, false) {
+                return self.respond_text(slot, Status::LOOP_DETECTED, why, head_only);
+            }
+            self.want(key, &request.via);
+            self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
+        }
+        match route {
             Route::Api(path) => self.answer_api(slot, &path, head_only),
             _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
             Route::Flv { .. } if head_only => {
@@ -368,7 +377,7 @@ impl Worker {
     }
 
     /// Tells an HTTP-FLV viewer that its stream begins.
-    pub(super) fn flv_accepted(session: &mut Session) {
-        session.push_control(&http::response::flv());
+    pub(super) fn flv_accepted(session: &mut Session, via: &Via) {
+        session.push_control(&http::response::flv_via(via));
     }
 }

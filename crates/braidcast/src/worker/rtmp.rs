@@ -26,6 +26,7 @@ impl Worker {
             handshake_ms: limits.handshake.as_ms(),
             first_packet_ms: limits.first_packet.as_ms(),
             idle_ms: limits.idle.as_ms(),
+            instance: self.outgoing.instance().to_owned(),
         }
     }
 
@@ -92,15 +93,25 @@ impl Worker {
     pub(super) fn played(&self, key: StreamKey) -> StreamKey {
         let there = |key: &StreamKey| self.root.stream_dir(key).is_dir();
         match vhost::in_default(&key) {
-            Some(default) if !there(&key) && there(&default) => default,
+            Some(default) if !there(&key) && (there(&default) || (!self.is_on_demand(&key) && self.is_on_demand(&default))) => default,
             _ => key,
         }
     }
 
     fn rtmp_wish(&mut self, slot: usize, request: Request, what: Want) -> Result<(), End> {
-        let Request { key, params, .. } = request;
+        let Request { key, params, via, .. } = request;
         let key = vhost::restrict(key, &self.config.server.vhosts);
         let key = if what == Want::Publish { key } else { self.played(key) };
+        if let Some(why) = self.loop_of(&via, &key, what == Want::Publish)
+            && let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol
+        {
+            let code = if what == Want::Publish { status::PUBLISH_DENIED } else { status::PLAY_FAILED };
+            rtmp.refuse(code, why, self.now.mono_ms);
+            return self.refused_rtmp(slot);
+        }
+        if what != Want::Publish {
+            self.want(&key, &via);
+        }
         self.ask_place(slot, Wish { key, what }, &params)
     }
 
@@ -134,20 +145,19 @@ impl Worker {
     }
 
     /// Puts what the machine has to say into the ledger, between two media messages, and sends it.
-    fn send_rtmp(&mut self, slot: usize) -> Result<(), End> {
+    pub(super) fn send_rtmp(&mut self, slot: usize) -> Result<(), End> {
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
-        let Protocol::Rtmp(rtmp) = &mut session.protocol else { return Ok(()) };
-        if !rtmp.outbox().is_empty() {
+        if !session.protocol.outbox().is_empty() {
             let resume = match session.role {
                 Role::Viewing { stream, rendition, .. } => match session.ledger.cut(&self.streams[stream].blocks(rendition), 2) {
                     Ok(resume) => resume,
                     // The ledger is full of what a slow viewer has not taken: the answer waits in the machine, which is bounded.
-                    Err(_) if rtmp.outbox().len() <= MAX_CONTROL_BYTES => return Ok(()),
+                    Err(_) if session.protocol.outbox().len() <= MAX_CONTROL_BYTES => return Ok(()),
                     Err(_) => return Err(End::Peer("asked for answers and did not read them".into())),
                 },
                 _ => None,
             };
-            let bytes = rtmp.take_outbox();
+            let bytes = session.protocol.take_outbox();
             session.kept.replied += bytes.len() as u64;
             session.push_control(&bytes);
             if let Some((block, offset)) = resume
@@ -168,6 +178,7 @@ impl Worker {
         if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
             rtmp.accept_publish(self.now.mono_ms);
         }
+        self.pull_accepted(slot)?;
         self.act_on_rtmp(slot)?;
         self.enqueue(slot);
         Ok(())
@@ -175,14 +186,16 @@ impl Worker {
 
     /// The stream is there: the viewer is told so, before its first media byte.
     pub(super) fn play_accepted(&mut self, slot: usize) {
+        let via = self.via_for_server(slot);
         let session = &mut self.sessions[slot];
         match &mut session.protocol {
+            Protocol::Client(_) => self.forward_accepted(slot),
             Protocol::Rtmp(rtmp) => {
-                rtmp.accept_play(self.now.mono_ms);
+                rtmp.accept_play_via(&via, self.now.mono_ms);
                 let bytes = rtmp.take_outbox();
                 session.push_control(&bytes);
             }
-            Protocol::Http(_) => Self::flv_accepted(session),
+            Protocol::Http(_) => Self::flv_accepted(session, &via),
             Protocol::Unknown => {}
         }
     }
@@ -190,6 +203,9 @@ impl Worker {
     /// Tells a client why its wish was refused.
     pub(super) fn answer_refusal(&mut self, slot: usize, refusal: Refusal) -> Result<(), End> {
         let text = refusal.to_string();
+        if let Protocol::Client(_) = &self.sessions[slot].protocol {
+            return Err(End::Peer(text));
+        }
         if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,

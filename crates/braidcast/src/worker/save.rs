@@ -169,7 +169,8 @@ impl Worker {
         Checkpoint {
             origin: session.origin(),
             protocol: match &session.protocol {
-                Protocol::Unknown => SavedProtocol::Unknown,
+                // Of a client nothing is saved.
+                Protocol::Unknown | Protocol::Client(_) => SavedProtocol::Unknown,
                 Protocol::Rtmp(rtmp) => SavedProtocol::Rtmp(rtmp.save(now_ms)),
                 Protocol::Http(http) => SavedProtocol::Http(http.save()),
             },
@@ -251,6 +252,9 @@ impl Worker {
     /// Makes room for input behind the session's journal; says how many bytes it may take.
     pub(super) fn make_journal_room(&mut self, slot: usize, wanted: usize) -> usize {
         let kept = &self.sessions[slot].kept;
+        if kept.lost {
+            return wanted;
+        }
         // Small remainders would make many small reads.
         let least = kept.region.map_or(1, |region| (region.bytes() - kept.checkpoint_bytes) / 4).clamp(1, wanted);
         if kept.room() < least {

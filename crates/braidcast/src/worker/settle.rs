@@ -4,7 +4,7 @@
 
 use super::Worker;
 use super::publishers::catch_up;
-use super::session::Role;
+use super::session::{Protocol, Role, Session};
 use super::streams::Rendition;
 use crate::control::counters::WorkerCounter;
 use crate::control::{Settling, ToFront};
@@ -70,7 +70,8 @@ impl Worker {
     pub(super) fn report_gauges(&mut self) {
         let viewers = |wanted: Rendition| {
             let views = |role: &Role| matches!(role, Role::Viewing { rendition, .. } if *rendition == wanted);
-            self.sessions.iter().filter(|(_, session)| views(&session.role)).count() as u64
+            let is_client = |session: &Session| !matches!(session.protocol, Protocol::Client(_));
+            self.sessions.iter().filter(|(_, session)| views(&session.role) && is_client(session)).count() as u64
         };
         let (flv, rtmp) = (viewers(Rendition::Flv), viewers(Rendition::Rtmp));
         self.set(WorkerCounter::FlvViewers, flv);

@@ -226,6 +226,7 @@ impl Worker {
         let role = match role {
             Restored::Publishing(key, writer) => {
                 let evicted = writer.counters().evicted_blocks;
+                let forwarded = key.clone();
                 let publisher = self.publishers.insert(Publisher {
                     session: slot,
                     key,
@@ -240,6 +241,7 @@ impl Worker {
                     evicted,
                 });
                 self.plan_pump(publisher, self.now.mono_ms + PUMP_MS / 2);
+                self.begin_forwards(&forwarded);
                 Role::Publishing(publisher)
             }
             Restored::Viewing(stream, rendition) => {

@@ -28,6 +28,7 @@ impl Status {
     pub const INTERNAL_ERROR: Self = Self(500);
     pub const UNAVAILABLE: Self = Self(503);
     pub const VERSION_NOT_SUPPORTED: Self = Self(505);
+    pub const LOOP_DETECTED: Self = Self(508);
 
     /// The reason phrase (RFC 9110 section 15).
     pub fn reason(self) -> &'static str {
@@ -47,6 +48,7 @@ impl Status {
             500 => "Internal Server Error",
             503 => "Service Unavailable",
             505 => "HTTP Version Not Supported",
+            508 => "Loop Detected",
             _ => "Unknown",
         }
     }
