@@ -4,6 +4,7 @@
 
 pub mod chaos;
 pub mod media;
+pub mod relays;
 pub mod rtmp;
 pub mod server;
 pub mod tools;
