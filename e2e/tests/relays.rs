@@ -143,11 +143,13 @@ fn nginx_gets_and_gives_streams() -> Result<()> {
     nginx.kill();
     for (viewer, how) in [(there, "nginx"), (back, "back")] {
         let got = viewer.join().expect("no panic")?;
-        for stream in 0..2 {
-            let (got, want) = (of(&got, stream), of(&want, stream));
-            let hashes = |packets: &[(i64, String)]| packets.iter().map(|(_, hash)| hash.clone()).collect::<Vec<_>>();
-            let tail = &hashes(&want)[want.len() - got.len().min(want.len())..];
-            ensure!(got.len() > 20 && hashes(&got) == tail, "{how}, track {stream}: {} packets of {}", got.len(), want.len());
+        let hashes = |packets: &[Packet], stream| of(packets, stream).into_iter().map(|(_, hash)| hash).collect::<Vec<_>>();
+        // To whoever comes in the middle ffmpeg shows the metadata as a track of its own.
+        let (got, want) = ([0, 1, 2].map(|stream| hashes(&got, stream)), [0, 1].map(|stream| hashes(&want, stream)));
+        for track in &want {
+            // nginx does not keep the order of the tracks.
+            let ends_alike = |got: &Vec<String>| got.len() > 20 && track.ends_with(got);
+            ensure!(got.iter().any(ends_alike), "{how}: {:?} packets of {}, or others", got.each_ref().map(Vec::len), track.len());
         }
     }
     // It was gone; it is back.

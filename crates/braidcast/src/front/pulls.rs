@@ -54,6 +54,8 @@ struct Pull {
     /// When it is ordered, if nobody has it.
     next_ms: u64,
     tried: bool,
+    /// Its worker was told to let go of it: another one is to have it as soon as it has.
+    moves: bool,
     failures: u32,
     crashes: u32,
     reconnects: u64,
@@ -108,6 +110,7 @@ impl Pulls {
                     program: None,
                     next_ms: now_ms,
                     tried: false,
+                    moves: false,
                     failures: 0,
                     crashes: 0,
                     reconnects: 0,
@@ -289,9 +292,12 @@ impl Front {
 
     /// The connection of a pull is closed.
     pub(super) fn pull_closed(&mut self, conn: ConnId) {
-        let found = self.pulls.of_conn(conn).map(|(key, pull)| (key, pull.error.clone()));
+        let found = self.pulls.of_conn(conn).map(|(key, pull)| (key, pull.error.clone(), pull.moves));
+        if let Some((.., true)) = found {
+            return self.pull_again(conn, "the worker is drained");
+        }
         self.pulls.conns.remove(&conn);
-        if let Some((key, error)) = found {
+        if let Some((key, error, _)) = found {
             self.pull_failed(&key, &error.unwrap_or_else(|| "the connection is closed".to_owned()));
         }
     }
@@ -301,7 +307,7 @@ impl Front {
         let now_ms = self.now_ms;
         if let Some((key, pull)) = self.pulls.of_conn(conn) {
             tracing::info!(stream = %key, %conn, from = pull.endpoint.shown, "{why}: the stream is pulled by another one");
-            (pull.conn, pull.next_ms) = (None, now_ms);
+            (pull.conn, pull.next_ms, pull.moves) = (None, now_ms, false);
             if pull.crashes >= MAX_CRASHES {
                 let hold = self.config.limits.poison_hold;
                 tracing::error!(stream = %key, from = pull.endpoint.shown, "{MAX_CRASHES} workers died of what the server sends: it is left alone for {hold}");
@@ -321,14 +327,13 @@ impl Front {
         }
     }
 
-    /// Has the pulls of a worker that is to be empty go elsewhere. False: it is no pull.
-    pub(super) fn move_pull(&mut self, conn: ConnId, worker: WorkerId) -> bool {
-        if !self.pulls.has(conn) {
-            return false;
+    /// Has a pull of a worker that is to be empty go elsewhere.
+    pub(super) fn move_pull(&mut self, conn: ConnId, worker: WorkerId) {
+        if let Some((_, pull)) = self.pulls.of_conn(conn)
+            && !std::mem::replace(&mut pull.moves, true)
+        {
+            self.send(worker, &ToWorker::StopPull { conn }, Vec::new());
         }
-        self.send(worker, &ToWorker::StopPull { conn }, Vec::new());
-        self.pull_again(conn, "the worker is drained");
-        true
     }
 
     fn pull_failed(&mut self, key: &StreamKey, error: &str) {
