@@ -3,11 +3,12 @@
 
 use anyhow::{Context, Result, ensure};
 use braidcast_e2e::media::{self, Clip, Packet};
-use braidcast_e2e::relays::Nginx;
+use braidcast_e2e::relays::{Hand, Nginx, answer_once};
 use braidcast_e2e::rtmp::RtmpClient;
 use braidcast_e2e::server::{alive, signal};
 use braidcast_e2e::tools::{Tool, eventually};
-use braidcast_e2e::{Server, ServerOptions, Viewer, http_get};
+use braidcast_e2e::{Record, Server, ServerOptions, Viewer, http_get};
+use braidcast_media::RecordKind;
 use braidcast_protocols::rtmp::ClientRole;
 use serde_json::Value;
 use std::time::Duration;
@@ -131,7 +132,7 @@ fn nginx_gets_and_gives_streams() -> Result<()> {
     let mut nginx = Nginx::start()?;
     let to = format!("rtmp://{}/live/{{stream}}", nginx.address);
     let file = forward("live/*", &to) + &pull("back/*", &to, "stop_after = '2s'");
-    let server = Server::start(with(2, &file).set("play.reconnect_grace=20s"))?;
+    let server = Server::start(with(2, &file).set("play.reconnect_grace=1s"))?;
     let clip = Clip::BFrames.file(12)?;
     let mut publisher = media::publish(&clip, &server.rtmp("clip"))?;
     wait_state(&server, "live/clip", "running")?;
@@ -186,8 +187,8 @@ fn listening(port: u16) -> bool {
 #[test]
 fn streams_are_pulled_by_rtmp_and_http_flv_packet_for_packet() -> Result<()> {
     let origin = Server::start(with(2, "").set("play.play_wait=60s").set("play.reconnect_grace=1s"))?;
-    let file = pull("live/rtmp", &origin.rtmp("clip"), "when = 'always'")
-        + &pull("live/flv", &origin.http("live/clip.flv"), "when = 'always'");
+    let file =
+        pull("live/rtmp", &origin.rtmp("clip"), "when = 'always'") + &pull("live/flv", &origin.http("live/clip.flv"), "when = 'always'");
     let options = with(2, &file).set("relay.silent=60s").set("relay.answer=60s").set("play.play_wait=60s").set("play.reconnect_grace=1s");
     let edge = Server::start(options)?;
     origin.wait_placed("clip", 2)?;
@@ -262,7 +263,9 @@ fn what_is_pulled_on_demand_starts_with_the_first_viewer_and_stops_after_the_las
     let _publisher = media::publish_live(&origin.rtmp("x"))?;
     origin.wait_live("x")?;
     let from = format!("http://{}/live/{{stream}}.flv", origin.address("http"));
-    let edge = Server::start(with(2, &pull("live/*", &from, "stop_after = '2s'")).set("play.reconnect_grace=1s").set("hls.fragment=1s"))?;
+    let edge = Server::start(
+        with(2, &pull("live/*", &from, "stop_after = '2s'")).set("play.reconnect_grace=1s").set("hls.fragment=1s").set("play.play_wait=8s"),
+    )?;
     ensure!(edge.status()?["relays"] == serde_json::json!([]), "nobody has asked");
     let viewer = Viewer::rtmp(&edge.rtmp("x"))?;
     viewer.wait_more(30).with_context(|| edge.log_text())?;
@@ -362,5 +365,61 @@ fn circles_are_refused() -> Result<()> {
     ensure!(viewer.status == 404, "{}", viewer.status);
     let refused = wait_relay(&b_server, "none/y", |relay| relay["error"].as_str().is_some_and(|error| error.contains("loop:")))?;
     ensure!(refused["kind"] == "pull", "{refused}");
+    Ok(())
+}
+
+#[test]
+fn a_server_that_names_another_message_stream_gets_its_media_there() -> Result<()> {
+    let hand = Hand::start(7, None)?;
+    let server = Server::start(with(1, &forward("live/*", &format!("rtmp://{}/live/{{stream}}", hand.address))))?;
+    let clip = Clip::BFrames.file(6)?;
+    let mut publisher = media::publish(&clip, &server.rtmp("clip"))?;
+    ensure!(publisher.wait(PATIENCE)?.success());
+    // ffmpeg interleaves the tracks as it likes, and says at the end of the video that it is the end.
+    let of_kind = |records: Vec<Record>, kind| -> Vec<Vec<u8>> {
+        let media = |record: &Record| record.kind == kind && !record.is_header() && record.payload.get(..2) != Some(&[0x17, 2]);
+        records.into_iter().filter(media).map(|record| record.payload).collect()
+    };
+    let got = |kind| of_kind(hand.records().into_iter().map(|(_, record)| record).collect(), kind);
+    for kind in [RecordKind::Video, RecordKind::Audio] {
+        let sent = of_kind(Clip::BFrames.records(6)?, kind);
+        eventually(PATIENCE, || (got(kind).len() >= sent.len()).then_some(()))
+            .with_context(|| format!("{} of {}", got(kind).len(), sent.len()))?;
+        ensure!(got(kind) == sent, "what came of {kind:?} is other than what was sent");
+    }
+    ensure!(hand.records().iter().all(|(message_stream, _)| *message_stream == 7), "some of it went elsewhere");
+    eventually(PATIENCE, || (hand.commands().ends_with(&["FCUnpublish".to_owned(), "deleteStream".to_owned()])).then_some(()))
+        .with_context(|| format!("the goodbye is {:?}", hand.commands()))?;
+    Ok(())
+}
+
+#[test]
+fn a_server_that_does_not_read_holds_up_nobody_but_its_own_forward() -> Result<()> {
+    let hand = Hand::start(1, Some(200_000))?;
+    let file = forward("live/*", &format!("rtmp://{}/live/{{stream}}", hand.address));
+    let server = Server::start(with(1, &file).set("play.max_lag_bytes=1MiB"))?;
+    let _publisher = media::publish_loop(&Clip::Heavy.file(10)?, &server.rtmp("x"))?;
+    server.wait_live("x")?;
+    let viewer = Viewer::flv(server.address("http"), "live/x.flv")?;
+    eventually(PATIENCE, || (server.workers_counter("forward_jumps") > 0).then_some(())).with_context(|| server.log_text())?;
+    viewer.wait_more(50)?;
+    ensure!(server.workers_counter("viewer_jumps") == 0);
+    viewer.end()
+}
+
+#[test]
+fn redirections_are_followed_but_not_for_ever() -> Result<()> {
+    let origin = Server::start(with(1, ""))?;
+    let _publisher = media::publish_live(&origin.rtmp("x"))?;
+    origin.wait_live("x")?;
+    let there = origin.http("live/x.flv");
+    let away = answer_once(move |_| format!("HTTP/1.1 302 Found\r\nLocation: {there}\r\n\r\n"))?;
+    let round = answer_once(|own| format!("HTTP/1.1 302 Found\r\nLocation: http://{own}/again.flv\r\n\r\n"))?;
+    let file = pull("live/away", &format!("http://{away}/x.flv"), "when = 'always'")
+        + &pull("live/round", &format!("http://{round}/x.flv"), "when = 'always'");
+    let edge = Server::start(with(1, &file))?;
+    wait_state(&edge, "live/away", "running")?;
+    let row = wait_relay(&edge, "live/round", |relay| relay["error"].as_str().is_some_and(|error| error.contains("redirections")))?;
+    ensure!(row["state"] == "waiting", "{row}");
     Ok(())
 }

@@ -152,13 +152,21 @@ fn pulls(found: &mut Vec<Finding>, config: &Config) {
             add("when", format!("[[pull]] stream = {:?} stands for many: only one can be pulled \"always\"", stream.as_str()), false);
         }
         if !stream.is_exact() && !from.0.has_placeholders() {
-            add("from", format!("[[pull]] stream = {:?}: all of them come from the same address, for it has no placeholder", stream.as_str()), true);
+            add(
+                "from",
+                format!("[[pull]] stream = {:?}: all of them come from the same address, for it has no placeholder", stream.as_str()),
+                true,
+            );
         }
         if config.pull[..index].iter().any(|other| other.stream == *stream && other.vhost == *vhost) {
             add("stream", format!("[[pull]] stream = {:?} is there twice", stream.as_str()), false);
         }
         if from.0.is_hls() && config.rtmp.listen.is_empty() {
-            add("from", "[[pull]] from = ….m3u8: what fetches it pushes to this server's RTMP address, and [rtmp] listen is empty".into(), false);
+            add(
+                "from",
+                "[[pull]] from = ….m3u8: what fetches it pushes to this server's RTMP address, and [rtmp] listen is empty".into(),
+                false,
+            );
         }
     }
 }

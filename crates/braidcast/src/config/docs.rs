@@ -50,11 +50,7 @@ pub fn markdown() -> String {
         let needed = TABLES.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, needed)| *needed);
         put(
             &mut out,
-            format_args!(
-                "\n## {}\n\n{}\n\n| Key | Default | Allowed | What it does |\n|---|---|---|---|\n",
-                heading(section),
-                joined(doc)
-            ),
+            format_args!("\n## {}\n\n{}\n\n| Key | Default | Allowed | What it does |\n|---|---|---|---|\n", heading(section), joined(doc)),
         );
         for KeyInfo { name, doc, default, allowed } in keys {
             let default = if needed.contains(&name) { "must be set".into() } else { format!("`{default}`") };

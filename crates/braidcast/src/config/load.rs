@@ -120,7 +120,9 @@ impl Loader {
         let needed = TABLES.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, needed)| *needed);
         for key in needed.iter().filter(|key| !written.iter().any(|written| written == *key)) {
             let of_section = sections().into_iter().find(|(name, ..)| *name == section);
-            let allowed = of_section.and_then(|(.., keys)| keys.into_iter().find(|info| info.name == *key)).map_or(String::new(), |info| info.allowed);
+            let allowed = of_section
+                .and_then(|(.., keys)| keys.into_iter().find(|info| info.name == *key))
+                .map_or(String::new(), |info| info.allowed);
             self.problems.add(origin.clone(), format!("{} without {key}; allowed: {allowed}", heading(section)));
         }
     }
@@ -139,7 +141,9 @@ impl Loader {
         }
         for (table, _) in TABLES.iter().filter(|(table, _)| *table != WORKER) {
             let prefix = format!("{}_", table.to_uppercase());
-            if let Some((place, key)) = rest.strip_prefix(&prefix).and_then(|rest| rest.split_once('_')).filter(|(place, _)| place.parse::<usize>().is_ok()) {
+            if let Some((place, key)) =
+                rest.strip_prefix(&prefix).and_then(|rest| rest.split_once('_')).filter(|(place, _)| place.parse::<usize>().is_ok())
+            {
                 return self.path(origin, &format!("{table}.{place}.{}", key.to_lowercase()), value);
             }
         }

@@ -234,7 +234,8 @@ b.toml:5: [[pull]] without from; allowed: a URL: `\"rtmp://host/app/{stream}\"`,
 
 #[test]
 fn forwards_and_pulls_that_make_no_sense_are_refused() {
-    let pull = |stream: &str, from: &str, when: &str| from_file(&format!("[[pull]]\nstream = '{stream}'\nfrom = '{from}'\nwhen = '{when}'"));
+    let pull =
+        |stream: &str, from: &str, when: &str| from_file(&format!("[[pull]]\nstream = '{stream}'\nfrom = '{from}'\nwhen = '{when}'"));
     assert!(pull("live/*", "rtmp://o/live/{stream}", "always").unwrap_err().contains("only one can be pulled"));
     assert!(pull("live/x", "rtmp://o/live/x", "always").is_ok());
     assert!(pull("live/x", "rtmp://127.0.0.1/live/y", "demand").unwrap_err().contains("this server itself"));
@@ -242,7 +243,11 @@ fn forwards_and_pulls_that_make_no_sense_are_refused() {
     assert!(pull("live/x", "http://localhost:8081/live/y.flv", "demand").is_ok());
     let twice = "[[pull]]\nstream = 'a/b'\nfrom = 'rtmp://o/a/b'\n[[pull]]\nstream = 'a/b'\nfrom = 'rtmp://p/a/b'";
     assert!(from_file(twice).unwrap_err().contains("is there twice"));
-    assert!(from_file("[rtmp]\nlisten = []\n[[pull]]\nstream = 'a/b'\nfrom = 'http://o/x.m3u8'").unwrap_err().contains("[rtmp] listen is empty"));
+    assert!(
+        from_file("[rtmp]\nlisten = []\n[[pull]]\nstream = 'a/b'\nfrom = 'http://o/x.m3u8'")
+            .unwrap_err()
+            .contains("[rtmp] listen is empty")
+    );
 }
 
 #[test]

@@ -274,10 +274,11 @@ impl Front {
         tracing::info!(worker = %id, pid, connections = held.len(), "the worker of the front before goes on");
         for (holding, socket) in held {
             let Holding { conn, row, origin, departed, place, pull } = holding;
+            let placed = place.is_some();
             self.registry.inherited(conn, id, origin, row, place, now_ms);
             if let Some(key) = pull {
                 // Nobody else can go on with it.
-                self.pulls.inherited(conn, id, &key, &self.config, now_ms);
+                self.pulls.inherited(conn, id, &key, placed, &self.config, now_ms);
                 continue;
             }
             self.vault.keep(conn, socket);

@@ -123,7 +123,7 @@ impl Pulls {
     }
 
     /// A worker of the front before has a pull.
-    pub fn inherited(&mut self, conn: ConnId, worker: WorkerId, key: &StreamKey, config: &Config, now_ms: u64) {
+    pub fn inherited(&mut self, conn: ConnId, worker: WorkerId, key: &StreamKey, publishes: bool, config: &Config, now_ms: u64) {
         if !self.pulls.contains_key(key)
             && let Some((_, rule)) = config.pull_on_demand(key)
         {
@@ -132,7 +132,7 @@ impl Pulls {
         self.conns.insert(conn, key.clone());
         if let Some(pull) = self.pulls.get_mut(key) {
             (pull.conn, pull.tried) = (Some((conn, worker)), true);
-            pull.enter(State::Running, now_ms);
+            pull.enter(if publishes { State::Running } else { State::Connecting }, now_ms);
         }
     }
 
@@ -329,9 +329,9 @@ impl Front {
 
     /// Has a pull of a worker that is to be empty go elsewhere.
     pub(super) fn move_pull(&mut self, conn: ConnId, worker: WorkerId) {
-        if let Some((_, pull)) = self.pulls.of_conn(conn)
-            && !std::mem::replace(&mut pull.moves, true)
-        {
+        // One that the configuration does not name any more ends like that too.
+        let told = self.pulls.of_conn(conn).is_some_and(|(_, pull)| std::mem::replace(&mut pull.moves, true));
+        if !told {
             self.send(worker, &ToWorker::StopPull { conn }, Vec::new());
         }
     }
@@ -388,7 +388,8 @@ impl Front {
             }
         };
         tracing::info!(stream = %key, pid, from = pull.endpoint.shown, "a program was started that fetches the stream");
-        pull.program = Some(Program { number: self.pulls.programs, pid, handle, complaints: File::from(complaints), last_line: String::new() });
+        pull.program =
+            Some(Program { number: self.pulls.programs, pid, handle, complaints: File::from(complaints), last_line: String::new() });
         Ok(())
     }
 

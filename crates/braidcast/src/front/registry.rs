@@ -337,7 +337,8 @@ impl Registry {
 
     /// Where one more publisher would go, if so many more than are known of were at the workers. Nothing is reserved. `None`: all are full.
     pub fn place_for_publisher(&self, workers: &[Load], more: impl Fn(WorkerId) -> u32) -> Option<WorkerId> {
-        let loads: Vec<Load> = self.loads(workers, None).into_iter().map(|load| Load { publishers: load.publishers + more(load.worker), ..load }).collect();
+        let loads: Vec<Load> =
+            self.loads(workers, None).into_iter().map(|load| Load { publishers: load.publishers + more(load.worker), ..load }).collect();
         placement::publish(self.rules.publish, &loads, self.rules.max_publishers)
     }
 

@@ -111,7 +111,16 @@ impl Template {
         let fill = |text: &str| fill(text, key, scheme);
         let query = query.map_or(Ok(String::new()), |query| Ok::<_, String>(format!("?{}", fill(query)?)))?;
         let filled = fill(path)?;
-        let (host, port) = host_and_port(authority, if scheme == Scheme::Rtmp { 1_935 } else if self.0.starts_with("https") { 443 } else { 80 })?;
+        let (host, port) = host_and_port(
+            authority,
+            if scheme == Scheme::Rtmp {
+                1_935
+            } else if self.0.starts_with("https") {
+                443
+            } else {
+                80
+            },
+        )?;
         let url = format!("{}://{authority}/{filled}{query}", self.0.split("://").next().unwrap_or_default());
         let target = match scheme {
             Scheme::Rtmp => Some(Target::parse(&url).ok_or("not rtmp://host[:port]/app/stream")?),
@@ -272,7 +281,17 @@ mod tests {
         assert!(target("http://h/a/x.flv").contains("rtmp:// only"));
         assert!(target("rtmp://h/a/{strem}").contains("did you mean {stream}?"));
         assert!(target("rtmp://u:p@h/a/x").contains("password"));
-        for bad in ["h/a/x", "rtmp://h", "rtmp://h/a", "rtmp:///a/x", "rtmp://h:0/a/x", "rtmp://h:x/a/b", "rtmp://h/a/{stream", "rtmp://h/a b/x", "rtmp://{app}/a/x"] {
+        for bad in [
+            "h/a/x",
+            "rtmp://h",
+            "rtmp://h/a",
+            "rtmp:///a/x",
+            "rtmp://h:0/a/x",
+            "rtmp://h:x/a/b",
+            "rtmp://h/a/{stream",
+            "rtmp://h/a b/x",
+            "rtmp://{app}/a/x",
+        ] {
             assert!(Template::parse_target(bad).is_err(), "{bad}");
         }
         for bad in ["http://h/x.ts", "ftp://h/x.flv", "http://h", "srt://h/x.flv"] {

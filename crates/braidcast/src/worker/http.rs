@@ -10,8 +10,8 @@ use crate::hls::{INDEX, serve};
 use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
-use braidcast_protocols::via::Via;
 use braidcast_protocols::http::{self, HttpError, Method, Request, Route, Settings, Span, Status, route};
+use braidcast_protocols::via::Via;
 use std::io;
 
 /// The longest request body that is read and thrown away, in bytes.

@@ -8,6 +8,7 @@ use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, Origin};
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
+use braidcast_protocols::via::Via;
 use braidcast_stream_log::SavedHeaders;
 use braidcast_sys::fault::kill_point;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub struct Checkpoint {
     pub asked: Option<Asked>,
     /// Milliseconds left to the role's deadline.
     pub deadline_left_ms: Option<u64>,
+    /// HTTP: the servers that pass the answer on.
+    pub via: Option<Box<Via>>,
     pub peer_ended: bool,
     pub answering: bool,
     pub last_request: bool,
@@ -177,6 +180,7 @@ impl Worker {
             role,
             asked: session.asked.clone(),
             deadline_left_ms: (session.deadline_ms != 0).then(|| session.deadline_ms.saturating_sub(now_ms)),
+            via: session.via.clone(),
             peer_ended: session.peer_ended,
             answering: session.answering,
             last_request: session.last_request,

@@ -97,6 +97,7 @@ impl Worker {
         session.control = control;
         session.unread = journal[row.consumed as usize..].to_vec();
         session.asked = checkpoint.asked;
+        session.via = checkpoint.via;
         session.peer_ended = checkpoint.peer_ended;
         session.answering = checkpoint.answering;
         session.last_request = checkpoint.last_request;

@@ -91,7 +91,8 @@ impl FlvClient {
     pub fn new(settings: FlvSettings) -> Self {
         let FlvSettings { authority, path, via, head_bytes, message_bytes } = settings;
         let via = if via.is_empty() { String::new() } else { format!("{}: {via}\r\n", via::FIELD) };
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: Braidcast\r\nAccept: */*\r\n{via}Connection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: Braidcast\r\nAccept: */*\r\n{via}Connection: close\r\n\r\n");
         Self {
             limits: (head_bytes, message_bytes),
             outbox: request.into_bytes(),
@@ -155,7 +156,8 @@ impl FlvClient {
 
     #[cfg(test)]
     fn held_bytes(&self) -> usize {
-        let outputs = self.outputs.iter().map(|output| if let ClientOutput::Media { payload, .. } = output { payload.capacity() } else { 0 });
+        let outputs =
+            self.outputs.iter().map(|output| if let ClientOutput::Media { payload, .. } = output { payload.capacity() } else { 0 });
         outputs.sum::<usize>() + self.tags.held.capacity()
     }
 
@@ -164,8 +166,11 @@ impl FlvClient {
         let mut answer = httparse::Response::new(&mut fields);
         let Ok(httparse::Status::Complete(_)) = answer.parse(head) else { return fault("its answer is not HTTP/1.1") };
         let code = answer.code.unwrap_or(0);
-        let field = |name: &str| answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| String::from_utf8_lossy(field.value));
-        let refused = |description: &str| ClientOutput::Refused { code: code.to_string(), description: description.chars().take(MAX_TEXT).collect() };
+        let field = |name: &str| {
+            answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| String::from_utf8_lossy(field.value))
+        };
+        let refused =
+            |description: &str| ClientOutput::Refused { code: code.to_string(), description: description.chars().take(MAX_TEXT).collect() };
         if code != 200 {
             let location = field("location").filter(|_| (300..400).contains(&code));
             self.outputs.push_back(refused(&location.unwrap_or_else(|| answer.reason.unwrap_or_default().into())));

@@ -225,8 +225,12 @@ impl ClientSession {
         if payload.len() + SET_DATA_FRAME.len() > braidcast_media::flv::MAX_PAYLOAD_BYTES {
             return;
         }
-        let frame =
-            Frame { chunk_stream: egress::chunk_stream(kind), message_type: kind as u8, timestamp_ms, message_stream: self.message_stream() };
+        let frame = Frame {
+            chunk_stream: egress::chunk_stream(kind),
+            message_type: kind as u8,
+            timestamp_ms,
+            message_stream: self.message_stream(),
+        };
         if kind == RecordKind::Data && payload.starts_with(ON_META_DATA) {
             frame.write(self.link.outbox.buffer(), CHUNK_BYTES, &[SET_DATA_FRAME, payload].concat());
         } else {

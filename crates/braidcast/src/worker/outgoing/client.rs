@@ -217,6 +217,7 @@ impl Worker {
                 Ok(())
             }
             Role::Viewing { .. } | Role::Waiting(_) => Ok(()),
+            Role::Opening(..) => Err(End::Peer("the stream's log is still held by a publisher that was here before".into())),
             Role::Placing(_) => Err(End::Peer("the front did not say in time whether the stream may be pulled".into())),
             _ => Err(End::Peer(format!("the server did not give {} in time", client.waits_for()))),
         }

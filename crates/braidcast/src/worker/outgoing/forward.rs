@@ -3,17 +3,17 @@
 //! Each is a reader of the log like any viewer: it is served by fan-out, jumped when it lags, and never called by the publisher's path. It ends
 //! in order with its publisher, and begins again where the publisher goes on.
 
+use super::super::ledger::Blocks;
 use super::super::session::{Protocol, Role, Want, Wish};
 use super::super::streams::Rendition;
 use super::super::waiting::Awaited;
 use super::super::{End, Worker};
 use super::{HEALTHY_MS, Purpose};
 use crate::control::counters::WorkerCounter;
-use crate::relays::{Endpoint, pause_ms};
 use crate::relays::report::{Kind, Relay, State};
+use crate::relays::{Endpoint, pause_ms};
 use braidcast_media::{RecordKind, StreamKey};
 use braidcast_protocols::rtmp::egress;
-use super::super::ledger::Blocks;
 
 /// What metadata begins with.
 const ON_META_DATA: &[u8] = b"\x02\0\x0aonMetaData";

@@ -202,7 +202,8 @@ impl Worker {
                 self.count(WorkerCounter::RefusedLoops);
                 return self.dial_failed(id, "loop: that is this server itself");
             }
-            let connected = net::connect(address).and_then(|socket| self.outgoing.poller.add(&socket, id, Interest::WRITE).map(|()| socket));
+            let connected =
+                net::connect(address).and_then(|socket| self.outgoing.poller.add(&socket, id, Interest::WRITE).map(|()| socket));
             match connected {
                 Ok(socket) => {
                     dial.socket = Some(socket);

@@ -59,7 +59,9 @@ impl Resolver {
             let (answer, bell) = (self.answer.clone(), self.bell.try_clone());
             let look = move || {
                 let found = (host.as_str(), port).to_socket_addrs();
-                let found = found.map(|addresses| addresses.take(MAX_ADDRESSES).collect()).map_err(|error| format!("the name cannot be looked up: {error}"));
+                let found = found
+                    .map(|addresses| addresses.take(MAX_ADDRESSES).collect())
+                    .map_err(|error| format!("the name cannot be looked up: {error}"));
                 // A worker that is ending does not wait for answers.
                 let _ = answer.send((id, found));
                 if let Ok(bell) = bell {

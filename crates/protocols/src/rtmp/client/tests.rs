@@ -54,7 +54,8 @@ fn run(client: &mut ClientSession, bytes: &[u8]) -> Result<Vec<ClientOutput>, Rt
 #[test]
 fn media_goes_to_the_message_stream_that_the_server_names() {
     let mut publisher = client(ClientRole::Publish);
-    let answers = Hand::new().connected().command("_result", 4.0, &[Value::Null, 7.0.into()]).status("status", "NetStream.Publish.Start", "");
+    let answers =
+        Hand::new().connected().command("_result", 4.0, &[Value::Null, 7.0.into()]).status("status", "NetStream.Publish.Start", "");
     assert_eq!(run(&mut publisher, &answers.0).unwrap(), [ClientOutput::Started]);
     assert_eq!((publisher.message_stream(), publisher.is_started()), (7, true));
     publisher.take_outbox();
@@ -69,7 +70,13 @@ fn a_refusal_says_at_which_step_and_in_which_words() {
     run(&mut publisher, &Hand::new().0).unwrap();
     assert_eq!(publisher.waits_for(), "the answer to connect");
     let words = "no, ".repeat(1_000);
-    let refused = run(&mut publisher, &Hand(Vec::new()).command("_error", 1.0, &[Value::Null, super::super::command::information("error", "NetConnection.Connect.Rejected", &words)]).0).unwrap();
+    let refused = run(
+        &mut publisher,
+        &Hand(Vec::new())
+            .command("_error", 1.0, &[Value::Null, super::super::command::information("error", "NetConnection.Connect.Rejected", &words)])
+            .0,
+    )
+    .unwrap();
     let [ClientOutput::Refused { code, description }] = &refused[..] else { panic!("{refused:?}") };
     assert_eq!((code.as_str(), description.chars().count()), ("NetConnection.Connect.Rejected", MAX_TEXT));
 }

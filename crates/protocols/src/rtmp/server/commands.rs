@@ -176,11 +176,8 @@ impl Link {
         let [b0, b1, b2, b3] = WINDOW_BYTES.to_be_bytes();
         self.send_control(message_type::SET_PEER_BANDWIDTH, &[b0, b1, b2, b3, DYNAMIC]);
         self.send_chunk_size();
-        let mut properties = vec![
-            ("fmsVer".to_owned(), FMS_VERSION.into()),
-            ("capabilities".to_owned(), 127.0.into()),
-            ("mode".to_owned(), 1.0.into()),
-        ];
+        let mut properties =
+            vec![("fmsVer".to_owned(), FMS_VERSION.into()), ("capabilities".to_owned(), 127.0.into()), ("mode".to_owned(), 1.0.into())];
         // Only who says that it is a server too wants to know who we are.
         if !instance.is_empty() && !command.object_text(via::MEMBER).is_empty() {
             properties.push((via::MEMBER.to_owned(), instance.into()));
