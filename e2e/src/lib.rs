@@ -5,6 +5,7 @@
 pub mod chaos;
 pub mod media;
 pub mod proxies;
+pub mod relays;
 pub mod rtmp;
 pub mod server;
 pub mod tools;

@@ -10,6 +10,7 @@ pub mod fuzzing;
 mod hls;
 mod logging;
 mod page;
+mod relays;
 mod saved;
 mod status;
 mod worker;

@@ -7,3 +7,4 @@ pub mod http;
 pub mod mpegts;
 pub mod proxy;
 pub mod rtmp;
+pub mod via;

@@ -26,6 +26,27 @@ pub fn spawn(mut command: Command, fds: &[BorrowedFd<'_>]) -> io::Result<Child> 
     command.spawn()
 }
 
+/// Starts a command that inherits nothing but its standard input, output and error, and that is killed when this process ends, however it ends.
+/// To be called from a thread that lives as long as the process: the kernel counts the thread as the parent (prctl(2)).
+pub fn spawn_dependent(mut command: Command) -> io::Result<Child> {
+    let parent = rustix::process::getpid();
+    // SAFETY: between fork and exec the closure makes async-signal-safe system calls only and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            close_on_exec_from(3)?;
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // It may have ended in between.
+            if libc::getppid() != parent.as_raw_nonzero().get() {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            unblock_signals()
+        });
+    }
+    command.spawn()
+}
+
 /// Takes a descriptor that this process was started with. `InvalidInput` for standard input, output and error, and for one
 /// that is close-on-exec: such a one was opened here and has an owner. Taking it makes it close-on-exec.
 pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {
@@ -82,6 +103,20 @@ mod tests {
         assert!(numbers.contains(&given_number), "{numbers:?}");
         assert!(!numbers.contains(&other_number), "{numbers:?}");
         assert!(fcntl_getfd(&given).unwrap().contains(FdFlags::CLOEXEC), "unchanged in the parent");
+    }
+
+    #[test]
+    fn a_dependent_child_ends_with_its_parent() {
+        // The thread is the parent: when it ends, the child is killed.
+        let mut child = std::thread::spawn(|| {
+            let mut command = Command::new("sleep");
+            command.arg("600");
+            spawn_dependent(command).unwrap()
+        })
+        .join()
+        .unwrap();
+        let ending = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ending), Some(libc::SIGKILL));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 /// Less room than this in the shared directory is worth a warning: 20 s of ten streams of 10 Mbit/s, without their segments.
 const SMALL_DIRECTORY: Size = Size::mib(256);
@@ -112,9 +112,32 @@ fn machine(config: &Config, findings: &mut Findings) {
             port(&format!("worker {id}"), ([127, 0, 0, 1], sub_port).into(), running, findings);
         }
     }
+    relays(config, findings);
     shared_directory(config, findings);
     state_directory(&config.server.state_dir, running, findings);
     descriptors(config, findings);
+}
+
+/// What fetches HLS has to be there if something is to be fetched.
+fn relays(config: &Config, findings: &mut Findings) {
+    let needed = config.pull.iter().find(|pull| pull.from.0.is_hls());
+    let Some(pull) = needed else { return };
+    let program = &config.relay.ffmpeg;
+    let tried = Command::new(program).arg("-version").stdin(Stdio::null()).output();
+    match tried {
+        Ok(output) if output.status.success() => {
+            let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+            findings.add(Verdict::Ok, format!("[relay] ffmpeg: {version}"));
+        }
+        Ok(output) => findings.add(Verdict::Error, format!("[relay] ffmpeg = {program:?} does not run ({})", output.status)),
+        Err(error) => {
+            let message = format!(
+                "[relay] ffmpeg = {program:?} cannot be run ({error}): it is needed to fetch {:?} ([[pull]] from); install ffmpeg, or name its path",
+                pull.stream.as_str()
+            );
+            findings.add(Verdict::Error, message);
+        }
+    }
 }
 
 fn port(what: &str, address: SocketAddr, running: Option<u32>, findings: &mut Findings) {
@@ -262,6 +285,18 @@ mod tests {
         assert!(text.contains(&format!("error  http: {} is taken by ", taken.local_addr().unwrap())), "{text}");
         assert!(text.contains(&format!("(pid {})", std::process::id())), "{text}");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_program_that_is_needed_and_missing_is_an_error() {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let mut config = quiet(directory.path());
+        config.relay.ffmpeg = "/nowhere/ffmpeg".into();
+        assert!(!text_of(&config).0.contains("ffmpeg"), "nobody needs it");
+        let hls = "{\"stream\":\"live/x\",\"from\":\"https://h/x.m3u8\"}";
+        config.pull = vec![serde_json::from_str(hls).unwrap()];
+        let (text, failed) = text_of(&config);
+        assert!(failed && text.contains("error  [relay] ffmpeg = \"/nowhere/ffmpeg\" cannot be run"), "{text}");
     }
 
     #[test]

@@ -2,13 +2,19 @@
 //!
 //! Looks at the configuration only. Whether ports are free and directories usable is for `braidcast check` and the start to find out.
 
-use super::{Config, ProxyProtocol, Span, Worker};
+use super::{Config, ProxyProtocol, Pull, Span, When, Worker};
 use braidcast_media::StreamKey;
+use std::net::IpAddr;
 
 /// The longest list of virtual hosts: the workers get the whole configuration in one message.
 const MAX_VHOSTS: usize = 256;
 /// The longest list of trusted proxies, likewise; and each is compared with every new connection's address.
 const MAX_TRUSTED_PROXIES: usize = 256;
+
+/// The most forwards, and the most pulls.
+const MAX_RELAYS: usize = 256;
+/// The longest configuration as the workers get it, in bytes: a part of one message.
+const MAX_JSON_BYTES: usize = crate::control::MAX_MESSAGE_BYTES / 2;
 
 /// A contradiction, at the key that is most likely the wrong one.
 pub(super) struct Finding {
@@ -43,6 +49,11 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     vhosts(&mut error, config);
     proxies(&mut error, config);
     ports(&mut error, config);
+    relays(&mut error, config);
+    if config.to_json().len() > MAX_JSON_BYTES {
+        error("server", "vhosts", format!("the configuration is too long: written as JSON it has more than {MAX_JSON_BYTES} bytes"));
+    }
+    pulls(&mut found, config);
     workers(&mut found, config);
     let play = &config.play;
     if play.max_lag > log.keep {
@@ -122,6 +133,64 @@ fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Co
                 65_536 - u32::from(workers)
             ),
         );
+    }
+}
+
+fn relays(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
+    for (section, key, count) in [("forward", "streams", config.forward.len()), ("pull", "stream", config.pull.len())] {
+        if count > MAX_RELAYS {
+            error(section, key, format!("[[{section}]] is there {count} times; allowed: at most {MAX_RELAYS}"));
+        }
+    }
+    let example = StreamKey::new("v", "app", "stream").expect("these are names");
+    let forwards = config.forward.iter().flat_map(|forward| forward.to.0.iter().map(|url| ("forward", "to", url)));
+    for (section, key, url) in forwards.chain(config.pull.iter().map(|pull| ("pull", "from", &pull.from.0))) {
+        if let Ok(endpoint) = url.for_stream(&example)
+            && is_own(config, &endpoint.host, endpoint.port)
+        {
+            error(section, key, format!("[[{section}]] {key} = {:?}: that is this server itself", url.as_str()));
+        }
+    }
+}
+
+/// Whether an address, written as one, is one that this server listens on.
+fn is_own(config: &Config, host: &str, port: u16) -> bool {
+    let address = match host {
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        other => other.parse().ok(),
+    };
+    let Some(address) = address else { return false };
+    let listening = [&config.rtmp.listen, &config.http.listen, &config.api.listen];
+    let same = |listen: &std::net::SocketAddr| {
+        listen.port() == port && (listen.ip() == address || (listen.ip().is_unspecified() && address.is_loopback()))
+    };
+    port != 0 && listening.into_iter().flatten().any(same)
+}
+
+fn pulls(found: &mut Vec<Finding>, config: &Config) {
+    for (index, pull) in config.pull.iter().enumerate() {
+        let Pull { stream, vhost, from, when, .. } = pull;
+        let mut add = |key, message: String, harmless| found.push(Finding { key: ("pull", key), message, harmless });
+        if *when == When::Always && !stream.is_exact() {
+            add("when", format!("[[pull]] stream = {:?} stands for many: only one can be pulled \"always\"", stream.as_str()), false);
+        }
+        if !stream.is_exact() && !from.0.has_placeholders() {
+            add(
+                "from",
+                format!("[[pull]] stream = {:?}: all of them come from the same address, for it has no placeholder", stream.as_str()),
+                true,
+            );
+        }
+        if config.pull[..index].iter().any(|other| other.stream == *stream && other.vhost == *vhost) {
+            add("stream", format!("[[pull]] stream = {:?} is there twice", stream.as_str()), false);
+        }
+        if from.0.is_hls() && config.rtmp.listen.is_empty() {
+            add(
+                "from",
+                "[[pull]] from = ….m3u8: what fetches it pushes to this server's RTMP address, and [rtmp] listen is empty".into(),
+                false,
+            );
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writes `docs/configuration.md` from the table of keys, so that the two cannot differ.
 
 use super::load::{OTHER_PREFIXES, OTHER_VARIABLES, variable_name};
-use super::{KeyInfo, WORKER, sections};
+use super::{KeyInfo, TABLES, WORKER, heading, is_table, sections};
 use std::fmt::Write;
 
 const INTRODUCTION: &str = "\
@@ -47,10 +47,13 @@ max_publishers = 10
 pub fn markdown() -> String {
     let mut out = INTRODUCTION.to_owned();
     for (section, doc, keys) in sections() {
-        let heading = if section == WORKER { format!("[[{section}]]") } else { format!("[{section}]") };
-        put(&mut out, format_args!("\n## {heading}\n\n{}\n\n| Key | Default | Allowed | What it does |\n|---|---|---|---|\n", joined(doc)));
+        let needed = TABLES.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, needed)| *needed);
+        put(
+            &mut out,
+            format_args!("\n## {}\n\n{}\n\n| Key | Default | Allowed | What it does |\n|---|---|---|---|\n", heading(section), joined(doc)),
+        );
         for KeyInfo { name, doc, default, allowed } in keys {
-            let default = if section == WORKER && name == "id" { "must be set".into() } else { format!("`{default}`") };
+            let default = if needed.contains(&name) { "must be set".into() } else { format!("`{default}`") };
             put(&mut out, format_args!("| `{name}` | {default} | {allowed} | {} |\n", joined(doc).replace('|', "\\|")));
         }
         if section == WORKER {
@@ -59,6 +62,15 @@ pub fn markdown() -> String {
                 format_args!(
                     "\nIn a variable or flag, the worker's id takes the place of the heading: `{}=10`, `--set worker.1.max_publishers=10`.\n",
                     variable_name("worker_1", "max_publishers")
+                ),
+            );
+        } else if is_table(section) {
+            put(
+                &mut out,
+                format_args!(
+                    "\nIn a variable or flag, its place among the others, from 1, takes the place of the heading: `{}=…`, `--set {section}.1.{}=…`.\n",
+                    variable_name(&format!("{section}_1"), needed[0]),
+                    needed[0]
                 ),
             );
         }

@@ -1,9 +1,11 @@
 //! The table of all keys: what they mean, their defaults and what they may be. Nothing else says so a second time.
 
 use super::networks::Network;
+use super::relays::{Source, Targets};
 use super::table::section;
 use super::units::{Size, Span};
 use super::value::choice;
+use crate::relays::Pattern;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -162,6 +164,20 @@ section! {
 }
 
 section! {
+    /// Connections to other servers: what `[[forward]]` and `[[pull]]` have in common.
+    Relay {
+        /// How long another server may take until it is connected and has agreed.
+        answer: Span = Span::secs(10), in Span::ms(100)..=Span::secs(300);
+        /// A server that a stream is pulled from and that sends nothing for so long is asked anew.
+        silent: Span = Span::secs(15), in Span::ms(500)..=Span::secs(600);
+        /// The longest pause before a connection is tried again. The first pause is a second; each one after it is twice as long.
+        retry_max: Span = Span::secs(30), in Span::secs(1)..=Span::secs(3_600);
+        /// The program that fetches HLS: a path, or a name that is looked for in `PATH`.
+        ffmpeg: String = "ffmpeg".into();
+    }
+}
+
+section! {
     /// What clients may do at most. Each refusal is logged with the client's address, and counted.
     Limits {
         /// Open connections in all.
@@ -202,6 +218,45 @@ section! {
         max_publishers: u32 = 0, in 0..=1_000_000;
         /// Its share of the publishers, in proportion to the other workers' weights. 0: `max_publishers` is its weight, or 1 if that is 0 too.
         weight: u32 = 0, in 0..=1_000_000;
+    }
+}
+
+section! {
+    /// Streams that are pushed to other servers while somebody publishes them: one `[[forward]]` for each group. See [relays.md](relays.md).
+    Forward {
+        /// Which streams: `app/stream`, where `*` stands for any characters but slashes and `**` for any.
+        streams: Pattern = Pattern::default();
+        /// Only streams of this virtual host. Empty: of any.
+        vhost: String = String::new();
+        /// Where to, all of these: `rtmp://host[:port]/app/stream`, with `{stream}`, `{app}` and `{vhost}` for the stream's own names.
+        to: Targets = Targets::default();
+    }
+}
+
+section! {
+    /// Streams that come from other servers: one `[[pull]]` for each, or for each group. The first that names a stream counts. See
+    /// [relays.md](relays.md).
+    Pull {
+        /// Which stream, or which ones, as in `[[forward]]`.
+        stream: Pattern = Pattern::default();
+        /// The virtual host of the stream here. Empty: the default one.
+        vhost: String = String::new();
+        /// Where from: `rtmp://host/app/stream`, `http://host/….flv`, or `http://host/….m3u8` (https too), with placeholders as in `[[forward]]`.
+        from: Source = Source::default();
+        /// `"always"`, or on `"demand"`: when somebody wants to watch and nobody publishes the stream.
+        when: When = When::Demand;
+        /// On demand: how long after the last viewer it goes on.
+        stop_after: Span = Span::secs(30), in Span::secs(1)..=Span::secs(86_400);
+    }
+}
+
+choice! {
+    /// When a stream is pulled.
+    When {
+        /// As long as the server runs.
+        Always = "always",
+        /// While somebody wants to watch it.
+        Demand = "demand",
     }
 }
 

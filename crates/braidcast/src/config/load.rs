@@ -3,9 +3,9 @@
 use super::check::contradictions;
 use super::file::{Assignment, assignments};
 use super::problem::{Origin, Problem, Problems};
-use super::table::{Rejected, Section};
+use super::table::Rejected;
 use super::value::Raw;
-use super::{Config, MAX_WORKERS, WORKER, Worker, sections};
+use super::{Config, MAX_WORKERS, TABLES, WORKER, heading, is_table, sections};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -76,13 +76,15 @@ struct Loader {
     config: Config,
     /// Who set a key last, for contradictions. Of `[[worker]]` the last one.
     origins: HashMap<(String, String), Origin>,
+    /// Tables that variables and flags have made: section, place, where it was first named, the keys that were set.
+    placed: Vec<(String, usize, Origin, Vec<String>)>,
     problems: Problems,
 }
 
 impl Loader {
     fn file(&mut self, path: &Path, text: &str) {
-        // With the heading's place, and whether an id was written at all, right or wrong.
-        let mut workers: Vec<(Worker, Origin, bool)> = Vec::new();
+        // The tables of the file, each with its heading's place and the keys that were written, right or wrong.
+        let mut tables: Vec<(String, Origin, Vec<String>)> = Vec::new();
         for Assignment { section, index, key, raw, origin } in assignments(path, text, &mut self.problems) {
             if keys_of(&section).is_none() {
                 if key.is_none() {
@@ -91,19 +93,23 @@ impl Loader {
                 continue;
             }
             let Some(key) = key else {
-                match (section == WORKER, index.is_some()) {
-                    (true, true) => workers.push((Worker::default(), origin, false)),
-                    (true, false) => self.problems.add(origin, "[worker] is written [[worker]], once for each worker"),
+                match (is_table(&section), index.is_some()) {
+                    (true, true) => {
+                        self.config.add_table(&section);
+                        tables.push((section, origin, Vec::new()));
+                    }
+                    (true, false) => self.problems.add(origin, format!("[{section}] is written [[{section}]], once for each {section}")),
                     (false, true) => self.problems.add(origin, format!("[[{section}]] is written [{section}], and is there only once")),
                     (false, false) => {}
                 }
                 continue;
             };
-            match (section == WORKER, index) {
+            match (is_table(&section), index) {
                 (true, Some(index)) => {
-                    let Some((worker, _, has_id)) = workers.get_mut(index) else { continue };
-                    *has_id |= key == "id";
-                    let result = worker.set(&key, &raw);
+                    if let Some((.., written)) = tables.iter_mut().filter(|(name, ..)| *name == section).nth(index) {
+                        written.push(key.clone());
+                    }
+                    let result = self.config.set_in_table(&section, index, &key, &raw);
                     self.note(origin, &section, &key, &raw, result);
                 }
                 (false, None) => self.assign(origin, &section, &key, &raw),
@@ -111,11 +117,20 @@ impl Loader {
                 _ => {}
             }
         }
-        for (worker, origin, has_id) in workers {
-            if !has_id {
-                self.problems.add(origin, format!("[[worker]] without an id; allowed: 1 to {MAX_WORKERS}"));
-            }
-            self.config.worker.push(worker);
+        for (section, origin, written) in tables {
+            self.check_needed(origin, &section, &written);
+        }
+    }
+
+    /// Keys without which a table means nothing.
+    fn check_needed(&mut self, origin: Origin, section: &str, written: &[String]) {
+        let needed = TABLES.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, needed)| *needed);
+        for key in needed.iter().filter(|key| !written.iter().any(|written| written == *key)) {
+            let of_section = sections().into_iter().find(|(name, ..)| *name == section);
+            let allowed = of_section
+                .and_then(|(.., keys)| keys.into_iter().find(|info| info.name == *key))
+                .map_or(String::new(), |info| info.allowed);
+            self.problems.add(origin.clone(), format!("{} without {key}; allowed: {allowed}", heading(section)));
         }
     }
 
@@ -131,7 +146,15 @@ impl Loader {
         {
             return self.path(origin, &format!("{WORKER}.{id}.{}", key.to_lowercase()), value);
         }
-        let found = sections().into_iter().filter(|(section, ..)| *section != WORKER).find_map(|(section, _, keys)| {
+        for (table, _) in TABLES.iter().filter(|(table, _)| *table != WORKER) {
+            let prefix = format!("{}_", table.to_uppercase());
+            if let Some((place, key)) =
+                rest.strip_prefix(&prefix).and_then(|rest| rest.split_once('_')).filter(|(place, _)| place.parse::<usize>().is_ok())
+            {
+                return self.path(origin, &format!("{table}.{place}.{}", key.to_lowercase()), value);
+            }
+        }
+        let found = sections().into_iter().filter(|(section, ..)| !is_table(section)).find_map(|(section, _, keys)| {
             let key = keys.iter().find(|key| variable_name(section, key.name) == name)?.name;
             Some((section, key))
         });
@@ -145,7 +168,7 @@ impl Loader {
         }
     }
 
-    /// Sets `section.key`, or `worker.ID.key`.
+    /// Sets `section.key`, `worker.ID.key`, or of other tables `forward.PLACE.key`.
     fn path(&mut self, origin: Origin, path: &str, value: &str) {
         let raw = Raw::Bare(value.to_owned());
         let parts: Vec<&str> = path.split('.').collect();
@@ -154,23 +177,41 @@ impl Loader {
                 Ok(id @ 1..=MAX_WORKERS) => {
                     let known = self.config.worker.iter().position(|worker| worker.id == id);
                     let index = known.unwrap_or_else(|| {
-                        self.config.worker.push(Worker { id, ..Worker::default() });
+                        self.config.add_table(WORKER);
                         self.config.worker.len() - 1
                     });
-                    let result = self.config.worker[index].set(key, &raw);
+                    self.config.worker[index].id = id;
+                    let result = self.config.set_in_table(WORKER, index, key, &raw);
                     self.note(origin, WORKER, key, &raw, result);
                 }
                 _ => self.problems.add(origin, format!("{id:?} is no worker's id; allowed: 1 to {MAX_WORKERS}")),
             },
+            [table, place, key] if is_table(table) => {
+                let there = self.config.tables(table);
+                match place.parse::<usize>().ok().and_then(|place| place.checked_sub(1)).filter(|index| *index <= there) {
+                    Some(index) => {
+                        if index == there {
+                            self.config.add_table(table);
+                            self.placed.push((table.to_owned(), index, origin.clone(), Vec::new()));
+                        }
+                        if let Some((.., written)) = self.placed.iter_mut().find(|(name, at, ..)| name == table && *at == index) {
+                            written.push(key.to_owned());
+                        }
+                        let result = self.config.set_in_table(table, index, key, &raw);
+                        self.note(origin, table, key, &raw, result);
+                    }
+                    None => self.problems.add(origin, format!("{place:?} is no place of a [[{table}]]; allowed: 1 to {}", there + 1)),
+                }
+            }
             [section, _] if keys_of(section).is_none() => self.unknown_section(origin, section),
-            [section, key] if section != WORKER => self.assign(origin, section, key, &raw),
+            [section, key] if !is_table(section) => self.assign(origin, section, key, &raw),
             _ => self.problems.add(origin, format!("{path:?} names no key; it is written section.key=value, or worker.ID.key=value")),
         }
     }
 
     fn unknown_section(&mut self, origin: Origin, section: &str) {
         let names: Vec<&str> = sections().iter().map(|(name, ..)| *name).collect();
-        self.problems.add(origin, format!("unknown section [{section}]; {}", suggestion(section, &names, |name| format!("[{name}]"))));
+        self.problems.add(origin, format!("unknown section [{section}]; {}", suggestion(section, &names, heading)));
     }
 
     fn assign(&mut self, origin: Origin, section: &str, key: &str, raw: &Raw) {
@@ -179,7 +220,7 @@ impl Loader {
     }
 
     fn note(&mut self, origin: Origin, section: &str, key: &str, raw: &Raw, result: Result<(), Rejected>) {
-        let heading = if section == WORKER { format!("[[{section}]]") } else { format!("[{section}]") };
+        let heading = heading(section);
         match result {
             Ok(()) => {
                 self.origins.insert((section.to_owned(), key.to_owned()), origin);
@@ -190,7 +231,7 @@ impl Loader {
             Err(Rejected::UnknownKey) => {
                 let elsewhere = sections().into_iter().find(|(_, _, keys)| keys.iter().any(|other| other.name == key));
                 let hint = match elsewhere {
-                    Some((other, ..)) => format!("there is one in [{other}]"),
+                    Some((other, ..)) => format!("there is one in {}", super::heading(other)),
                     None => suggestion(key, &keys_of(section).unwrap_or_default(), str::to_owned),
                 };
                 self.problems.add(origin, format!("unknown key {key:?} in {heading}; {hint}"));
@@ -199,6 +240,9 @@ impl Loader {
     }
 
     fn finish(mut self) -> Result<Loaded, Problems> {
+        for (section, _, origin, written) in std::mem::take(&mut self.placed) {
+            self.check_needed(origin, &section, &written);
+        }
         if !self.problems.0.is_empty() {
             return Err(self.problems);
         }
@@ -223,9 +267,9 @@ pub(super) fn variable_name(section: &str, key: &str) -> String {
 
 fn variable_names() -> Vec<String> {
     let of_section = |(section, _, keys): (&'static str, _, Vec<super::KeyInfo>)| {
-        keys.into_iter().map(move |key| match section {
-            WORKER => variable_name("worker_1", key.name),
-            _ => variable_name(section, key.name),
+        keys.into_iter().map(move |key| match is_table(section) {
+            true => variable_name(&format!("{section}_1"), key.name),
+            false => variable_name(section, key.name),
         })
     };
     sections().into_iter().flat_map(of_section).collect()

@@ -10,14 +10,15 @@ mod keys;
 mod load;
 mod networks;
 mod problem;
+mod relays;
 mod table;
 mod units;
 mod value;
 
 pub use docs::markdown;
 pub use keys::{
-    Api, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish,
-    PublishPolicy, Rtmp, Server, Worker,
+    Api, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, ProxyProtocol,
+    Publish, PublishPolicy, Pull, Relay, Rtmp, Server, When, Worker,
 };
 pub use load::{Sources, load, load_text};
 pub use networks::Network;
@@ -31,27 +32,32 @@ use std::num::NonZero;
 use table::{Rejected, Section};
 use value::Raw;
 
-/// The name of the section that may be there several times, as `[[worker]]`.
+/// The section of workers that differ, whose tables are named by the worker's id in variables and flags; others by their place.
 const WORKER: &str = "worker";
 
 macro_rules! config {
-    ($($section:ident: $type:ident,)+) => {
+    ({ $($section:ident: $type:ident,)+ } [[ $($table:ident: $row:ident, needs $($needed:literal)+;)+ ]]) => {
         /// The whole configuration.
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Config {
             $(#[doc = concat!("`[", stringify!($section), "]`")] pub $section: $type,)+
-            /// `[[worker]]`, in the order of the file.
-            pub worker: Vec<Worker>,
+            $(#[doc = concat!("`[[", stringify!($table), "]]`, in the order of the file.")] pub $table: Vec<$row>,)+
         }
+
+        /// The sections that may be there several times, as `[[worker]]`, and the keys that each of their tables must have.
+        const TABLES: &[(&str, &[&str])] = &[$((stringify!($table), &[$($needed),+]),)+];
 
         /// A section's name, what it is for, and its keys.
         fn sections() -> Vec<(&'static str, &'static str, Vec<KeyInfo>)> {
-            vec![$((stringify!($section), $type::DOC, $type::keys()),)+ (WORKER, Worker::DOC, Worker::keys())]
+            vec![
+                $((stringify!($section), $type::DOC, $type::keys()),)+
+                $((stringify!($table), $row::DOC, $row::keys()),)+
+            ]
         }
 
         impl Config {
-            /// Sets a key of any section but `[[worker]]`.
+            /// Sets a key of a section that is there once.
             fn set(&mut self, section: &str, key: &str, raw: &Raw) -> Result<(), Rejected> {
                 match section {
                     $(stringify!($section) => self.$section.set(key, raw),)+
@@ -59,10 +65,42 @@ macro_rules! config {
                 }
             }
 
-            /// A key's value as it would be written in a file; `None` for a key that does not exist, and for `[[worker]]`.
+            /// A key's value as it would be written in a file; `None` for a key that does not exist.
             fn show(&self, section: &str, key: &str) -> Option<String> {
                 match section {
                     $(stringify!($section) => self.$section.show(key),)+
+                    _ => None,
+                }
+            }
+
+            /// How many tables a section has that may be there several times.
+            fn tables(&self, section: &str) -> usize {
+                match section {
+                    $(stringify!($table) => self.$table.len(),)+
+                    _ => 0,
+                }
+            }
+
+            /// Adds a table with nothing but defaults.
+            fn add_table(&mut self, section: &str) {
+                match section {
+                    $(stringify!($table) => self.$table.push($row::default()),)+
+                    _ => {}
+                }
+            }
+
+            /// Sets a key of a table.
+            fn set_in_table(&mut self, section: &str, index: usize, key: &str, raw: &Raw) -> Result<(), Rejected> {
+                match section {
+                    $(stringify!($table) => self.$table.get_mut(index).ok_or(Rejected::UnknownKey)?.set(key, raw),)+
+                    _ => Err(Rejected::UnknownKey),
+                }
+            }
+
+            /// As [`Config::show`], of a table.
+            fn show_in_table(&self, section: &str, index: usize, key: &str) -> Option<String> {
+                match section {
+                    $(stringify!($table) => self.$table.get(index)?.show(key),)+
                     _ => None,
                 }
             }
@@ -71,16 +109,34 @@ macro_rules! config {
 }
 
 config! {
-    server: Server,
-    rtmp: Rtmp,
-    http: Http,
-    api: Api,
-    publish: Publish,
-    play: Play,
-    placement: Placement,
-    log: Log,
-    hls: Hls,
-    limits: Limits,
+    {
+        server: Server,
+        rtmp: Rtmp,
+        http: Http,
+        api: Api,
+        publish: Publish,
+        play: Play,
+        placement: Placement,
+        log: Log,
+        hls: Hls,
+        relay: Relay,
+        limits: Limits,
+    }
+    [[
+        worker: Worker, needs "id";
+        forward: Forward, needs "streams" "to";
+        pull: Pull, needs "stream" "from";
+    ]]
+}
+
+/// Whether a section may be there several times.
+fn is_table(section: &str) -> bool {
+    TABLES.iter().any(|(name, _)| *name == section)
+}
+
+/// A section's heading, as it is written.
+fn heading(section: &str) -> String {
+    if is_table(section) { format!("[[{section}]]") } else { format!("[{section}]") }
 }
 
 impl Config {
@@ -147,13 +203,13 @@ impl Config {
     /// As a file that says every key, defaults too.
     pub fn to_toml(&self) -> String {
         let mut out = String::new();
-        for (section, _, keys) in sections().into_iter().filter(|(section, ..)| *section != WORKER) {
-            let lines = keys.iter().filter_map(|key| Some(format!("{} = {}\n", key.name, self.show(section, key.name)?)));
-            out += &format!("[{section}]\n{}\n", lines.collect::<String>());
-        }
-        for worker in &self.worker {
-            let lines = Worker::keys().into_iter().filter_map(|key| Some(format!("{} = {}\n", key.name, worker.show(key.name)?)));
-            out += &format!("[[{WORKER}]]\n{}\n", lines.collect::<String>());
+        for (section, _, keys) in sections() {
+            let times = if is_table(section) { self.tables(section) } else { 1 };
+            for index in 0..times {
+                let shown = |key: &KeyInfo| self.show(section, key.name).or_else(|| self.show_in_table(section, index, key.name));
+                let lines = keys.iter().filter_map(|key| Some(format!("{} = {}\n", key.name, shown(key)?)));
+                out += &format!("{}\n{}\n", heading(section), lines.collect::<String>());
+            }
         }
         out.truncate(out.trim_end().len() + 1);
         out

@@ -38,7 +38,7 @@ fn defaults_have_no_contradiction() {
 #[test]
 fn every_documented_default_is_the_default_and_allowed() {
     let config = Config::default();
-    for (section, _, keys) in sections().into_iter().filter(|(section, ..)| *section != WORKER) {
+    for (section, _, keys) in sections().into_iter().filter(|(section, ..)| !is_table(section)) {
         for key in keys {
             assert_eq!(config.show(section, key.name).as_deref(), Some(&*key.default), "[{section}] {}", key.name);
         }
@@ -67,8 +67,11 @@ fn the_keys_are_those_that_were_promised() {
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",
             "hls: enabled fragment window hls_dispose retention",
+            "relay: answer silent retry_max ffmpeg",
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes amf_depth name_bytes http_head_bytes",
             "worker: id max_publishers weight",
+            "forward: streams vhost to",
+            "pull: stream vhost from when stop_after",
         ]
     );
 }
@@ -175,7 +178,7 @@ fn workers_are_named_by_id() {
         from_file("[server]\nworkers = 2\n[[worker]]\nid = 1\n[[worker]]\nid = 1\n[[worker]]\nid = 3").unwrap_err(),
         "b.toml:8: [[worker]] id = 1 is there twice\nb.toml:8: [[worker]] id = 3: there are only 2 workers ([server] workers = 2)"
     );
-    assert_eq!(from_file("[[worker]]\nweight = 1").unwrap_err(), "b.toml:1: [[worker]] without an id; allowed: 1 to 253");
+    assert_eq!(from_file("[[worker]]\nweight = 1").unwrap_err(), "b.toml:1: [[worker]] without id; allowed: 1 to 253");
     assert_eq!(from_file("[[worker]]\nid = 0").unwrap_err(), "b.toml:2: [[worker]] id = 0: out of range; allowed: 1 to 253");
     assert_eq!(from_file("[worker]\nid = 1").unwrap_err(), "b.toml:1: [worker] is written [[worker]], once for each worker");
     let config = from_set("worker.1.max_publishers", "7").unwrap();
@@ -187,7 +190,7 @@ fn workers_are_named_by_id() {
 fn every_key_has_a_variable_and_others_are_refused() {
     let all: Vec<(String, String)> = sections()
         .into_iter()
-        .filter(|(section, ..)| *section != WORKER)
+        .filter(|(section, ..)| !is_table(section))
         .flat_map(|(section, _, keys)| keys.into_iter().map(move |key| (load::variable_name(section, key.name), key.default)))
         .map(|(name, default)| {
             (name, default.replace(['"', '[', ']'], "").replace("::", "[::]").replace("[::]1:", "[::1]:").replace(", ", ","))
@@ -210,6 +213,60 @@ fn flags_that_set_nothing_are_refused() {
     assert_eq!(from_set("hsl.fragment", "2").unwrap_err(), "--set hsl.fragment=2: unknown section [hsl]; did you mean [hls]?");
     assert!(from_set("fragment", "2").unwrap_err().contains("section.key=value"));
     assert!(from_set("worker.x.weight", "2").unwrap_err().contains("no worker's id"));
+}
+
+#[test]
+fn forwards_and_pulls_are_tables_with_checked_addresses() {
+    let text = "[[forward]]\nstreams = 'live/*'\nto = ['rtmp://a/live/{stream}?key=1', 'rtmp://b/x/y']\n[[forward]]\nstreams = '**'\nto = 'rtmp://c/{app}/{stream}'\n[[pull]]\nstream = 'live/*'\nfrom = 'http://o/live/{stream}.flv'\nstop_after = '5s'";
+    let config = from_file(text).unwrap();
+    assert_eq!((config.forward[0].to.0.len(), config.forward[1].to.0.len(), config.pull[0].stop_after), (2, 1, Span::secs(5)));
+    assert_eq!(from_file(&config.to_toml()), Ok(config.clone()));
+    assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+    assert_eq!(
+        from_file("[[forward]]\nstreams = 'live'\nto = ['rtmp://a/b/c', 'rtmps://a/b/c']\nstream = 'x'\n[[pull]]\nform = 'x'\n[pull2]\n[forward2]").unwrap_err(),
+        "\
+b.toml:2: [[forward]] streams = \"live\": not app/stream (\"live/*\", \"live/news\"); allowed: `\"app/stream\"`, with stars
+b.toml:3: [[forward]] to = [\"rtmp://a/b/c\", \"rtmps://a/b/c\"]: rtmps:// is not spoken yet: TLS to other servers is missing; allowed: URLs: `\"rtmp://host/app/{stream}\"`
+b.toml:4: unknown key \"stream\" in [[forward]]; there is one in [[pull]]
+b.toml:6: unknown key \"form\" in [[pull]]; did you mean from?
+b.toml:7: unknown section [pull2]; did you mean [[pull]]?
+b.toml:8: unknown section [forward2]; did you mean [[forward]]?
+b.toml:5: [[pull]] without stream; allowed: `\"app/stream\"`, with stars
+b.toml:5: [[pull]] without from; allowed: a URL: `\"rtmp://host/app/{stream}\"`, `\"http://host/app/{stream}.flv\"`, `\"https://host/x.m3u8\"`"
+    );
+    assert_eq!(from_file("[forward]\nstreams = 'a/b'").unwrap_err(), "b.toml:1: [forward] is written [[forward]], once for each forward");
+}
+
+#[test]
+fn forwards_and_pulls_that_make_no_sense_are_refused() {
+    let pull =
+        |stream: &str, from: &str, when: &str| from_file(&format!("[[pull]]\nstream = '{stream}'\nfrom = '{from}'\nwhen = '{when}'"));
+    assert!(pull("live/*", "rtmp://o/live/{stream}", "always").unwrap_err().contains("only one can be pulled"));
+    assert!(pull("live/x", "rtmp://o/live/x", "always").is_ok());
+    assert!(pull("live/x", "rtmp://127.0.0.1/live/y", "demand").unwrap_err().contains("this server itself"));
+    assert!(pull("live/x", "http://localhost:8080/live/y.flv", "demand").unwrap_err().contains("this server itself"));
+    assert!(pull("live/x", "http://localhost:8081/live/y.flv", "demand").is_ok());
+    let twice = "[[pull]]\nstream = 'a/b'\nfrom = 'rtmp://o/a/b'\n[[pull]]\nstream = 'a/b'\nfrom = 'rtmp://p/a/b'";
+    assert!(from_file(twice).unwrap_err().contains("is there twice"));
+    assert!(
+        from_file("[rtmp]\nlisten = []\n[[pull]]\nstream = 'a/b'\nfrom = 'http://o/x.m3u8'")
+            .unwrap_err()
+            .contains("[rtmp] listen is empty")
+    );
+}
+
+#[test]
+fn tables_are_named_by_their_place_in_variables_and_flags() {
+    let flags = |list: &[(&str, &str)]| {
+        let flags = list.iter().map(|(path, value)| (format!("--set {path}"), (*path).to_owned(), (*value).to_owned())).collect();
+        load(&Sources { flags, ..Sources::default() }).map(|loaded| loaded.config).map_err(|problems| problems.to_string())
+    };
+    let config = flags(&[("forward.1.streams", "live/*"), ("forward.1.to", "rtmp://a/b/c,rtmp://d/e/f")]).unwrap();
+    assert_eq!(config.forward[0].to.0.len(), 2);
+    assert!(flags(&[("forward.2.streams", "live/*")]).unwrap_err().contains("no place of a [[forward]]; allowed: 1 to 1"));
+    assert!(flags(&[("forward.1.streams", "live/*")]).unwrap_err().contains("[[forward]] without to"));
+    let config = from_environment(&[("BRAIDCAST_PULL_1_FROM", "rtmp://a/b/c"), ("BRAIDCAST_PULL_1_STREAM", "b/c")]).unwrap();
+    assert!(config.pull[0].stream.is_exact());
 }
 
 #[test]

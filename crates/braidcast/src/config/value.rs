@@ -156,6 +156,21 @@ impl Value for PathBuf {
     }
 }
 
+impl Value for String {
+    const ALLOWED: &'static str = "text";
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        match raw {
+            Raw::Text(text) | Raw::Bare(text) => Ok(text.clone()),
+            _ => Err("not text".into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}")
+    }
+}
+
 impl Value for Vec<String> {
     const ALLOWED: &'static str = "a list of names";
 

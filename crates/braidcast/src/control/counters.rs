@@ -94,6 +94,16 @@ counters! {
         RefusedProxyHeaders = "refused_proxy_headers",
         /// HTTP requests of trusted proxies whose `X-Forwarded-For` holds something else than addresses.
         ForwardedMalformed = "forwarded_malformed",
+        /// Gauge: streams that are being pushed to other servers.
+        Forwards = "forwards",
+        /// Gauge: streams that are being pulled from other servers.
+        Pulls = "pulls",
+        /// Connections to servers that streams are forwarded to that failed, were refused, or ended.
+        ForwardFailures = "forward_failures",
+        /// Forwards that were jumped to the newest keyframe because the other server lagged.
+        ForwardJumps = "forward_jumps",
+        /// Refused: streams that would have gone round in circles between servers.
+        RefusedLoops = "refused_loops",
     }
 }
 
@@ -150,5 +160,9 @@ counters! {
         RefusedPoison = "refused_poison",
         /// Refused: a PROXY header is expected, and the address is none of `trusted_proxies`.
         RefusedUntrusted = "refused_untrusted",
+        /// Pulls that failed, were refused, or ended.
+        PullFailures = "pull_failures",
+        /// Streams that were asked for and not pulled, because too many are pulled on demand already.
+        RefusedPulls = "refused_pulls",
     }
 }

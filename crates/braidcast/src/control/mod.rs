@@ -25,9 +25,25 @@ pub const PROTOCOL: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnId(pub u64);
 
+impl ConnId {
+    /// Set in the ids that a worker gives to connections of which the front knows nothing.
+    const OWN: u64 = 1 << 63;
+
+    /// The id of a connection that a worker has opened by itself; it means something in that worker only.
+    pub fn own(number: u64) -> Self {
+        Self(Self::OWN | number)
+    }
+
+    /// Whether it is one of those.
+    pub fn is_own(self) -> bool {
+        self.0 & Self::OWN != 0
+    }
+}
+
 impl fmt::Display for ConnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "c{}", self.0)
+        let letter = if self.is_own() { 'o' } else { 'c' };
+        write!(f, "{letter}{}", self.0 & !Self::OWN)
     }
 }
 
@@ -201,6 +217,8 @@ pub struct Holding {
     pub client: SocketAddr,
     /// The worker has handed it over and does not know to whom.
     pub departed: bool,
+    /// It is a connection to another server, from which this stream is pulled: it is not saved, and no other worker can have it.
+    pub pull: Option<StreamKey>,
     /// What it does.
     pub place: Option<HeldPlace>,
 }
@@ -268,6 +286,24 @@ pub enum ToWorker {
     },
     /// A session that was handed over is another worker's own now, or is over: forget it.
     Departed {
+        /// Its connection.
+        conn: ConnId,
+    },
+    /// Fetch a stream from another server. The connection that this worker opens for it has this id.
+    Pull {
+        /// The connection's id.
+        conn: ConnId,
+        /// Its row, for nothing to be saved in.
+        row: RowId,
+        /// The stream here.
+        key: StreamKey,
+        /// Where from: the URL of the configuration, with placeholders.
+        from: String,
+        /// The servers for which it is fetched, as [`braidcast_protocols::via`] says them.
+        via: String,
+    },
+    /// A pull is not wanted any more.
+    StopPull {
         /// Its connection.
         conn: ConnId,
     },
@@ -356,6 +392,20 @@ pub enum ToFront {
     Closed {
         /// The connection.
         conn: ConnId,
+    },
+    /// Somebody watches a stream that is pulled on demand, or waits for it; or a server asks for one that is pulled.
+    Wanted {
+        /// The stream.
+        key: StreamKey,
+        /// The servers for which it is wanted.
+        via: String,
+    },
+    /// A pull could not be made, or is over; [`ToFront::Closed`] follows.
+    PullEnded {
+        /// Its connection.
+        conn: ConnId,
+        /// Why.
+        error: String,
     },
     /// A segment was finished.
     Segment {

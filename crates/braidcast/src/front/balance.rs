@@ -114,6 +114,13 @@ impl Front {
     }
 
     fn ask_to_go(&mut self, conn: ConnId, worker: WorkerId) {
+        // A pull cannot be moved, only made anew, which is not worth it for balance.
+        if self.pulls.has(conn) {
+            if self.balance.draining.contains_key(&worker) {
+                self.move_pull(conn, worker);
+            }
+            return;
+        }
         // Where it goes is decided when it comes.
         self.balance.asked.insert(conn, worker);
         self.send(worker, &ToWorker::HandOver { conn }, Vec::new());

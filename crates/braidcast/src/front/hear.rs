@@ -130,7 +130,14 @@ impl Front {
                 let result = self.registry.released(conn, worker, now_ms);
                 self.note(worker, conn, result);
             }
+            ToFront::Wanted { key, via } => {
+                if self.is_sound(worker, &key) {
+                    self.wanted(&key, &via);
+                }
+            }
+            ToFront::PullEnded { conn, error } => self.pull_ended(conn, error),
             ToFront::Closed { conn } => {
+                self.pull_closed(conn);
                 let result = self.registry.closed(conn, worker, now_ms);
                 self.note(worker, conn, result);
             }
@@ -212,6 +219,9 @@ impl Front {
                 tracing::warn!(stream = %key, %conn, peer, "{} refused: {refusal}", if intent == Intent::Publish { "publish" } else { "play" });
             }
             return;
+        }
+        if intent == Intent::Publish {
+            self.pull_placed(conn);
         }
         let target = if let Placement::MoveTo(target) = answer.placement { target } else { worker };
         match intent {

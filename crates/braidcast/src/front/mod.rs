@@ -17,6 +17,7 @@ mod notify;
 mod orders;
 mod orphans;
 mod placement;
+mod pulls;
 mod registry;
 mod shared_dir;
 mod signals;
@@ -33,6 +34,7 @@ use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, WorkerId};
 use crate::logging::{self, RateLimit};
+use crate::relays;
 use anyhow::{Context, bail};
 use balance::Balance;
 use braidcast_stream_log::WorkerPage;
@@ -44,6 +46,7 @@ use moves::Moves;
 use next_segments::NextSegments;
 use orders::Orders;
 use placement::Load;
+use pulls::Pulls;
 use registry::{Question, Registry, Rules};
 use shared_dir::SharedDir;
 use signals::{Signals, Wish};
@@ -64,6 +67,7 @@ const CHANNEL: u64 = 3;
 const PROCESS: u64 = 4;
 const ORDERS: u64 = 5;
 const SUCCESSOR: u64 = 6;
+const PROGRAM: u64 = 7;
 
 /// How often gauges, CPU times and the budget are looked at, milliseconds.
 const TICK_MS: u64 = 1_000;
@@ -124,6 +128,7 @@ struct Front {
     unchanged: Vec<&'static str>,
     /// Why the last succession came to nothing.
     gave_up: Option<String>,
+    pulls: Pulls,
     numbers: NextSegments,
     budget: Budget,
     evicting: bool,
@@ -207,6 +212,8 @@ impl Front {
         page.set_listening(&listening);
         page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);
         page.counter(FrontCounter::Pid).store(std::process::id().into(), Relaxed);
+        relays::instance_id(shared.path()).context("giving this server its name")?;
+        let pulls = Pulls::new(&config, now_ms);
         let mut front = Self {
             config_json: config.to_json(),
             workers: (1..=config.workers()).map(|id| Worker::new(config.worker(id))).collect(),
@@ -233,6 +240,7 @@ impl Front {
             replacing: false,
             unchanged,
             gave_up: None,
+            pulls,
             numbers,
             budget,
             evicting: false,
@@ -265,8 +273,14 @@ impl Front {
         (place.process, place.state, place.restarts) = (Some(process), WorkerState::Running, restarts);
         tracing::info!(worker = %id, pid, connections = held.len(), "the worker of the front before goes on");
         for (holding, socket) in held {
-            let Holding { conn, departed, .. } = holding;
+            let Holding { conn, departed, pull, .. } = holding.clone();
+            let placed = holding.place.is_some();
             self.registry.inherited(id, holding, now_ms);
+            if let Some(key) = pull {
+                // Nobody else can go on with it.
+                self.pulls.inherited(conn, id, &key, placed, &self.config, now_ms);
+                continue;
+            }
             self.vault.keep(conn, socket);
             if departed && let Ok(homeless) = self.registry.handed_over(conn, id) {
                 self.find_home(homeless, id, Why::Drained);
@@ -286,6 +300,7 @@ impl Front {
         }
         self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
+        self.timers.set(Timer::Pulls, self.now_ms);
         self.timers.set(Timer::Watch, self.now_ms);
         self.timers.set(Timer::Confirm, self.now_ms);
         self.timers.set(Timer::ReadyAnyway, self.now_ms + supervise::READY_ANYWAY_MS);
@@ -350,6 +365,7 @@ impl Front {
                 PROCESS => self.worker_ended(worker),
                 ORDERS => self.orders_turn(event.token as u32 as usize),
                 SUCCESSOR => self.hear_successor(),
+                PROGRAM => self.program_ended(event.token as u32 as usize),
                 _ => {}
             }
         }
@@ -369,6 +385,7 @@ impl Front {
             Timer::Tick => self.tick(),
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
+            Timer::Pulls => self.pulls_turn(),
             Timer::Orders => self.report_on_orders(),
             Timer::Succession => self.succession_due(),
             Timer::Confirm => self.confirm(),

@@ -386,6 +386,18 @@ impl Registry {
         }
     }
 
+    /// Where one more publisher would go, if so many more than are known of were at the workers. Nothing is reserved. `None`: all are full.
+    pub fn place_for_publisher(&self, workers: &[Load], more: impl Fn(WorkerId) -> u32) -> Option<WorkerId> {
+        let loads: Vec<Load> =
+            self.loads(workers, None).into_iter().map(|load| Load { publishers: load.publishers + more(load.worker), ..load }).collect();
+        placement::publish(self.rules.publish, &loads, self.rules.max_publishers)
+    }
+
+    /// The connection that publishes a stream, or has a place for it.
+    pub fn publisher_of(&self, key: &StreamKey) -> Option<ConnId> {
+        self.publishers.get(key).copied()
+    }
+
     /// The address of a connection's client; `None` if there is no such connection.
     pub fn address_of(&self, conn: ConnId) -> Option<IpAddr> {
         Some(self.conns.get(&conn)?.address)

@@ -87,6 +87,7 @@ impl SharedDir {
             let stream = self.root.stream_dir(&key);
             ignore_missing(fs::remove_dir_all(stream.join("log")))?;
             ignore_missing(fs::remove_file(stream.join("head")))?;
+            ignore_missing(fs::remove_file(stream.join("via")))?;
             // A stream without segments leaves nothing.
             let _ = fs::remove_dir(&stream);
         }
@@ -98,7 +99,8 @@ impl SharedDir {
         for name in ["streams", "sessions", "workers"] {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
-        for name in [crate::control::pages::FRONT_PAGE_NAME, crate::control::orders::SOCKET_NAME, LOCK_NAME] {
+        for name in [crate::control::pages::FRONT_PAGE_NAME, crate::control::orders::SOCKET_NAME, LOCK_NAME, crate::relays::instance_file()]
+        {
             ignore_missing(fs::remove_file(self.path().join(name)))?;
         }
         if let Err(error) = fs::remove_dir(self.path()) {

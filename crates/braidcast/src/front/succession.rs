@@ -180,6 +180,7 @@ impl Front {
 
     /// Writes down what only this front knows, lets go of everything, and waits until the successor is confirmed. Returns only then.
     pub(super) fn hand_over(mut self) -> anyhow::Result<ExitCode> {
+        self.end_programs();
         let mut succession = self.succession.take().context("nobody was to succeed")?;
         self.tell_upgraders();
         let Self { budget, numbers, shared, poller, workers, vault, sockets, orders, .. } = self;

@@ -128,10 +128,17 @@ impl Front {
                 self.registry.reserve_at(reserved.conn, other);
             }
         }
+        if let Some((conn, _)) = died_of {
+            self.pull_crashed(ConnId(conn));
+        }
         let suspect = died_of.and_then(|(conn, position)| self.suspect(id, ConnId(conn), position));
         let why = if process.pulse.is_hung() { Why::Hung } else { Why::Died };
         for homeless in homeless {
-            if suspect == Some(homeless.conn) {
+            if self.pulls.has(homeless.conn) {
+                self.pull_again(homeless.conn, "the worker died");
+                let result = self.registry.lost(homeless.conn, id, self.now_ms);
+                self.note(id, homeless.conn, result);
+            } else if suspect == Some(homeless.conn) {
                 self.condemn(homeless, id);
             } else {
                 self.find_home(homeless, id, why);
@@ -210,6 +217,7 @@ impl Front {
         );
         self.set_state(InstanceState::Stopping);
         super::notify::stopping();
+        self.end_programs();
         self.watch_sockets();
         self.sockets.clear();
         for id in self.ids() {
@@ -242,6 +250,7 @@ impl Front {
         }
         self.evict();
         self.balance_tick();
+        self.report_pulls();
         self.show_gauges();
         self.timers.set(Timer::Tick, now_ms + super::TICK_MS);
     }

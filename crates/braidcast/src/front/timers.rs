@@ -16,6 +16,8 @@ pub enum Timer {
     Orders,
     /// Workers that are drained have more sessions to hand over, or none.
     Drain,
+    /// Pulls that are to be ordered, or are not wanted any more.
+    Pulls,
     /// Several times a second: does every worker go on?
     Watch,
     /// A dead worker is started again.
@@ -47,6 +49,12 @@ impl Timers {
     /// Starts a timer unless it runs.
     pub fn set_if_idle(&mut self, timer: Timer, due_ms: u64) {
         self.0.entry(timer).or_insert(due_ms);
+    }
+
+    /// Starts a timer, or moves it if it would be due later.
+    pub fn set_sooner(&mut self, timer: Timer, due_ms: u64) {
+        let due = self.0.entry(timer).or_insert(due_ms);
+        *due = due_ms.min(*due);
     }
 
     /// Stops a timer, if it runs.

@@ -11,6 +11,7 @@ mod text;
 use crate::control::WorkerId;
 use crate::control::counters::{FrontCounter, WorkerCounter};
 use crate::control::pages::{FrontPage, InstanceState, Listening, MoveRow, WorkerRow, WorkerState};
+use crate::relays::report::{self, Relay};
 use anyhow::Context;
 use braidcast_stream_log::{Now, Root, WorkerPage};
 use braidcast_sys::file;
@@ -40,6 +41,8 @@ pub struct Status {
     pub moves: Moves,
     /// The streams that have a log, by name.
     pub streams: Vec<Stream>,
+    /// Streams that go to other servers, or come from them.
+    pub relays: Vec<Relay>,
     /// The shared directory.
     pub directory: Directory,
 }
@@ -145,6 +148,9 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let rows: Vec<(WorkerId, WorkerRow)> = (1..=front.workers()).map(WorkerId).map(|id| (id, front.row(id))).collect();
     let worker_of = |pid: u32| rows.iter().find(|(_, row)| row.pid == pid).map(|(id, _)| id.0);
     let root = Root::new(shared_dir.to_owned());
+    let front_pid = u32::try_from(front.counter(FrontCounter::Pid).load(Relaxed)).unwrap_or(0);
+    let processes: Vec<(String, u32)> =
+        std::iter::once(("front".to_owned(), front_pid)).chain(rows.iter().map(|(id, row)| (id.to_string(), row.pid))).collect();
     let system = file::file_system(shared_dir).context("the shared directory's file system")?;
     let counter = |counter| front.counter(counter).load(Relaxed);
     Ok(Status {
@@ -162,6 +168,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams: streams::streams(&root, &locks, worker_of, now)?,
+        relays: report::read(shared_dir, &processes),
         directory: Directory {
             bytes: counter(FrontCounter::DirectoryBytes),
             budget_bytes: counter(FrontCounter::DirectoryBudgetBytes),

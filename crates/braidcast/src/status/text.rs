@@ -3,7 +3,9 @@
 use super::table::Align::{Left, Right};
 use super::table::{bytes, columns, duration};
 use super::{Status, Stream};
+use crate::relays::report::{Kind, Relay};
 use braidcast_media::key::DEFAULT_VHOST;
+use braidcast_sys::clock;
 use serde_json::Value;
 
 pub(super) fn text(status: &Status) -> String {
@@ -16,6 +18,10 @@ pub(super) fn text(status: &Status) -> String {
     } else {
         out.push_str(&streams(&status.streams));
         out.push_str(&left_out_of_hls(&status.streams));
+    }
+    if !status.relays.is_empty() {
+        out.push('\n');
+        out.push_str(&relays(&status.relays));
     }
     out
 }
@@ -137,6 +143,35 @@ fn streams(streams: &[Stream]) -> String {
         ("AGE", Right),
     ];
     columns(&headings, &streams.iter().map(row).collect::<Vec<_>>())
+}
+
+fn relays(relays: &[Relay]) -> String {
+    let now_ms = clock::wall_ms();
+    let row = |relay: &Relay| {
+        vec![
+            printable(&relay.stream),
+            if relay.kind == Kind::Forward { "to".to_owned() } else { "from".to_owned() },
+            printable(&relay.url),
+            relay.state.label().to_owned(),
+            duration(now_ms.saturating_sub(relay.since_wall_ms)),
+            relay.worker.map_or("-".to_owned(), |worker| worker.to_string()),
+            bytes(relay.bytes),
+            relay.reconnects.to_string(),
+            relay.error.as_deref().map_or("-".to_owned(), printable),
+        ]
+    };
+    let headings = [
+        ("RELAY", Left),
+        ("", Left),
+        ("SERVER", Left),
+        ("STATE", Left),
+        ("SINCE", Right),
+        ("WORKER", Right),
+        ("BYTES", Right),
+        ("RECONNECTS", Right),
+        ("LAST ERROR", Left),
+    ];
+    columns(&headings, &relays.iter().map(row).collect::<Vec<_>>())
 }
 
 /// A name that a client chose, without what a terminal would obey or that turns the text around.

@@ -8,7 +8,7 @@ use super::ledger::{Next, OPEN, Slices};
 use super::rendition::Rendition;
 use super::session::{Body, Protocol, Role, Session};
 use super::streams::{Lag, View};
-use super::{End, Worker};
+use super::{End, Worker, outgoing};
 use crate::control::counters::WorkerCounter;
 use braidcast_protocols::http::websocket;
 use braidcast_stream_log::State;
@@ -155,7 +155,10 @@ impl Worker {
             }
             let (sent, wanted) = match next {
                 Next::Nothing => break,
-                Next::Slices(slices) => (send(&session.socket, &slices), slices.total()),
+                Next::Slices(slices) => match outgoing::message_stream(session) {
+                    None => (send(&session.socket, &slices), slices.total()),
+                    Some(id) => outgoing::send_restamped(&session.socket, &session.ledger, &view, &session.control, id),
+                },
                 Next::Body(offset, length) => {
                     let length = left.min(length as usize);
                     (send_body(&session.socket, session.body.as_ref(), offset as usize, length), length)
@@ -243,7 +246,8 @@ impl Worker {
         session.owe_run(target.0, target.1, OPEN)?;
         tracing::debug!(stream = %stream.key, conn = %session.conn, peer = %session.peer, from = ?(block, offset), to = ?target,
             "a viewer that lagged was jumped to the newest keyframe");
-        self.count(WorkerCounter::ViewerJumps);
+        let forwards = matches!(session.protocol, Protocol::Client(_));
+        self.count(if forwards { WorkerCounter::ForwardJumps } else { WorkerCounter::ViewerJumps });
         self.try_flush(slot)
     }
 
@@ -259,7 +263,7 @@ impl Worker {
         self.forget_unwatched(slot);
     }
 
-    fn end_viewer(&mut self, slot: usize) {
+    pub(super) fn end_viewer(&mut self, slot: usize) {
         // Who keeps up gets everything; who does not, the message that was begun.
         self.flush(slot);
         let Some(session) = self.sessions.get_mut(slot) else { return };
@@ -272,6 +276,11 @@ impl Worker {
             Protocol::Rtmp(rtmp) => {
                 rtmp.end_play(self.now.mono_ms);
                 let bytes = rtmp.take_outbox();
+                session.push_control(&bytes);
+            }
+            Protocol::Client(client) => {
+                client.end();
+                let bytes = client.take_outbox();
                 session.push_control(&bytes);
             }
             Protocol::WebSocket(_) => session.push_control(&websocket::goodbye()),

@@ -1,10 +1,12 @@
 //! The worker's side of the control channel: what the front says, what it is told, and life without it.
 
+use super::outgoing::PullOrder;
 use super::session::{Protocol, Role, Session};
 use super::sessions::Arrival;
 use super::{End, PLACING_MS, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, ConnId, Intent, Listener, ListeningSocket, Placement, Refusal, ToFront, ToWorker};
+use braidcast_protocols::via::Via;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::OwnedFd;
 
@@ -43,6 +45,8 @@ impl Worker {
             },
             ToWorker::HandOver { conn } => self.hand_over_conn(conn),
             ToWorker::Departed { conn } => self.forget_departed(conn),
+            ToWorker::Pull { conn, row, key, from, via } => self.begin_pull(PullOrder { conn, row, key, from, via: Via::parse(&via) }),
+            ToWorker::StopPull { conn } => self.end_pull(conn),
             ToWorker::Placed { conn, placement } => self.placed(conn, placement),
             ToWorker::Evict { conn } => self.evict(conn),
             ToWorker::Settle { key, settling, next_segment } => self.settle(key, settling, next_segment),

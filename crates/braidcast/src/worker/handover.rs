@@ -4,8 +4,9 @@
 //! Placement does this to sessions that were not told of success yet, draining and rebalancing to any.
 
 use super::Worker;
+use super::ingest::Publisher;
 use super::rendezvous::holding;
-use super::session::{Role, Session};
+use super::session::{Protocol, Role, Session};
 use super::takeover::Departed;
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ToFront, WorkerId};
@@ -43,7 +44,7 @@ impl Worker {
     pub(super) fn hand_over_conn(&mut self, conn: ConnId) {
         let Some(&slot) = self.by_conn.get(&conn) else { return };
         let session = &self.sessions[slot];
-        let answers = session.answering || session.closing || session.draining;
+        let answers = matches!(session.protocol, Protocol::Client(_)) || session.answering || session.closing || session.draining;
         if answers || !self.hand_over(slot, None) {
             self.tell_front(&ToFront::Stays { conn });
         }
@@ -60,7 +61,12 @@ impl Worker {
     fn let_go(&mut self, slot: usize) {
         match std::mem::replace(&mut self.sessions[slot].role, Role::Idle) {
             // Dropped as it is: the lock goes with the writer, and the open segment is written once more elsewhere.
-            Role::Publishing(publisher) => drop(self.publishers.try_remove(publisher)),
+            Role::Publishing(publisher) => {
+                if let Some(Publisher { key, writer, .. }) = self.publishers.try_remove(publisher) {
+                    drop(writer);
+                    self.end_forwards(&key);
+                }
+            }
             role => {
                 self.sessions[slot].role = role;
                 self.leave_role(slot, &"moved");

@@ -12,6 +12,7 @@ use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
 use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
+use braidcast_protocols::via::Via;
 use braidcast_stream_log::{Reader, State};
 use std::io;
 
@@ -83,12 +84,20 @@ impl Worker {
         }
         let head_only = request.method == Method::Head;
         let wants_api = self.sessions[slot].listener == Listener::Api;
-        match route(request, &self.config.server.vhosts).map_key(|key| self.played(key)) {
+        let route = route(request, &self.config.server.vhosts).map_key(|key| self.played(key));
+        if let Route::Live { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route {
+            if let Some(why) = self.loop_of(&request.via, key, false) {
+                return self.respond_text(slot, Status::LOOP_DETECTED, why, head_only);
+            }
+            self.want(key, &request.via);
+            self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
+        }
+        match route {
             Route::Api(path) => self.answer_api(slot, &path, head_only),
             _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
             Route::Live { form, .. } if head_only => {
                 self.sessions[slot].last_request = true;
-                self.respond(slot, &live_head(form_of(form)))
+                self.respond(slot, &live_head(form_of(form), &Via::default()))
             }
             Route::Live { key, form, tracks, params } => {
                 let session = &mut self.sessions[slot];
@@ -408,11 +417,12 @@ fn form_of(form: LiveForm) -> Form {
 }
 
 /// What is said to a viewer before its first byte of media.
-pub(super) fn live_head(form: Form) -> Vec<u8> {
-    response::live(match form {
+pub(super) fn live_head(form: Form, via: &Via) -> Vec<u8> {
+    let content_type = match form {
         Form::Ts => content_type::MPEG_TS,
         Form::Aac => content_type::AAC,
         Form::Mp3 => content_type::MP3,
         Form::Flv | Form::WebSocket | Form::Rtmp => content_type::FLV,
-    })
+    };
+    response::live_via(content_type, via)
 }

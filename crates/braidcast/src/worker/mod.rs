@@ -13,6 +13,7 @@ mod identity;
 mod ingest;
 mod kept;
 mod ledger;
+mod outgoing;
 mod play;
 mod publishers;
 mod rendezvous;
@@ -43,6 +44,7 @@ use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
 use ingest::Publisher;
+use outgoing::Outgoing;
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
 pub use save::VERSION as SAVED_VERSION;
@@ -93,6 +95,7 @@ const DOORBELL: u64 = u64::MAX - 1;
 const SIGNAL: u64 = u64::MAX - 2;
 const RENDEZVOUS: u64 = u64::MAX - 3;
 const NEWCOMER: u64 = u64::MAX - 4;
+const OUTGOING: u64 = u64::MAX - 5;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -118,6 +121,16 @@ impl fmt::Display for End {
             Self::Socket(error) => write!(f, "the connection failed ({error})"),
             Self::Peer(what) => f.write_str(what),
             Self::Fault(what) => f.write_str(what),
+        }
+    }
+}
+
+impl End {
+    /// What ended a connection to another server.
+    fn of_server(&self) -> String {
+        match self {
+            Self::PeerClosed => "the server closed the connection".to_owned(),
+            other => other.to_string(),
         }
     }
 }
@@ -178,6 +191,8 @@ pub(crate) struct Worker {
     peer_lines: RateLimit,
     status: status::Cached,
     clips: Clips,
+    /// Connections to other servers.
+    outgoing: Outgoing,
 }
 
 /// Runs a worker that talks to its front by the inherited descriptor `control`.
@@ -207,6 +222,8 @@ impl Worker {
         poller.add(&front, CONTROL, Interest::READ)?;
         poller.add(&doorbell, DOORBELL, Interest::READ)?;
         let rendezvous = Rendezvous::open(&config.server.shared_dir, id, &poller).context("listening for fronts")?;
+        let outgoing = Outgoing::new(&config.server.shared_dir).context("connections to other servers")?;
+        outgoing.watch(&poller, OUTGOING)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -262,6 +279,7 @@ impl Worker {
             peer_lines: RateLimit::new(PEER_LINES_BURST, PEER_LINES_PER_SECOND),
             status: status::Cached::default(),
             clips: Clips::default(),
+            outgoing,
             config,
         })
     }
@@ -283,6 +301,7 @@ impl Worker {
                     DOORBELL => rung |= self.doorbell.drain()?,
                     RENDEZVOUS => self.meet(),
                     NEWCOMER => self.hear_newcomer(),
+                    OUTGOING => self.outgoing_ready(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token => self.session_event(token, event),
                 }
@@ -295,6 +314,7 @@ impl Worker {
             self.fan_out();
             self.flush_unfinished();
             self.expire();
+            self.expire_outgoing();
             self.try_waiting();
             self.pump_segments();
             self.report();
@@ -331,6 +351,7 @@ impl Worker {
         sooner((!self.waiting.is_empty()).then_some(self.retry_at_ms));
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
         sooner(self.pumps.next_ms());
+        sooner(self.outgoing.next_ms());
         Duration::from_millis(wake_ms.saturating_sub(clock::monotonic_ms()))
     }
 
@@ -349,6 +370,7 @@ impl Worker {
         self.set(WorkerCounter::CpuPermille, permille.min(1_000));
         self.set(WorkerCounter::LogLinesSuppressed, self.peer_lines.suppressed());
         self.report_gauges();
+        self.report_outgoing();
         self.check_front();
     }
 
@@ -369,6 +391,7 @@ impl Worker {
         self.stopping_since_ms = Some(self.now.mono_ms);
         self.listeners.clear();
         self.end_all_sessions();
+        self.end_outgoing();
     }
 
     fn is_over(&self) -> bool {

@@ -56,6 +56,8 @@ impl Worker {
             tracing::error!(stream = %wish.key, %error, "what an earlier publisher left could not be written");
         }
         self.leave_waiting(slot);
+        self.note_via(slot, &wish.key);
+        let key = wish.key.clone();
         let session = &mut self.sessions[slot];
         writer.set_publisher(session.peer);
         if self.peer_lines.allow(self.now.mono_ms) {
@@ -77,7 +79,9 @@ impl Worker {
         self.plan_pump(publisher, self.now.mono_ms);
         let session = &mut self.sessions[slot];
         session.deadline_ms = 0;
-        self.publish_accepted(slot)
+        self.publish_accepted(slot)?;
+        self.begin_forwards(&key);
+        Ok(())
     }
 
     /// Opens a stream's log for writing. One that is damaged beyond reading is deleted: a stream must not be lost for its past.
@@ -167,7 +171,7 @@ impl Worker {
     }
 
     /// Starts the play of a session that waits for a stream, if there is a place to start at.
-    fn try_play(&mut self, slot: usize, stream: usize) -> Result<(), End> {
+    pub(super) fn try_play(&mut self, slot: usize, stream: usize) -> Result<(), End> {
         let Some(Session { role: Role::Waiting(wish), .. }) = self.sessions.get(slot) else { return Ok(()) };
         let Want::Play(rendition) = wish.what else { return Ok(()) };
         // The viewer that came before may have failed at its first byte, and the stream's local view gone with it.
@@ -201,7 +205,7 @@ impl Worker {
 
     /// Does something with the local view of a stream, which is forgotten afterwards unless somebody watches it. `None`: there
     /// is no such stream to watch.
-    fn with_local_stream<T>(&mut self, key: &StreamKey, act: impl FnOnce(&mut Self, usize) -> T) -> Option<T> {
+    pub(super) fn with_local_stream<T>(&mut self, key: &StreamKey, act: impl FnOnce(&mut Self, usize) -> T) -> Option<T> {
         let stream = self.local_stream(key)?;
         let result = act(self, stream);
         self.forget_unwatched(stream);
@@ -431,6 +435,7 @@ impl Worker {
         let evicted = at.newly_evicted();
         self.page.counter(WorkerCounter::BlocksEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
         self.doorbells.ring(&[at.key.slot()]);
+        self.end_forwards(&at.key);
         Some(at.key)
     }
 }

@@ -95,7 +95,7 @@ impl Worker {
         self.front.send(&ToFront::Inventory(inventory), listeners)?;
         let bells = self.bells.iter().map(|bell| bell.try_clone()).collect::<io::Result<Vec<_>>>()?;
         self.front.send(&ToFront::Bells, bells)?;
-        for (_, session) in &self.sessions {
+        for (_, session) in self.sessions.iter().filter(|(_, session)| !session.conn.is_own()) {
             self.front.send(&ToFront::Holding(holding(session)), vec![session.socket.try_clone()?])?;
         }
         for departed in self.departed.values() {
@@ -127,6 +127,7 @@ pub fn holding(session: &Session) -> Holding {
         // Of one that only asked for files the front was not told.
         client: if session.asked.is_some() { session.peer } else { session.holder },
         departed: false,
+        pull: Worker::pulled_by(session),
         place: session.asked.as_ref().filter(|_| placed).map(|asked| HeldPlace {
             intent: asked.intent,
             key: asked.key.clone(),

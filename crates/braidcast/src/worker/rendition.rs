@@ -40,6 +40,9 @@ impl Rendition {
     /// The log's own bytes.
     pub const LOG: Self = Self { form: Form::Flv, tracks: TrackChoice::All };
 
+    /// Everything in RTMP chunks.
+    pub const RTMP: Self = Self { form: Form::Rtmp, tracks: TrackChoice::All };
+
     /// Bytes at the beginning of a block's prefix that only a new viewer gets: the header of a file.
     pub fn file_header_bytes(self) -> u32 {
         let bytes = flv::FILE_HEADER.len();

@@ -25,6 +25,7 @@ impl Worker {
             handshake_ms: limits.handshake.as_ms(),
             first_packet_ms: limits.first_packet.as_ms(),
             idle_ms: limits.idle.as_ms(),
+            instance: self.outgoing.instance().to_owned(),
         }
     }
 
@@ -94,15 +95,25 @@ impl Worker {
     pub(super) fn played(&self, key: StreamKey) -> StreamKey {
         let there = |key: &StreamKey| self.root.stream_dir(key).is_dir();
         match vhost::in_default(&key) {
-            Some(default) if !there(&key) && there(&default) => default,
+            Some(default) if !there(&key) && (there(&default) || (!self.is_on_demand(&key) && self.is_on_demand(&default))) => default,
             _ => key,
         }
     }
 
     fn rtmp_wish(&mut self, slot: usize, request: Request, what: Want) -> Result<(), End> {
-        let Request { key, params, .. } = request;
+        let Request { key, params, via, .. } = request;
         let key = vhost::restrict(key, &self.config.server.vhosts);
         let key = if what == Want::Publish { key } else { self.played(key) };
+        if let Some(why) = self.loop_of(&via, &key, what == Want::Publish)
+            && let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol
+        {
+            let code = if what == Want::Publish { status::PUBLISH_DENIED } else { status::PLAY_FAILED };
+            rtmp.refuse(code, why, self.now.mono_ms);
+            return self.refused_rtmp(slot);
+        }
+        if what != Want::Publish {
+            self.want(&key, &via);
+        }
         self.ask_place(slot, Wish { key, what }, &params)
     }
 
@@ -116,14 +127,12 @@ impl Worker {
     }
 
     /// Puts what the machine has to say into the ledger, between two media messages, and sends it.
-    fn send_rtmp(&mut self, slot: usize) -> Result<(), End> {
+    pub(super) fn send_rtmp(&mut self, slot: usize) -> Result<(), End> {
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
-        let Protocol::Rtmp(rtmp) = &mut session.protocol else { return Ok(()) };
-        if !rtmp.outbox().is_empty() {
-            let waiting = rtmp.outbox().len();
+        let waiting = session.protocol.outbox().len();
+        if waiting > 0 {
             let said = self.interject(slot, |session| {
-                let Protocol::Rtmp(rtmp) = &mut session.protocol else { return Vec::new() };
-                let bytes = rtmp.take_outbox();
+                let bytes = session.protocol.take_outbox();
                 session.kept.replied += bytes.len() as u64;
                 bytes
             })?;
@@ -145,6 +154,7 @@ impl Worker {
         if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
             rtmp.accept_publish(self.now.mono_ms);
         }
+        self.pull_accepted(slot)?;
         self.act_on_rtmp(slot)?;
         self.enqueue(slot);
         Ok(())
@@ -152,14 +162,16 @@ impl Worker {
 
     /// The stream is there: the viewer is told so, before its first media byte.
     pub(super) fn play_accepted(&mut self, slot: usize, form: Form) {
+        let via = self.via_for_server(slot);
         let session = &mut self.sessions[slot];
         match &mut session.protocol {
+            Protocol::Client(_) => self.forward_accepted(slot),
             Protocol::Rtmp(rtmp) => {
-                rtmp.accept_play(self.now.mono_ms);
+                rtmp.accept_play_via(&via, self.now.mono_ms);
                 let bytes = rtmp.take_outbox();
                 session.push_control(&bytes);
             }
-            Protocol::Http(_) => session.push_control(&http::live_head(form)),
+            Protocol::Http(_) => session.push_control(&http::live_head(form, &via)),
             Protocol::WebSocket(socket) => {
                 let head = socket.head();
                 session.push_control(&head);
@@ -171,6 +183,9 @@ impl Worker {
     /// Tells a client why its wish was refused.
     pub(super) fn answer_refusal(&mut self, slot: usize, refusal: Refusal) -> Result<(), End> {
         let text = refusal.to_string();
+        if let Protocol::Client(_) = &self.sessions[slot].protocol {
+            return Err(End::Peer(text));
+        }
         if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,

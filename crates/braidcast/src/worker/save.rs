@@ -9,6 +9,7 @@ use crate::control::{Asked, Origin};
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
 use braidcast_protocols::proxy::PrefixReader;
+use braidcast_protocols::via::Via;
 use braidcast_stream_log::SavedHeaders;
 use braidcast_sys::fault::kill_point;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,8 @@ pub struct Checkpoint {
     pub asked: Option<Asked>,
     /// Milliseconds left to the role's deadline.
     pub deadline_left_ms: Option<u64>,
+    /// HTTP: the servers that pass the answer on.
+    pub via: Option<Box<Via>>,
     pub peer_ended: bool,
     pub answering: bool,
     pub last_request: bool,
@@ -178,7 +181,8 @@ impl Worker {
             peer: session.peer,
             protocol: match &session.protocol {
                 Protocol::Prefix(reader) => SavedProtocol::Prefix(reader.clone()),
-                Protocol::Unknown => SavedProtocol::Unknown,
+                // Of a client nothing is saved.
+                Protocol::Unknown | Protocol::Client(_) => SavedProtocol::Unknown,
                 Protocol::Rtmp(rtmp) => SavedProtocol::Rtmp(rtmp.save(now_ms)),
                 Protocol::Http(http) => SavedProtocol::Http(http.save()),
                 Protocol::WebSocket(socket) => SavedProtocol::WebSocket(socket.save()),
@@ -186,6 +190,7 @@ impl Worker {
             role,
             asked: session.asked.clone(),
             deadline_left_ms: (session.deadline_ms != 0).then(|| session.deadline_ms.saturating_sub(now_ms)),
+            via: session.via.clone(),
             peer_ended: session.peer_ended,
             answering: session.answering,
             last_request: session.last_request,
@@ -261,6 +266,9 @@ impl Worker {
     /// Makes room for input behind the session's journal; says how many bytes it may take.
     pub(super) fn make_journal_room(&mut self, slot: usize, wanted: usize) -> usize {
         let kept = &self.sessions[slot].kept;
+        if kept.lost {
+            return wanted;
+        }
         // Small remainders would make many small reads.
         let least = kept.region.map_or(1, |region| (region.bytes() - kept.checkpoint_bytes) / 4).clamp(1, wanted);
         if kept.room() < least {

@@ -6,6 +6,7 @@
 use super::End;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
+use super::outgoing::Client;
 use super::rendition::Rendition;
 use super::websocket::WebSocket;
 use crate::control::{Asked, ConnId, Listener, Origin};
@@ -13,6 +14,7 @@ use braidcast_media::StreamKey;
 use braidcast_protocols::http::{Clip, RequestReader};
 use braidcast_protocols::proxy::PrefixReader;
 use braidcast_protocols::rtmp::ServerSession;
+use braidcast_protocols::via::Via;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -48,6 +50,8 @@ pub struct Session {
     pub ledger: Ledger,
     /// Control bytes of the ledger that are not yet sent.
     pub control: Vec<u8>,
+    /// HTTP: the servers that pass the answer on.
+    pub via: Option<Box<Via>>,
     /// What body extents of the ledger are of.
     pub body: Option<Body>,
     /// HTTP: bytes of the connection that were sent when the client's pace was looked at last.
@@ -97,6 +101,28 @@ pub enum Protocol {
     Http(Box<RequestReader>),
     /// WebSocket, from the request on that asked for it.
     WebSocket(Box<WebSocket>),
+    /// The other end is a server: a connection that we opened.
+    Client(Box<Client>),
+}
+
+impl Protocol {
+    /// What the protocol's machine has to say, if it is one that speaks by itself.
+    pub fn outbox(&self) -> &[u8] {
+        match self {
+            Self::Rtmp(rtmp) => rtmp.outbox(),
+            Self::Client(client) => client.outbox(),
+            Self::Prefix(_) | Self::Unknown | Self::Http(_) | Self::WebSocket(_) => &[],
+        }
+    }
+
+    /// Takes it.
+    pub fn take_outbox(&mut self) -> Vec<u8> {
+        match self {
+            Self::Rtmp(rtmp) => rtmp.take_outbox(),
+            Self::Client(client) => client.take_outbox(),
+            Self::Prefix(_) | Self::Unknown | Self::Http(_) | Self::WebSocket(_) => Vec::new(),
+        }
+    }
 }
 
 /// What a session is doing.

@@ -61,7 +61,9 @@ impl Worker {
             .and_then(|()| self.poller.add(&socket, token, Interest::READ | Interest::WRITE | Interest::PEER_CLOSED | Interest::EDGE));
         if let Err(error) = prepared {
             tracing::warn!(conn = %arrival.conn, peer = %arrival.origin.peer, %error, "cannot watch a connection: it is closed");
-            self.tell_front(&ToFront::Closed { conn: arrival.conn });
+            if !matches!(protocol, Protocol::Client(_)) {
+                self.tell_front(&ToFront::Closed { conn: arrival.conn });
+            }
             return None;
         }
         entry.insert(Session {
@@ -78,6 +80,7 @@ impl Worker {
             role: Role::Idle,
             ledger: Default::default(),
             control: Vec::new(),
+            via: None,
             body: None,
             sent_mark: 0,
             unread: Vec::new(),
@@ -231,7 +234,9 @@ impl Worker {
         if !matches!(session.role, Role::Publishing(_)) {
             session.kept.stale = true;
         }
-        self.page.busy_with(session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
+        if !session.conn.is_own() {
+            self.page.busy_with(session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
+        }
         let fed = self.feed_protocol(slot, bytes);
         self.page.busy_with_none();
         fed
@@ -257,6 +262,7 @@ impl Worker {
             Protocol::Rtmp(_) => self.feed_rtmp(slot, bytes)?,
             Protocol::Http(_) => self.feed_http(slot, bytes)?,
             Protocol::WebSocket(_) => self.feed_websocket(slot, bytes)?,
+            Protocol::Client(_) => self.feed_client(slot, bytes)?,
             Protocol::Prefix(_) | Protocol::Unknown => 0,
         };
         if let Some(session) = self.sessions.get_mut(slot)
@@ -325,6 +331,9 @@ impl Worker {
         if session.closing {
             return Err(End::Done);
         }
+        if let Protocol::Client(_) = session.protocol {
+            return self.client_overdue(slot);
+        }
         match &session.role {
             Role::Placing(wish) => {
                 tracing::warn!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "the front did not say in time where a connection belongs");
@@ -351,6 +360,9 @@ impl Worker {
     pub(super) fn close(&mut self, slot: usize, end: End) {
         if !self.sessions.contains(slot) {
             return;
+        }
+        if let Protocol::Client(_) = self.sessions[slot].protocol {
+            return self.close_outgoing(slot, &end);
         }
         self.log_end(slot, &end);
         self.leave_role(slot, &end);

@@ -5,6 +5,7 @@
 use super::Worker;
 use super::publishers::catch_up;
 use super::rendition::Form;
+use super::session::{Protocol, Session};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Settling, ToFront};
 use anyhow::Context;
@@ -68,7 +69,8 @@ impl Worker {
     /// Gauges of the worker's page.
     pub(super) fn report_gauges(&mut self) {
         let (mut flv, mut rtmp, mut other) = (0, 0, 0);
-        for (_, session) in &self.sessions {
+        let is_viewer = |session: &&Session| !matches!(session.protocol, Protocol::Client(_));
+        for session in self.sessions.iter().map(|(_, session)| session).filter(is_viewer) {
             match session.viewing().map(|(_, rendition)| rendition.form) {
                 Some(Form::Flv) => flv += 1,
                 Some(Form::Rtmp) => rtmp += 1,

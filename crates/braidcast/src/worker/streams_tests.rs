@@ -9,7 +9,7 @@ use braidcast_stream_log::{LogOptions, Now, Root, Writer};
 const KEYFRAME: [u8; 6] = [0x17, 1, 0, 0, 0, 9];
 const FRAME: [u8; 6] = [0x27, 1, 0, 0, 0, 8];
 
-const RTMP: Rendition = Rendition { form: Form::Rtmp, tracks: TrackChoice::All };
+const RTMP: Rendition = Rendition::RTMP;
 
 struct Stream {
     _directory: tempfile::TempDir,

@@ -100,6 +100,7 @@ impl Worker {
         session.control = control;
         session.unread = journal[row.consumed as usize..].to_vec();
         session.asked = checkpoint.asked;
+        session.via = checkpoint.via;
         session.peer_ended = checkpoint.peer_ended;
         session.answering = checkpoint.answering;
         session.last_request = checkpoint.last_request;
@@ -237,6 +238,7 @@ impl Worker {
         let role = match role {
             Restored::Publishing(key, writer) => {
                 let evicted = writer.counters().evicted_blocks;
+                let forwarded = key.clone();
                 let publisher = self.publishers.insert(Publisher {
                     session: slot,
                     key,
@@ -251,6 +253,7 @@ impl Worker {
                     evicted,
                 });
                 self.plan_pump(publisher, self.now.mono_ms + PUMP_MS / 2);
+                self.begin_forwards(&forwarded);
                 Role::Publishing(publisher)
             }
             Restored::Viewing(stream, rendition, next) => {

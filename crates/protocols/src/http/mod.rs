@@ -3,6 +3,7 @@
 //! A [`RequestReader`] takes a connection's bytes and gives one [`Request`] at a time; [`route`] says what it asks for; the
 //! heads of [`response`] answer it. Nothing here reads a file, knows a clock, or writes a body. Sources: RFC 9110 and RFC 9112.
 
+pub mod flv_client;
 mod forwarded;
 mod range;
 mod reader;
@@ -13,6 +14,7 @@ mod target;
 pub mod websocket;
 
 pub use forwarded::Forwarded;
+pub use flv_client::{FlvClient, FlvSettings};
 pub use range::{ByteRange, Span};
 pub use reader::{RequestReader, Settings};
 pub use request::{Fault, HttpError, Method, Request};

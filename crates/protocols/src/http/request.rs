@@ -6,6 +6,7 @@ use super::forwarded::Forwarded;
 use super::range::ByteRange;
 use super::response::Status;
 use super::target;
+use crate::via::{self, Via};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -42,6 +43,8 @@ pub struct Request {
     pub websocket_key: Option<String>,
     /// Whom proxies say it comes from.
     pub forwarded: Forwarded,
+    /// The servers that pass the answer on.
+    pub via: Via,
     /// Bytes of a body that follows the head, already discarded when the request is handed out.
     pub(super) body_bytes: u64,
 }
@@ -138,6 +141,7 @@ struct Fields {
     websocket_version: bool,
     websocket_key: Option<String>,
     forwarded: Forwarded,
+    via: Via,
 }
 
 impl Fields {
@@ -185,6 +189,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
         range: fields.range.filter(|_| method == Method::Get && !fields.conditional_range),
         websocket_key,
         forwarded: fields.forwarded,
+        via: fields.via,
         body_bytes: fields.content_length.unwrap_or(0),
     })
 }
@@ -224,6 +229,8 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
             fields.websocket_key = key.map(str::to_owned);
         } else if is("range") {
             fields.range = std::str::from_utf8(header.value).ok().and_then(ByteRange::parse);
+        } else if is(via::FIELD) {
+            fields.via = Via::parse(&String::from_utf8_lossy(header.value));
         } else if is("if-range") {
             // No validators are given out, so the condition cannot hold: the whole file is sent (RFC 9110 section 13.1.5).
             fields.conditional_range = true;

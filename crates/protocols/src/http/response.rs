@@ -4,6 +4,7 @@
 //! or, for a live stream, `Connection: close`. Bodies are the caller's.
 
 use super::range::Span;
+use crate::via::{self, Via};
 use std::fmt::Write;
 
 /// A status code.
@@ -27,6 +28,7 @@ impl Status {
     pub const INTERNAL_ERROR: Self = Self(500);
     pub const UNAVAILABLE: Self = Self(503);
     pub const VERSION_NOT_SUPPORTED: Self = Self(505);
+    pub const LOOP_DETECTED: Self = Self(508);
 
     /// The reason phrase (RFC 9110 section 15).
     pub fn reason(self) -> &'static str {
@@ -46,6 +48,7 @@ impl Status {
             500 => "Internal Server Error",
             503 => "Service Unavailable",
             505 => "HTTP Version Not Supported",
+            508 => "Loop Detected",
             _ => "Unknown",
         }
     }
@@ -149,7 +152,13 @@ impl ResponseHead {
 
 /// The head of a live stream: no length, never chunked, the connection ends with the stream.
 pub fn live(content_type: &str) -> Vec<u8> {
-    ResponseHead::new(Status::OK).content_type(content_type).cache(Cache::No).until_close().build()
+    live_via(content_type, &Via::default())
+}
+
+/// As [`live`], for a server that passes the stream on: it is told where the stream came through.
+pub fn live_via(content_type: &str, via: &Via) -> Vec<u8> {
+    let head = ResponseHead::new(Status::OK).content_type(content_type).cache(Cache::No).until_close();
+    if via.is_empty() { head.build() } else { head.field(via::FIELD, via).build() }
 }
 
 /// The head that makes a connection a WebSocket (RFC 6455 section 4.2.2); `accept` is what [`super::websocket::accept`] says.

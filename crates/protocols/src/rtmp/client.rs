@@ -1,21 +1,29 @@
-//! A client's end of one RTMP connection, publishing or playing: for tests, for load, and for feeding other servers.
+//! A client's end of one RTMP connection, publishing or playing: for feeding other servers, for taking streams from them, for tests and load.
 //!
-//! It asks for one stream and keeps no clock: how long it waits is its caller's decision.
+//! It asks for one stream and keeps no clock: how long it waits is its caller's decision ([`ClientSession::is_started`] says for what). A
+//! server is trusted no more than a client is: what it can make us hold, nest or answer is bounded, and its words are cut before they are
+//! handed on.
 
 use super::amf0::Value;
 use super::chunk::{ChunkLimits, Message};
 use super::command::Command;
-use super::egress;
+use super::egress::{self, CHUNK_BYTES, Frame, MEDIA_STREAM_ID};
 use super::error::{Limit, RtmpError};
 use super::handshake::ClientHandshake;
 use super::link::{Link, event};
 use super::message_type;
 use super::saved::{self, RestoreError, byte_string};
+use super::server::{MAX_COMMAND_BYTES, script_data, split_aggregate};
+use crate::via::{self, Via};
 use braidcast_media::RecordKind;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 const AMF_DEPTH: usize = 32;
+/// A server that makes us answer this much to one input is cut off.
+const MAX_ANSWER_BYTES: usize = 256 << 10;
+/// What is kept of a text that the server says, in characters.
+const MAX_TEXT: usize = 200;
 /// How often we want to be acknowledged, and what a player's buffer is said to hold; both as ffmpeg says them.
 const WINDOW_BYTES: u32 = 2_500_000;
 const BUFFER_MS: u32 = 3_000;
@@ -64,12 +72,12 @@ pub enum ClientOutput {
     Started,
     /// The server refused, at whatever step. Nothing more will come of this connection.
     Refused {
-        /// The status code, `NetStream.Publish.BadName` for one.
+        /// The status code, `NetStream.Publish.BadName` for one; as the server said it, cut to 200 characters.
         code: String,
-        /// Words for people.
+        /// Words for people, likewise.
         description: String,
     },
-    /// Media from the server; data messages as they come, those about the stream's status among them.
+    /// Media from the server, aggregates taken apart; data as FLV keeps it, that about the stream's status too.
     Media {
         /// Audio, video or data.
         kind: RecordKind,
@@ -111,6 +119,10 @@ pub struct ClientSession {
     link: Link,
     outputs: VecDeque<ClientOutput>,
     phase: Phase,
+    /// What the server is told of who passes the stream on.
+    via: Via,
+    /// What the server said of itself and the stream.
+    server_via: Via,
 }
 
 impl ClientSession {
@@ -118,11 +130,49 @@ impl ClientSession {
     pub fn new(settings: ClientSettings, seed: u64) -> Self {
         let mut link = Link::new(settings.chunks);
         let handshake = ClientHandshake::start(seed, settings.signed, link.outbox.buffer());
-        Self { settings, link, outputs: VecDeque::new(), phase: Phase::Handshaking(Box::new(handshake)) }
+        let (via, server_via) = (Via::default(), Via::default());
+        Self { settings, link, outputs: VecDeque::new(), phase: Phase::Handshaking(Box::new(handshake)), via, server_via }
     }
 
-    /// Takes input, all of it. Drain [`ClientSession::poll_output`] after each call.
+    /// Says for whom the stream is passed on. Before the first input.
+    pub fn set_via(&mut self, via: Via) {
+        self.via = via;
+    }
+
+    /// Who the server is, and through whom its stream came, as far as it says so.
+    pub fn server_via(&self) -> &Via {
+        &self.server_via
+    }
+
+    /// The publish or play has started and not ended.
+    pub fn is_started(&self) -> bool {
+        matches!(self.phase, Phase::Running { .. })
+    }
+
+    /// What is being waited for, in words.
+    pub fn waits_for(&self) -> &'static str {
+        match self.phase {
+            Phase::Handshaking(_) => "the handshake",
+            Phase::Connecting => "the answer to connect",
+            Phase::Creating => "the answer to createStream",
+            Phase::Starting { .. } if self.settings.role == ClientRole::Publish => "the answer to publish",
+            Phase::Starting { .. } => "the answer to play",
+            Phase::Running { .. } => "media",
+            Phase::Ended => "nothing",
+        }
+    }
+
+    /// The message stream that the server wants the media on; [`MEDIA_STREAM_ID`] if it has not said.
+    pub fn message_stream(&self) -> u32 {
+        match self.phase {
+            Phase::Starting { message_stream } | Phase::Running { message_stream } => message_stream,
+            _ => MEDIA_STREAM_ID,
+        }
+    }
+
+    /// Takes input, all of it. Drain [`ClientSession::poll_output`] after each call: what is in there is bounded by the input.
     pub fn handle_input(&mut self, bytes: &[u8]) -> Result<(), RtmpError> {
+        let answered = self.link.outbox.bytes().len();
         let mut used = 0;
         if let Phase::Handshaking(handshake) = &mut self.phase {
             let (step, done) = handshake.handle_input(bytes, self.link.outbox.buffer(), self.link.reader.position())?;
@@ -140,6 +190,9 @@ impl ClientSession {
             let Some(message) = message else { return Ok(()) };
             self.handle_message(message)?;
             self.link.acknowledge();
+            if self.link.outbox.bytes().len() > answered + MAX_ANSWER_BYTES {
+                return Err(self.link.error(Limit::Protocol, "the peer asks for more answers than anybody needs"));
+            }
         }
     }
 
@@ -169,11 +222,19 @@ impl ClientSession {
         if !matches!((&self.phase, self.settings.role), (Phase::Running { .. }, ClientRole::Publish)) {
             return;
         }
-        if kind == RecordKind::Data && payload.starts_with(b"\x02\0\x0aonMetaData") {
-            let framed = [b"\x02\0\x0d@setDataFrame", payload].concat();
-            egress::write_message(self.link.outbox.buffer(), kind, timestamp_ms, &framed);
+        if payload.len() + SET_DATA_FRAME.len() > braidcast_media::flv::MAX_PAYLOAD_BYTES {
+            return;
+        }
+        let frame = Frame {
+            chunk_stream: egress::chunk_stream(kind),
+            message_type: kind as u8,
+            timestamp_ms,
+            message_stream: self.message_stream(),
+        };
+        if kind == RecordKind::Data && payload.starts_with(ON_META_DATA) {
+            frame.write(self.link.outbox.buffer(), CHUNK_BYTES, &[SET_DATA_FRAME, payload].concat());
         } else {
-            egress::write_message(self.link.outbox.buffer(), kind, timestamp_ms, payload);
+            frame.write(self.link.outbox.buffer(), CHUNK_BYTES, payload);
         }
     }
 
@@ -216,19 +277,48 @@ impl ClientSession {
         if self.link.handle_control(&message) {
             return Ok(());
         }
-        if let Some(kind) = RecordKind::from_tag_type(message.message_type) {
-            self.outputs.push_back(ClientOutput::Media { kind, timestamp_ms: message.timestamp_ms, payload: message.payload });
-        } else if message.message_type == message_type::COMMAND_AMF0 {
-            let command = Command::decode(&message.payload, AMF_DEPTH);
-            let command = command.map_err(|(limit, detail)| self.link.error(limit, detail))?;
-            return self.handle_command(&command);
+        match message.message_type {
+            message_type::COMMAND_AMF0 | message_type::COMMAND_AMF3 => self.handle_command_message(&message),
+            message_type::AUDIO => self.media(RecordKind::Audio, message.timestamp_ms, message.payload),
+            message_type::VIDEO => self.media(RecordKind::Video, message.timestamp_ms, message.payload),
+            message_type::DATA_AMF0 | message_type::DATA_AMF3 => match script_data(message) {
+                Some((timestamp_ms, payload)) => self.media(RecordKind::Data, timestamp_ms, payload),
+                None => Ok(()),
+            },
+            message_type::AGGREGATE => {
+                let (tags, whole) = split_aggregate(&message);
+                tags.into_iter().try_for_each(|(kind, timestamp_ms, payload)| self.media(kind, timestamp_ms, payload))?;
+                if whole { Ok(()) } else { Err(self.link.error(Limit::Protocol, "an aggregate message is cut short")) }
+            }
+            _ => Ok(()),
         }
+    }
+
+    fn media(&mut self, kind: RecordKind, timestamp_ms: u32, payload: Vec<u8>) -> Result<(), RtmpError> {
+        if payload.len() > braidcast_media::flv::MAX_PAYLOAD_BYTES {
+            return Err(self.link.error(Limit::MessageBytes, "media longer than a tag can be"));
+        }
+        self.outputs.push_back(ClientOutput::Media { kind, timestamp_ms, payload });
         Ok(())
+    }
+
+    fn handle_command_message(&mut self, message: &Message) -> Result<(), RtmpError> {
+        let mut payload = message.payload.as_slice();
+        if message.message_type == message_type::COMMAND_AMF3 {
+            payload = payload.strip_prefix(&[0]).unwrap_or(payload);
+        }
+        if payload.len() > MAX_COMMAND_BYTES {
+            return Err(self.link.error(Limit::MessageBytes, format!("a command of {} bytes", payload.len())));
+        }
+        let command = Command::decode(payload, AMF_DEPTH);
+        let command = command.map_err(|(limit, detail)| self.link.error(limit, detail))?;
+        self.handle_command(&command)
     }
 
     fn handle_command(&mut self, command: &Command) -> Result<(), RtmpError> {
         match (command.name.as_str(), &self.phase) {
             ("_result", Phase::Connecting) if command.transaction == transaction::CONNECT => {
+                self.server_via = Via::parse(command.object_text(via::MEMBER));
                 self.phase = Phase::Creating;
                 self.call_create_stream();
             }
@@ -244,6 +334,8 @@ impl ClientSession {
                 self.refused(command)
             }
             ("onStatus", _) => self.handle_status(command),
+            // Some servers say no more than this before they close.
+            ("close", _) => self.outputs.push_back(ClientOutput::Status { code: "close".to_owned() }),
             _ => {}
         }
         Ok(())
@@ -256,16 +348,21 @@ impl ClientSession {
         }
         match self.phase {
             Phase::Starting { message_stream } if matches!(code, "NetStream.Publish.Start" | "NetStream.Play.Start") => {
+                // Where the stream came through before it came to the server.
+                let before = Via::parse(information_text(command, via::MEMBER));
+                if !before.is_empty() {
+                    self.server_via = before;
+                }
                 self.phase = Phase::Running { message_stream };
                 self.outputs.push_back(ClientOutput::Started);
             }
-            _ => self.outputs.push_back(ClientOutput::Status { code: code.to_owned() }),
+            _ => self.outputs.push_back(ClientOutput::Status { code: cut(code) }),
         }
     }
 
     fn refused(&mut self, command: &Command) {
         self.phase = Phase::Ended;
-        let text = |key| information_text(command, key).to_owned();
+        let text = |key| cut(information_text(command, key));
         self.outputs.push_back(ClientOutput::Refused { code: text("code"), description: text("description") });
     }
 
@@ -280,6 +377,9 @@ impl ClientSession {
             ClientRole::Play => members.push(("flashVer".to_owned(), "LNX 9,0,124,2".into())),
         }
         members.push(("tcUrl".to_owned(), self.settings.tc_url.as_str().into()));
+        if !self.via.is_empty() {
+            members.push((via::MEMBER.to_owned(), self.via.to_string().as_str().into()));
+        }
         self.link.send_command(0, "connect", transaction::CONNECT, &[Value::Object(members)]);
     }
 
@@ -315,6 +415,15 @@ impl ClientSession {
     }
 }
 
+/// `@setDataFrame` and `onMetaData` as AMF0 strings.
+const SET_DATA_FRAME: &[u8] = b"\x02\0\x0d@setDataFrame";
+const ON_META_DATA: &[u8] = b"\x02\0\x0aonMetaData";
+
+/// What a server says, cut to a length that fits a line.
+fn cut(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
 /// Whether nothing can go on when this call fails; releaseStream and FCPublish are courtesies that some servers do not know.
 fn is_needed(transaction: f64) -> bool {
     [transaction::CONNECT, transaction::CREATE_STREAM, transaction::START].contains(&transaction)
@@ -324,3 +433,6 @@ fn is_needed(transaction: f64) -> bool {
 fn information_text<'a>(command: &'a Command, key: &str) -> &'a str {
     command.arguments.first().and_then(|information| information.member(key)).and_then(Value::as_str).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use crate::rtmp::link::{Link, event};
 use crate::rtmp::message_type;
 use crate::rtmp::timers::Timer;
 use crate::rtmp::url::{Resolved, resolve};
+use crate::via::{self, Via};
 
 /// Told to peers as window and as bandwidth, like SRS: they acknowledge every so many bytes.
 const WINDOW_BYTES: u32 = 2_500_000;
@@ -86,13 +87,14 @@ impl ServerSession {
             page_url: bounded("pageUrl").unwrap_or_default().into(),
             swf_url: bounded("swfUrl").unwrap_or_default().into(),
             flash_version: bounded("flashVer").unwrap_or_default().into(),
+            via: bounded(via::MEMBER).unwrap_or_default().into(),
             announces: false,
             knows_tracks: enhanced::knows_tracks(&command.object),
             without_audio: false,
             without_video: false,
         };
         self.core.phase = Phase::Commanding(Commanding { connection: Box::new(connection) });
-        self.core.link.send_connected(command);
+        self.core.link.send_connected(command, &self.core.settings.instance);
         Ok(())
     }
 
@@ -188,7 +190,7 @@ impl Link {
         self.send_command(message_stream, "onStatus", 0.0, &[Value::Null, information(level, code, description)]);
     }
 
-    fn send_connected(&mut self, command: &Command) {
+    fn send_connected(&mut self, command: &Command, instance: &str) {
         self.send_control(message_type::WINDOW_ACKNOWLEDGEMENT_SIZE, &WINDOW_BYTES.to_be_bytes());
         let [b0, b1, b2, b3] = WINDOW_BYTES.to_be_bytes();
         self.send_control(message_type::SET_PEER_BANDWIDTH, &[b0, b1, b2, b3, DYNAMIC]);
@@ -197,6 +199,10 @@ impl Link {
             vec![("fmsVer".to_owned(), FMS_VERSION.into()), ("capabilities".to_owned(), 127.0.into()), ("mode".to_owned(), 1.0.into())];
         if enhanced::is_spoken_by(&command.object) {
             properties.extend(enhanced::properties());
+        }
+        // Only who says that it is a server too wants to know who we are.
+        if !instance.is_empty() && !command.object_text(via::MEMBER).is_empty() {
+            properties.push((via::MEMBER.to_owned(), instance.into()));
         }
         let properties = Value::Object(properties);
         let mut answer = information("status", "NetConnection.Connect.Success", "Connection succeeded");
@@ -228,10 +234,14 @@ impl Link {
 
     /// What a player waits for, in SRS's order; the last one only matters to Flash. SRS adds a data message `NetStream.Data.Start`:
     /// ffmpeg takes that for a track of its own, so it is left out.
-    pub(super) fn send_play_start(&mut self, message_stream: u32) {
+    pub(super) fn send_play_start(&mut self, message_stream: u32, via: &Via) {
         self.send_event(event::STREAM_BEGIN, &[message_stream]);
         self.send_status(message_stream, "status", "NetStream.Play.Reset", "Playing and resetting stream.");
-        self.send_status(message_stream, "status", "NetStream.Play.Start", "Started playing stream.");
+        let mut start = information("status", "NetStream.Play.Start", "Started playing stream.");
+        if let (Value::Object(members), false) = (&mut start, via.is_empty()) {
+            members.push((via::MEMBER.to_owned(), via.to_string().as_str().into()));
+        }
+        self.send_command(message_stream, "onStatus", 0.0, &[Value::Null, start]);
         self.send_data(message_stream, &["|RtmpSampleAccess".into(), Value::Boolean(true), Value::Boolean(true)]);
     }
 

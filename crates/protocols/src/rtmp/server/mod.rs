@@ -16,6 +16,7 @@ use super::link::{Link, event};
 use super::message_type;
 use super::saved::{self, RestoreError, byte_string};
 use super::timers::{Timer, Timers, TimersLeft};
+use crate::via::Via;
 use braidcast_media::{RecordKind, StreamKey, TrackChoice};
 use phases::{Deciding, Handshaking, Phase, Playing, Publishing, Wish};
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,8 @@ pub struct Settings {
     /// A publisher's longest silence, milliseconds. After half of it, publishers and players are pinged; a player's own
     /// silence ends nothing, for some never answer: whether it still takes bytes shows at the socket.
     pub idle_ms: u64,
+    /// This server's name for others that streams pass through; empty if it has none.
+    pub instance: String,
 }
 
 impl Default for Settings {
@@ -73,6 +76,7 @@ impl Default for Settings {
             handshake_ms: 10_000,
             first_packet_ms: 20_000,
             idle_ms: 60_000,
+            instance: String::new(),
         }
     }
 }
@@ -94,6 +98,8 @@ pub struct Request {
     pub flash_version: String,
     /// What a player wants to be sent: all tracks, if it can tell several of a kind apart (Enhanced RTMP v2, `capsEx`).
     pub tracks: TrackChoice,
+    /// The servers that the stream has passed through, if it is published by one; that pass it on, if it is played by one.
+    pub via: Via,
 }
 
 /// What a session tells its caller.
@@ -275,6 +281,7 @@ impl ServerSession {
             swf_url: connection.swf_url.to_string(),
             flash_version: connection.flash_version.to_string(),
             tracks: connection.tracks(),
+            via: Via::parse(&connection.via),
         })
     }
 
@@ -297,9 +304,14 @@ impl ServerSession {
 
     /// Tells the client that its play has started; media may be sent after the outbox. Does nothing unless a play waits for a decision.
     pub fn accept_play(&mut self, now_ms: u64) {
+        self.accept_play_via(&Via::default(), now_ms);
+    }
+
+    /// As [`ServerSession::accept_play`], for a server that passes the stream on: it is told where the stream came through.
+    pub fn accept_play_via(&mut self, via: &Via, now_ms: u64) {
         let Phase::Deciding(Deciding { connection, wish: Wish::Play, wanted }) = &mut self.core.phase else { return };
         let (connection, wanted) = (std::mem::take(connection), wanted.clone());
-        self.core.link.send_play_start(wanted.message_stream);
+        self.core.link.send_play_start(wanted.message_stream, via);
         self.core.phase = Phase::Playing(Playing { connection, wanted });
         self.core.link.reader.shrink();
         self.set_ping(now_ms);
@@ -380,7 +392,11 @@ impl ServerSession {
                 }
                 Ok(())
             }
-            message_type::AGGREGATE => self.aggregate(&message),
+            message_type::AGGREGATE => {
+                let (tags, whole) = split_aggregate(&message);
+                tags.into_iter().try_for_each(|(kind, timestamp_ms, payload)| self.media(kind, timestamp_ms, payload))?;
+                if whole { Ok(()) } else { Err(self.core.link.error(Limit::Protocol, "an aggregate message is cut short")) }
+            }
             // Shared objects and what is not known: nothing here depends on them.
             _ => Ok(()),
         }
@@ -400,23 +416,25 @@ impl ServerSession {
         }
         Ok(())
     }
+}
 
-    /// Splits an aggregate message (RTMP §7.1.6): tags, each with its size behind it, whose first timestamp stands for the message's own.
-    fn aggregate(&mut self, message: &Message) -> Result<(), RtmpError> {
-        let mut rest = message.payload.as_slice();
-        let mut first_ms = None;
-        while let Some(&[tag_type, s0, s1, s2, t0, t1, t2, t_extended, ..]) = rest.first_chunk::<11>() {
-            let (size, tag_ms) = (u32::from_be_bytes([0, s0, s1, s2]) as usize, u32::from_be_bytes([t_extended, t0, t1, t2]));
-            let shift_ms = message.timestamp_ms.wrapping_sub(*first_ms.get_or_insert(tag_ms));
-            let Some(payload) = rest.get(11..11 + size) else { break };
-            if let Some(kind) = RecordKind::from_tag_type(tag_type) {
-                self.media(kind, tag_ms.wrapping_add(shift_ms), payload.to_vec())?;
-            }
-            // The last tag may lack its size.
-            rest = rest.get(11 + size + 4..).unwrap_or_default();
+/// Splits an aggregate message (RTMP §7.1.6): tags, each with its size behind it, whose first timestamp stands for the message's own. Says
+/// whether it ended with a tag.
+pub(super) fn split_aggregate(message: &Message) -> (Vec<(RecordKind, u32, Vec<u8>)>, bool) {
+    let mut tags = Vec::new();
+    let mut rest = message.payload.as_slice();
+    let mut first_ms = None;
+    while let Some(&[tag_type, s0, s1, s2, t0, t1, t2, t_extended, ..]) = rest.first_chunk::<11>() {
+        let (size, tag_ms) = (u32::from_be_bytes([0, s0, s1, s2]) as usize, u32::from_be_bytes([t_extended, t0, t1, t2]));
+        let shift_ms = message.timestamp_ms.wrapping_sub(*first_ms.get_or_insert(tag_ms));
+        let Some(payload) = rest.get(11..11 + size) else { break };
+        if let Some(kind) = RecordKind::from_tag_type(tag_type) {
+            tags.push((kind, tag_ms.wrapping_add(shift_ms), payload.to_vec()));
         }
-        if rest.is_empty() { Ok(()) } else { Err(self.core.link.error(Limit::Protocol, "an aggregate message is cut short")) }
+        // The last tag may lack its size.
+        rest = rest.get(11 + size + 4..).unwrap_or_default();
     }
+    (tags, rest.is_empty())
 }
 
 /// `@setDataFrame` as an AMF0 string: it tells a server to keep the metadata that follows, and is not part of it.
@@ -425,7 +443,7 @@ const SET_DATA_FRAME: &[u8; 16] = b"\x02\0\x0d@setDataFrame";
 const CLEAR_DATA_FRAME: &[u8; 18] = b"\x02\0\x0f@clearDataFrame";
 
 /// Timestamp and payload of a data message as FLV keeps them.
-fn script_data(message: Message) -> Option<(u32, Vec<u8>)> {
+pub(super) fn script_data(message: Message) -> Option<(u32, Vec<u8>)> {
     let mut payload = message.payload;
     if message.message_type == message_type::DATA_AMF3 && payload.first() == Some(&0) {
         payload.remove(0);

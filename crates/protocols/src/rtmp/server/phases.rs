@@ -13,6 +13,8 @@ pub(super) struct Connection {
     pub page_url: Box<str>,
     pub swf_url: Box<str>,
     pub flash_version: Box<str>,
+    /// See [`crate::via`].
+    pub via: Box<str>,
     /// It sent FCPublish, so it wants onFCPublish too when its publish starts.
     pub announces: bool,
     /// It can tell several tracks of a kind apart (Enhanced RTMP v2).
