@@ -1,7 +1,7 @@
 //! Every codec that transport streams carry, as a real encoder sends it: in segments, and in blocks for live viewers that are each
 //! rendered by themselves. Real demultiplexers and decoders say whether that is right.
 //!
-//! Needs `ffmpeg`, `ffprobe`, GStreamer, and the newest ffmpeg, which alone writes these codecs into FLV (`make test` brings it).
+//! Needs `ffmpeg`, `ffprobe`, GStreamer, VLC, and the newest ffmpeg, which alone writes these codecs into FLV (`make test` brings it).
 #![allow(clippy::unwrap_used)]
 
 use braidcast_media::{RecordKind, TagInfo, flv};
@@ -139,13 +139,14 @@ fn decoded(file: &Path, stream: &str) -> Vec<String> {
     out.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit(',').next().unwrap().trim().to_owned()).collect()
 }
 
-/// Decoding and presentation times of the packets of one stream, in milliseconds.
+/// Decoding and presentation times of the packets of one stream, in 90 kHz ticks, modulo 2^33.
 fn times(file: &Path, stream: &str) -> Vec<(i64, i64)> {
     let (out, _) = run(&next(), &format!("-v error -copyts -i FILE -map 0:{stream}:0 -c copy -f framecrc -"), file);
     let scale: i64 = out.lines().find_map(|line| line.strip_prefix("#tb 0: 1/")).unwrap().parse().unwrap();
     let packet = |line: &str| {
         let mut fields = line.split(',').skip(1).map(|field| field.trim().parse::<i64>().unwrap_or_default());
-        (fields.next().unwrap() * 1000 / scale, fields.next().unwrap() * 1000 / scale)
+        let mut ticks = || (fields.next().unwrap() * 90_000 / scale).rem_euclid(1 << 33);
+        (ticks(), ticks())
     };
     // ffmpeg makes an empty packet of a tag that tells the layout of channels.
     out.lines().filter(|line| !line.starts_with('#') && !line.contains(" 0, 0x00000000")).map(packet).collect()
@@ -226,8 +227,8 @@ fn compare(case: &Case, source: &Source, file: &Path) {
             hashes.len(),
             found.len()
         );
-        let offset = after[0].1 - before[0].1;
-        let moved: Vec<_> = before.iter().map(|(dts, pts)| (dts + offset, pts + offset)).collect();
+        let offset = (after[0].1 - before[0].1).rem_euclid(1 << 33);
+        let moved = before.iter().map(|(dts, pts)| ((dts + offset) % (1 << 33), (pts + offset) % (1 << 33))).collect::<Vec<_>>();
         let other = moved.iter().zip(&after).position(|(before, after)| before != after);
         assert!(moved == after, "times of {stream} in {}: {other:?} of {}, {}", file.display(), moved.len(), after.len());
         offsets.push(offset);
@@ -287,4 +288,41 @@ fn opus_alone() {
 #[test]
 fn ac3_alone() {
     check("ac3-alone", &Case { video: None, audio: "ac3", encode: "-c:a ac3".into(), rate: 48_000 });
+}
+
+/// What VLC hears, as a WAV file. VLC refuses to run as root.
+fn heard_by_vlc(file: &Path) -> Vec<u8> {
+    let wav = file.with_extension("wav");
+    let root = fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0).unwrap();
+    let nobody = if root { "setpriv --reuid=65534 --regid=65534 --clear-groups " } else { "" };
+    let sout = format!("#transcode{{acodec=s16l,vcodec=none}}:std{{access=file,mux=wav,dst={}}}", wav.display());
+    run("env", &format!("HOME=/tmp {nobody}cvlc -q --play-and-exit FILE --sout {sout} vlc://quit"), file);
+    fs::read(wav).unwrap()
+}
+
+#[test]
+fn vlc_hears_no_seam_between_blocks() {
+    let case = Case { video: Some("h264"), audio: "aac", encode: format!("{X264} -c:a aac"), rate: 44_100 };
+    let source = Source::new("vlc", &case);
+    fs::set_permissions(&source.directory, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let heard = [("segments.ts", source.segments()), ("blocks.ts", source.blocks(0).0)].map(|(name, bytes)| {
+        let file = source.directory.join(name);
+        fs::write(&file, bytes).unwrap();
+        heard_by_vlc(&file)
+    });
+    assert!(heard[0].len() > 500_000 && heard[0] == heard[1], "{} and {} bytes", heard[0].len(), heard[1].len());
+}
+
+#[test]
+fn blocks_go_on_over_the_wraps_of_both_clocks() {
+    let case = Case { video: Some("h264"), audio: "aac", encode: format!("{X264} -c:a aac"), rate: 44_100 };
+    let source = Source::new("wraps", &case);
+    // In the middle of the stream: the records' clock of 32 bits in milliseconds, PTS of 33 bits in 90 kHz (with its 10 s).
+    for (name, shift_ms) in [("32", u32::MAX - 2999), ("33", ((1_u64 << 33) / 90) as u32 - 10_000 - 3000)] {
+        let file = source.directory.join(format!("{name}.ts"));
+        let (bytes, _) = source.blocks(shift_ms);
+        analyse(&bytes);
+        fs::write(&file, bytes).unwrap();
+        compare(&case, &source, &file);
+    }
 }

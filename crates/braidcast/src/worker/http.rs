@@ -169,9 +169,9 @@ impl Worker {
         self.root.hls_dir(key).join(INDEX).exists() || self.why_no_index(key).is_some()
     }
 
-    /// Why a stream that is live will have no index, for people: its codecs are none that segments carry.
+    /// Why a stream that is there will have no index, for people: its codecs are none that segments carry.
     fn why_no_index(&self, key: &StreamKey) -> Option<String> {
-        let reader = Reader::open(&self.root, key).ok()?.filter(|reader| reader.state() == State::Live)?;
+        let reader = Reader::open(&self.root, key).ok()?.filter(|reader| matches!(reader.state(), State::Live | State::Waiting))?;
         survey::why_none(&reader)
     }
 

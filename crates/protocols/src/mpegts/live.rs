@@ -45,7 +45,8 @@ impl LiveMuxer {
     }
 
     /// Appends what a record is in the transport stream: whole packets; nothing for metadata, sequence headers, other codecs and
-    /// broken frames. `timestamp_ms` is the tag's.
+    /// broken frames. `timestamp_ms` is the tag's. Who leaves out video or audio for a viewer leaves out its sequence headers too, and with
+    /// audio the metadata: tables announce what these say.
     pub fn record(&mut self, out: &mut Vec<u8>, kind: RecordKind, timestamp_ms: u32, payload: &[u8]) {
         match Input::read(kind, payload) {
             Input::VideoConfig(kind, record) => {

@@ -285,6 +285,34 @@ fn another_codec_is_another_program_after_a_discontinuity() {
     assert!(run.cuts().iter().skip(1).all(|cut| cut.3), "{:?}", run.cuts());
 }
 
+/// The tag that names the same codec in the other way: by FourCC, or by number.
+fn renamed(payload: &[u8]) -> &'static [u8] {
+    let other = match payload {
+        [0x17, 0, _, _, _, rest @ ..] => [b"\x90avc1", rest].concat(),
+        [first @ (0x17 | 0x27), 1, rest @ ..] => [&[0x80 | (first & 0x70) | 1][..], b"avc1", rest].concat(),
+        [0xaf, packet_type, rest @ ..] => [&[0x90 | packet_type][..], b"mp4a", rest].concat(),
+        [0x2f, rest @ ..] => [b"\x91.mp3", rest].concat(),
+        [0x90, b'h', _, _, _, rest @ ..] => [b"\x1c\0\0\0\0", rest].concat(),
+        [0x93, b'h', _, _, _, rest @ ..] => [b"\x1c\x01\0\0\0", rest].concat(),
+        [0xa1, b'h', _, _, _, rest @ ..] => [b"\x2c\x01", rest].concat(),
+        _ => payload.to_vec(),
+    };
+    other.leak()
+}
+
+#[test]
+fn a_codec_is_the_same_however_tags_name_it() {
+    for codecs in [0, 2, 3] {
+        let records = [translated(&HEADERS, codecs), translated(&both(0, 9000, 2000), codecs), vec![(Audio, 9000, MP3)]].concat();
+        let others: Vec<Rec> = records.iter().map(|&(kind, time, payload)| (kind, time, renamed(payload))).collect();
+        assert_ne!(records, others);
+        let [mut by_number, mut by_name] = [Run::fresh(), Run::fresh()];
+        by_number.feed(&records).finish();
+        by_name.feed(&others).finish();
+        assert!(by_number.segments.len() == 3 && by_number.segments == by_name.segments, "{codecs}: {:?}", by_number.cuts());
+    }
+}
+
 #[test]
 fn audio_without_a_header_is_waited_for_and_told_from_other_audio() {
     for (codecs, types) in [(2, vec![0x24, 0x81]), (4, vec![0x1b, 0x87])] {
