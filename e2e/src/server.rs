@@ -432,9 +432,14 @@ fn end_processes_of(shared_dir: &Path) {
     }
 }
 
-/// Whether a process runs; a zombie, which has no command line, does not.
+/// Whether a process runs, or has still something to close: its memory goes first, its first thread may be gone before the others, and
+/// its locks are free after all of them.
 pub fn alive(pid: u32) -> bool {
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc(5): the state follows the name, which is in brackets and may hold any.
+    let zombie = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |threads| threads.count());
+    !zombie || threads > 1
 }
 
 /// Sends a signal by name.

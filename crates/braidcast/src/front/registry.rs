@@ -256,8 +256,8 @@ impl Registry {
             true => Some(Unwelcome::HeldOff),
             false => Some(Unwelcome::TooManyFromAddress).filter(|_| self.has_too_many(client)),
         };
+        self.owned(conn, from)?.turned_away = unwelcome.is_some();
         if unwelcome.is_some() {
-            self.owned(conn, from)?.turned_away = true;
             self.messages.push_back((from, ToWorker::TurnAway { conn }));
             return Ok(unwelcome);
         }

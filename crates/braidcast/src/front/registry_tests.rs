@@ -267,10 +267,13 @@ fn the_limit_is_for_clients_and_not_for_the_proxy_they_come_by() {
     let asked = desk.ask(W1, conns[2], Intent::Publish, "a", 0);
     assert_eq!((asked.placement, asked.replaced), (Placement::Refused(Refusal::Unwelcome), None));
     assert_eq!(desk.registry.named(conns[4], W2, address(2), false), Err(Mismatch::NotItsConnection));
-    for conn in &conns[..3] {
+    for conn in &conns[..2] {
         desk.registry.closed(*conn, W1, 0).unwrap();
     }
     assert_eq!(desk.registry.admit(address(1)), Ok(()));
+    // Its worker died before it heard of that, and there is room by now.
+    assert_eq!(desk.registry.named(conns[2], W1, address(1), false), Ok(None));
+    assert_eq!(desk.ask(W1, conns[2], Intent::Publish, "a", 0).placement, HERE);
 }
 
 #[test]

@@ -7,20 +7,30 @@ use super::session::Protocol;
 use super::sessions::Arrival;
 use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
-use crate::control::{Listener, ToFront};
+use crate::control::{ConnId, Listener, Origin, ToFront};
 use braidcast_protocols::http::Forwarded;
 use braidcast_protocols::proxy::{Form, PrefixReader, Sender};
 use braidcast_sys::fault::kill_point;
 use std::fmt;
+use std::net::SocketAddr;
 
 impl Worker {
     /// What a new connection begins with. An RTMP handshake is to be done at `handshake_ms`.
     pub(super) fn first_protocol(&self, arrival: &Arrival, handshake_ms: u64) -> Protocol {
-        let (listener, peer) = (arrival.origin.listener, arrival.origin.peer);
+        let Arrival { conn, origin: Origin { listener, peer, .. }, .. } = *arrival;
+        match self.config.expects_proxy(listener) {
+            true => Protocol::Prefix(PrefixReader::new(Form::Proxy)),
+            false => self.next_protocol(conn, listener, Some(peer), handshake_ms),
+        }
+    }
+
+    /// What follows when nothing, or no more, is said by a PROXY header. If `holder` speaks RTMP it may be SRS's proxy.
+    fn next_protocol(&self, conn: ConnId, listener: Listener, holder: Option<SocketAddr>, handshake_ms: u64) -> Protocol {
         match listener {
-            _ if self.config.expects_proxy(listener) => Protocol::Prefix(PrefixReader::new(Form::Proxy)),
-            Listener::Rtmp | Listener::Sub if self.config.trusts(peer.ip()) => Protocol::Prefix(PrefixReader::new(Form::RealIp)),
-            Listener::Rtmp => self.new_rtmp(arrival.conn, handshake_ms),
+            Listener::Rtmp | Listener::Sub if holder.is_some_and(|holder| self.config.trusts(holder.ip())) => {
+                Protocol::Prefix(PrefixReader::new(Form::RealIp))
+            }
+            Listener::Rtmp => self.new_rtmp(conn, handshake_ms),
             Listener::Http | Listener::Api => self.new_http(),
             Listener::Sub => Protocol::Unknown,
         }
@@ -58,17 +68,11 @@ impl Worker {
             kill_point("named");
         }
         let session = &self.sessions[slot];
-        let next = match session.listener {
-            // The proxy may have been told by SRS's.
-            Listener::Rtmp | Listener::Sub if form == Form::Proxy && self.config.trusts(session.holder.ip()) => {
-                Protocol::Prefix(PrefixReader::new(Form::RealIp))
-            }
-            Listener::Rtmp => self.new_rtmp(conn, deadline_ms),
-            Listener::Http | Listener::Api => self.new_http(),
-            Listener::Sub => Protocol::Unknown,
-        };
+        let holder = Some(session.holder).filter(|_| form == Form::Proxy);
+        let next = self.next_protocol(conn, session.listener, holder, deadline_ms);
         let session = &mut self.sessions[slot];
         if matches!(next, Protocol::Rtmp(_)) {
+            // Its handshake has a timer of its own, for the time that is left.
             session.deadline_ms = 0;
         }
         session.protocol = next;
