@@ -329,6 +329,32 @@ fn hls_is_pulled_through_ffmpeg_which_ends_with_the_server() -> Result<()> {
 }
 
 #[test]
+fn a_pull_is_a_publisher_among_others() -> Result<()> {
+    let origin = Server::start(with(1, ""))?;
+    let _origins = media::publish_live(&origin.rtmp("x"))?;
+    origin.wait_live("x")?;
+    let edge = Server::start(with(2, &pull("live/x", &origin.rtmp("x"), "when = 'always'")).set("placement.max_publishers=1"))?;
+    wait_state(&edge, "live/x", "running")?;
+    ensure!(RtmpClient::publish(&edge.rtmp("other")).is_err(), "there is a place more than max_publishers");
+    ensure!(RtmpClient::publish(&edge.rtmp("x")).is_err(), "the stream has two publishers");
+    let total: u64 = (1..=2).map(|id| edge.worker(id).map(|row| row["current"].as_u64().unwrap_or(0))).sum::<Result<u64>>()?;
+    ensure!(total == 1, "{total} publishers are counted");
+    drop(edge);
+    // Whoever was there first stays, and the pull waits.
+    let edge = Server::start(with(2, &pull("live/x", &origin.rtmp("x"), "stop_after = '60s'")))?;
+    let own = media::publish_live(&edge.rtmp("x"))?;
+    edge.wait_live("x")?;
+    let viewer = Viewer::flv(edge.address("http"), "live/x.flv")?;
+    viewer.wait_more(20)?;
+    ensure!(relay(&edge, "live/x").is_none(), "it is pulled although somebody publishes it");
+    // When he goes, viewers get the origin's.
+    drop(own);
+    wait_state(&edge, "live/x", "running")?;
+    viewer.wait_more(50).with_context(|| edge.log_text())?;
+    viewer.end()
+}
+
+#[test]
 fn a_missing_program_is_said_in_status_and_log() -> Result<()> {
     let file = pull("live/hls", "http://127.0.0.1:9/x.m3u8", "when = 'always'");
     let edge = Server::start(with(1, &file).set("relay.ffmpeg=/nowhere/ffmpeg"))?;

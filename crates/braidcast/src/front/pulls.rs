@@ -59,7 +59,10 @@ struct Pull {
     failures: u32,
     crashes: u32,
     reconnects: u64,
+    /// Why the last connection failed or ended.
     error: Option<String>,
+    /// Why its worker says that it is over; it is closed in a moment.
+    said: Option<String>,
 }
 
 /// An external program that pushes a stream to us.
@@ -115,6 +118,7 @@ impl Pulls {
                     crashes: 0,
                     reconnects: 0,
                     error: None,
+                    said: None,
                 };
                 self.pulls.insert(key, pull);
             }
@@ -286,13 +290,13 @@ impl Front {
     /// A worker says why a pull is over.
     pub(super) fn pull_ended(&mut self, conn: ConnId, error: String) {
         if let Some((_, pull)) = self.pulls.of_conn(conn) {
-            pull.error = Some(error.chars().take(MAX_LINE).collect());
+            pull.said = Some(error.chars().take(MAX_LINE).collect());
         }
     }
 
     /// The connection of a pull is closed.
     pub(super) fn pull_closed(&mut self, conn: ConnId) {
-        let found = self.pulls.of_conn(conn).map(|(key, pull)| (key, pull.error.clone(), pull.moves));
+        let found = self.pulls.of_conn(conn).map(|(key, pull)| (key, pull.said.take(), pull.moves));
         if let Some((.., true)) = found {
             return self.pull_again(conn, "the worker is drained");
         }
@@ -349,7 +353,7 @@ impl Front {
         let pause_ms = pause_ms(pull.failures, most_ms, clock::wall_ms() ^ u64::from(key.slot()));
         pull.next_ms = now_ms + pause_ms;
         pull.enter(State::Waiting, now_ms);
-        if pull.failures.is_power_of_two() || running || !pull.error.as_deref().is_some_and(|before| before == error) {
+        if pull.failures.is_power_of_two() || running || pull.error.as_deref().is_none_or(|before| before != error) {
             tracing::warn!(stream = %key, from = pull.endpoint.shown, "pulling failed: {error}; tried again in {pause_ms} ms");
         }
         pull.error = Some(error.to_owned());
@@ -419,7 +423,7 @@ impl Front {
             Ok(Some(Ending::Signal(signal))) => format!("was ended by signal {signal}"),
             Err(error) => format!("ended ({error})"),
         };
-        program.listen();
+        program.listen(&pull.endpoint);
         let said = if program.last_line.is_empty() { String::new() } else { format!(": {}", program.last_line) };
         if let Err(error) = self.poller.delete(&program.handle) {
             tracing::debug!(%error, "cannot leave a program that has ended");
@@ -446,7 +450,7 @@ impl Front {
         let (mut relays, registry) = (Vec::new(), &self.registry);
         for (key, pull) in &mut self.pulls.pulls {
             if let Some(program) = &mut pull.program {
-                program.listen();
+                program.listen(&pull.endpoint);
                 let publishes = registry.publisher_of(key);
                 pull.enter(if publishes.is_some() { State::Running } else { State::Connecting }, now_ms);
             }
@@ -475,12 +479,12 @@ impl Front {
 
 impl Program {
     /// Takes what it complains of, so that it never waits for us, and keeps the last line.
-    fn listen(&mut self) {
+    fn listen(&mut self, endpoint: &Endpoint) {
         let mut buffer = vec![0; COMPLAINT_BYTES];
         if let Ok(bytes @ 1..) = self.complaints.read(&mut buffer) {
             let text = String::from_utf8_lossy(&buffer[..bytes]);
             if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
-                self.last_line = line.trim().chars().take(MAX_LINE).collect();
+                self.last_line = endpoint.scrub(line.trim()).chars().take(MAX_LINE).collect();
             }
         }
     }

@@ -93,6 +93,25 @@ mod tests {
         assert!(pauses.len() > 50 && pauses.iter().all(|pause| (750..=1_000).contains(pause)), "{pauses:?}");
     }
 
+    fn config(json: &str) -> Config {
+        Config::from_json(json).unwrap()
+    }
+
+    #[test]
+    fn rules_are_about_streams_of_a_vhost() {
+        let key = |vhost| StreamKey::new(vhost, "live", "x").unwrap();
+        let default = braidcast_media::key::DEFAULT_VHOST;
+        let forward = config("{\"forward\":[{\"streams\":\"live/*\"},{\"streams\":\"live/*\",\"vhost\":\"A.b\"}]}").forward;
+        assert!(forward[0].takes(&key(default)) && forward[0].takes(&key("a.b")));
+        assert!(!forward[1].takes(&key(default)) && forward[1].takes(&key("a.b")));
+        let config = config(
+            "{\"pull\":[{\"stream\":\"live/x\",\"from\":\"rtmp://h/a/b\",\"when\":\"always\"},{\"stream\":\"live/*\",\"from\":\"rtmp://h/a/b\"},{\"stream\":\"**\",\"from\":\"rtmp://h/a/b\",\"vhost\":\"a.b\"}]}",
+        );
+        assert_eq!((config.pull[0].always(), config.pull[1].always()), (Some(key(default)), None));
+        assert_eq!(config.pull_on_demand(&key("a.b")).map(|(place, _)| place), Some(2));
+        assert_eq!(config.pull_on_demand(&key(default)).map(|(place, _)| place), Some(1));
+    }
+
     #[test]
     fn a_server_keeps_its_name() {
         let directory = tempfile::tempdir().unwrap();

@@ -47,6 +47,8 @@ pub struct Endpoint {
     pub url: String,
     /// The URL without them, for people.
     pub shown: String,
+    /// What of it is secret.
+    secrets: Vec<String>,
 }
 
 impl Template {
@@ -126,8 +128,13 @@ impl Template {
             Scheme::Rtmp => Some(Target::parse(&url).ok_or("not rtmp://host[:port]/app/stream")?),
             Scheme::HttpFlv | Scheme::Hls => None,
         };
+        let mut secrets = vec![query.trim_start_matches('?').to_owned()];
+        if !is_name(path) {
+            secrets.extend(filled.rsplit('/').next().map(str::to_owned));
+        }
+        secrets.retain(|secret| !secret.is_empty());
         let shown = shown(&url[..url.len() - query.len()], path);
-        Ok(Endpoint { scheme, host, port, target, authority: authority.to_owned(), path: format!("/{filled}{query}"), url, shown })
+        Ok(Endpoint { scheme, host, port, target, authority: authority.to_owned(), path: format!("/{filled}{query}"), url, shown, secrets })
     }
 }
 
@@ -153,7 +160,13 @@ impl Endpoint {
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (host, port) = host_and_port(authority, 80)?;
         let (authority, path, shown) = (authority.to_owned(), format!("/{path}"), format!("http://{authority}/…"));
-        Ok(Self { scheme: Scheme::HttpFlv, host, port, target: None, authority, path, url: template.0.clone(), shown })
+        let secrets = self.secrets.clone();
+        Ok(Self { scheme: Scheme::HttpFlv, host, port, target: None, authority, path, url: template.0.clone(), shown, secrets })
+    }
+
+    /// A text of another's without the secrets that he may have repeated.
+    pub fn scrub(&self, text: &str) -> String {
+        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
     }
 
     /// Whether both are the same place on the same server, as far as names tell.
@@ -234,12 +247,16 @@ fn percent_encode(text: &str) -> String {
 
 /// A URL without its query, and without a last level that is not the stream's own name: platforms have their keys there.
 fn shown(url: &str, path: &str) -> String {
-    let last = path.rsplit('/').next().unwrap_or_default();
-    let harmless = last.contains("{stream}") || last.ends_with(".flv") || last.ends_with(".m3u8");
     match url.rsplit_once('/') {
-        Some((front, _)) if !harmless => format!("{front}/…"),
+        Some((front, _)) if !is_name(path) => format!("{front}/…"),
         _ => url.to_owned(),
     }
+}
+
+/// Whether the last level of a path is a stream's name rather than a key.
+fn is_name(path: &str) -> bool {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    last.contains("{stream}") || last.ends_with(".flv") || last.ends_with(".m3u8")
 }
 
 #[cfg(test)]
@@ -271,6 +288,8 @@ mod tests {
         let shown = |url| Template::parse_target(url).unwrap().for_stream(&key("x")).unwrap().shown;
         assert_eq!(shown("rtmp://a.example/live2/abcd-key"), "rtmp://a.example/live2/…");
         assert_eq!(shown("rtmp://a.example/app/{stream}?k=1"), "rtmp://a.example/app/x");
+        let endpoint = Template::parse_target("rtmp://a.example/live2/abcd-key?t=s3cret").unwrap().for_stream(&key("x")).unwrap();
+        assert_eq!(endpoint.scrub("no such key: abcd-key?t=s3cret"), "no such key: …?…");
     }
 
     #[test]

@@ -168,7 +168,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams: streams::streams(&root, &locks, worker_of, now)?,
-        relays: report::read(shared_dir, &processes),
+        relays: if running { report::read(shared_dir, &processes) } else { Vec::new() },
         directory: Directory {
             bytes: counter(FrontCounter::DirectoryBytes),
             budget_bytes: counter(FrontCounter::DirectoryBudgetBytes),

@@ -81,7 +81,8 @@ impl Worker {
         self.set(WorkerCounter::FlvViewers, flv);
         self.set(WorkerCounter::RtmpViewers, rtmp);
         self.set(WorkerCounter::OtherViewers, other);
-        self.set(WorkerCounter::Sessions, self.sessions.len() as u64);
+        let clients = self.sessions.iter().filter(|(_, session)| !matches!(session.protocol, Protocol::Client(_)));
+        self.set(WorkerCounter::Sessions, clients.count() as u64);
         self.set(WorkerCounter::Publishers, self.publishers.len() as u64);
         let evicted: u64 = self.publishers.iter_mut().map(|(_, publisher)| publisher.newly_evicted()).sum();
         self.page.counter(WorkerCounter::BlocksEvicted as usize).fetch_add(evicted, Ordering::Relaxed);

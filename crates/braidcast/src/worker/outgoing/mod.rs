@@ -357,7 +357,7 @@ impl Worker {
         let (conn, bytes) = (session.conn, session.ledger.sent());
         let Protocol::Client(client) = session.protocol else { return };
         let running = client.was_running;
-        let error = client.error.clone().unwrap_or_else(|| end.of_server());
+        let error = client.endpoint.scrub(&client.error.clone().unwrap_or_else(|| end.of_server()));
         if let Some(target) = client.redirect
             && !self.is_stopping()
         {
