@@ -98,6 +98,36 @@ need_node() {
   printf '%s\n' "$wanted" >"$stamp"
 }
 
+# The Python package that carries a static ffmpeg, for tests only.
+ffmpeg_next_package=imageio-ffmpeg==0.8.1
+
+# need_ffmpeg_next: the ffmpeg that writes Enhanced RTMP with tracks, which Debian's does not yet, in target/tools/ffmpeg-next. Tests
+# find it by BRAIDCAST_TEST_FFMPEG_NEXT; who sets that brings another one.
+need_ffmpeg_next() {
+  local directory="$PWD/target/tools/ffmpeg-next"
+  export BRAIDCAST_TEST_FFMPEG_NEXT="${BRAIDCAST_TEST_FFMPEG_NEXT:-$directory/ffmpeg}"
+  [ ! -x "$BRAIDCAST_TEST_FFMPEG_NEXT" ] || return 0
+  [ "$BRAIDCAST_TEST_FFMPEG_NEXT" = "$directory/ffmpeg" ] || die "BRAIDCAST_TEST_FFMPEG_NEXT names no program: $BRAIDCAST_TEST_FFMPEG_NEXT"
+  python3 -m pip --version >/dev/null 2>&1 || need_packages python3 python3-pip
+  mkdir -p "$directory"
+  attended python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$directory" "$ffmpeg_next_package" ||
+    die "pip could not download $ffmpeg_next_package"
+  # A wheel is a zip archive; the program in it has its version in its name.
+  python3 - "$directory" <<'unpack' || die "no ffmpeg in $ffmpeg_next_package"
+import glob, os, shutil, sys, zipfile
+directory = sys.argv[1]
+wheel = glob.glob(os.path.join(directory, "*.whl"))[0]
+with zipfile.ZipFile(wheel) as archive:
+    name = next(name for name in archive.namelist() if "/binaries/ffmpeg-" in name)
+    part = os.path.join(directory, "ffmpeg.part")
+    with archive.open(name) as source, open(part, "wb") as target:
+        shutil.copyfileobj(source, target)
+os.chmod(part, 0o755)
+os.rename(part, os.path.join(directory, "ffmpeg"))
+os.remove(wheel)
+unpack
+}
+
 # bundle_page: writes console/dist; files that would not change are left alone, so cargo has nothing to do again.
 bundle_page() {
   need_node

@@ -80,6 +80,7 @@ need_packages ffmpeg chromium fonts-dejavu-core iproute2 \
   gstreamer1.0-tools gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav vlc-bin vlc-plugin-base
 need_rust rustfmt clippy
 need_node
+need_ffmpeg_next
 
 step 'bundling the web page and checking its types' 'a few seconds'
 needed page npm run --silent build --workspace console

@@ -124,6 +124,14 @@ impl Headers {
         self.parts().filter(|(part, _)| part.configures())
     }
 
+    /// Whether a header of the first video track has these parameter sets in it.
+    pub fn hold_video(&self, parameter_sets: &[&[u8]]) -> bool {
+        let is_first =
+            |kind: &RecordKind, part: &HeaderPart| *kind == RecordKind::Video && part.track == 0 && part.content == Content::SequenceHeader;
+        let header = self.tracks.iter().find(|(kind, part, _)| is_first(kind, part)).map(|(.., bytes)| bytes);
+        header.is_some_and(|header| parameter_sets.iter().all(|set| memchr::memmem::find(header, set).is_some()))
+    }
+
     fn has(&self, wanted: RecordKind) -> bool {
         self.tracks.iter().any(|(kind, ..)| *kind == wanted)
     }

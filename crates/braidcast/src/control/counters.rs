@@ -88,6 +88,8 @@ counters! {
         SessionsUnsaved = "sessions_unsaved",
         /// Gauge: bytes of the worker's heap of saved sessions.
         SavedBytes = "saved_bytes",
+        /// Video tags with start codes (Annex B) that were converted to what players decode.
+        VideoConverted = "video_converted",
     }
 }
 
