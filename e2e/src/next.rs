@@ -122,7 +122,7 @@ impl NextClip {
 /// One packet as ffmpeg's framecrc muxer lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// Stream index: the order in which tracks came up.
+    /// The place of its track: pictures come before sounds, each in the order in which they came up.
     pub stream: u32,
     /// Decoding time, in milliseconds.
     pub dts_ms: i64,
@@ -136,9 +136,9 @@ pub struct Packet {
     pub keyframe: bool,
 }
 
-/// The arguments that have ffmpeg list the packets of a source, undecoded.
+/// The arguments that have ffmpeg list the packets of a source, undecoded: pictures first, then sounds.
 pub fn listing(source: &str) -> Vec<&str> {
-    vec!["-v", "error", "-copyts", "-i", source, "-map", "0", "-c", "copy", "-f", "framecrc", "-"]
+    vec!["-v", "error", "-copyts", "-i", source, "-map", "0:v?", "-map", "0:a?", "-c", "copy", "-f", "framecrc", "-"]
 }
 
 /// The packets of anything that the newest ffmpeg can read, in order.

@@ -2,15 +2,13 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use braidcast_e2e::next::{self, NextClip, Packet};
-use braidcast_e2e::rtmp::{RawRtmp, command, status_code};
-use braidcast_e2e::tools::run;
+use braidcast_e2e::rtmp::{RawMessage, RawRtmp, command, status_code};
 use braidcast_e2e::{Record, Server, ServerOptions, Viewer, media};
 use braidcast_media::RecordKind;
 use braidcast_media::flv::{FILE_HEADER, write_record};
 use braidcast_media::tag::{Content, tracks};
 use braidcast_protocols::rtmp::amf0::Value;
 use braidcast_protocols::rtmp::message_type;
-use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,27 +16,30 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(90);
 const SECONDS: u32 = 4;
 
-/// The packets of an FLV file as our reader of tags sees them, and as ffmpeg numbers them: by their first appearance.
+/// The packets of an FLV file as our reader of tags sees them, tracks numbered as ffmpeg lists them.
 fn walk(file: &Path) -> Result<Vec<Packet>> {
-    let (mut packets, mut streams) = (Vec::new(), HashMap::new());
-    for record in media::flv_records(&std::fs::read(file)?) {
-        for tag in tracks(record.kind, &record.payload) {
-            let next = streams.len() as u32;
-            let stream = match tag.content {
-                Content::SequenceHeader | Content::Frame => *streams.entry((record.kind, tag.track)).or_insert(next),
-                _ => continue,
-            };
-            // A sequence header is no packet, and ffmpeg says nothing of a frame without bytes.
-            if tag.content == Content::Frame && !tag.body.is_empty() {
-                let dts_ms = i64::from(record.timestamp_ms);
-                packets.push(Packet {
-                    stream,
-                    dts_ms,
-                    pts_ms: dts_ms + i64::from(tag.composition_ms),
-                    bytes: tag.body.len(),
-                    adler: next::adler(tag.body),
-                    keyframe: tag.keyframe || record.kind == RecordKind::Audio,
+    let records = media::flv_records(&std::fs::read(file)?);
+    let mut packets = Vec::new();
+    for kind in [RecordKind::Video, RecordKind::Audio] {
+        let (before, mut seen) = (packets.iter().map(|packet: &Packet| packet.stream + 1).max().unwrap_or(0), Vec::new());
+        for record in records.iter().filter(|record| record.kind == kind) {
+            for tag in tracks(kind, &record.payload).filter(|tag| matches!(tag.content, Content::SequenceHeader | Content::Frame)) {
+                let place = seen.iter().position(|track| *track == tag.track).unwrap_or_else(|| {
+                    seen.push(tag.track);
+                    seen.len() - 1
                 });
+                // A sequence header is no packet, and ffmpeg says nothing of a frame without bytes.
+                if tag.content == Content::Frame && !tag.body.is_empty() {
+                    let dts_ms = i64::from(record.timestamp_ms);
+                    packets.push(Packet {
+                        stream: before + place as u32,
+                        dts_ms,
+                        pts_ms: dts_ms + i64::from(tag.composition_ms),
+                        bytes: tag.body.len(),
+                        adler: next::adler(tag.body),
+                        keyframe: tag.keyframe || kind == RecordKind::Audio,
+                    });
+                }
             }
         }
     }
@@ -70,6 +71,13 @@ fn tags_are_read_as_ffmpeg_reads_them() -> Result<()> {
     Ok(())
 }
 
+/// What viewers get who were there before the publisher: they start with the first keyframe.
+fn seen(file: &Path) -> Result<Vec<Packet>> {
+    let mut packets = next::packets(&file.to_string_lossy(), PATIENCE)?;
+    let first = packets.iter().position(|packet| packet.stream == 0).context("no picture")?;
+    Ok(packets.split_off(first))
+}
+
 fn server() -> Result<Server> {
     Server::start(ServerOptions::workers(2).set("play.reconnect_grace=1s").set("play.play_wait=60s"))
 }
@@ -91,7 +99,7 @@ fn through_the_server(clip: NextClip) -> Result<()> {
     let server = server()?;
     let file = clip.file(SECONDS)?;
     let copied = clip.copied(SECONDS)?;
-    let want = next::packets(&copied.to_string_lossy(), PATIENCE)?;
+    let want = seen(&copied)?;
     let flv = server.http("live/x.flv?tracks=all");
     let mut players = vec![("FLV", lister(&flv)?)];
     // As a player by RTMP, ffmpeg does not say that it knows tracks; `players_that_know_tracks_get_all` stands in for it.
@@ -102,7 +110,8 @@ fn through_the_server(clip: NextClip) -> Result<()> {
     let early = Viewer::flv_recorder(server.address("http"), "live/x.flv?tracks=all")?;
     server.wait_placed("x", players.len() + 1)?;
     let mut publisher = next::publish(&file, &["-rtmp_enhanced_codecs", "hvc1,av01,vp09"], &server.rtmp("x"))?;
-    early.wait_more(30)?;
+    // Past the second keyframe: what changed in the first group is in a prefix then.
+    early.wait_more(60)?;
     let status = server.stream("x")?.context("the stream is not in the status")?;
     let (video, audio) = clip.codecs();
     ensure!(status["video"].as_str() == video && status["audio"].as_str() == audio, "{status}");
@@ -144,4 +153,76 @@ clips! {
     hevc_with_hdr: Hdr;
     five_tracks: Tracks;
     two_sounds: TwoSounds;
+}
+
+/// `connect` of a client that knows all of Enhanced RTMP.
+fn connect_call(server: &Server, members: Vec<(String, Value)>) -> RawMessage {
+    let url = format!("rtmp://{}/live", server.address("rtmp"));
+    let known = [("app".to_owned(), "live".into()), ("tcUrl".to_owned(), url.as_str().into())];
+    let object = Value::Object(known.into_iter().chain(members).collect());
+    RawMessage::amf0(message_type::COMMAND_AMF0, 0, &["connect".into(), 1.0.into(), object])
+}
+
+fn enhanced_members() -> Vec<(String, Value)> {
+    let any = |mask: f64| Value::Object(vec![("*".to_owned(), mask.into())]);
+    vec![
+        ("fourCcList".to_owned(), Value::StrictArray(vec!["hvc1".into(), "av01".into()])),
+        ("videoFourCcInfoMap".to_owned(), any(1.0)),
+        ("audioFourCcInfoMap".to_owned(), any(1.0)),
+        ("capsEx".to_owned(), 14.0.into()),
+    ]
+}
+
+#[test]
+fn capabilities_are_told_to_who_asks() -> Result<()> {
+    let server = Server::start(ServerOptions::workers(1))?;
+    let answer = |members| {
+        let mut raw = RawRtmp::connect(server.address("rtmp"))?;
+        raw.send(&connect_call(&server, members))?;
+        let values = raw.wait_command(|values| values[0].as_str() == Some("_result"))?;
+        values.into_iter().nth(2).context("no properties")
+    };
+    let told = answer(enhanced_members())?;
+    ensure!(told.member("fourCcList") == Some(&Value::StrictArray(vec!["*".into()])), "{told:?}");
+    // "May be forwarded", of any codec; tracks, modifiers, nanoseconds.
+    let forwards = |map: &str| told.member(map).and_then(|map| map.member("*")).and_then(Value::as_number);
+    ensure!(forwards("videoFourCcInfoMap") == Some(4.0) && forwards("audioFourCcInfoMap") == Some(4.0), "{told:?}");
+    ensure!(told.member("capsEx").and_then(Value::as_number) == Some(14.0), "{told:?}");
+    let plain = answer(Vec::new())?;
+    ensure!(plain.member("fmsVer").is_some() && plain.member("fourCcList").is_none() && plain.member("capsEx").is_none(), "{plain:?}");
+    Ok(())
+}
+
+#[test]
+fn players_that_know_tracks_get_all_by_rtmp() -> Result<()> {
+    let server = server()?;
+    let clip = NextClip::Tracks;
+    let copied = clip.copied(SECONDS)?;
+    let mut raw = RawRtmp::connect(server.address("rtmp"))?;
+    raw.send(&connect_call(&server, enhanced_members()))?;
+    let call = |name: &str, values: &[Value]| {
+        RawMessage::amf0(message_type::COMMAND_AMF0, 1, &[&[name.into(), 2.0.into(), Value::Null], values].concat())
+    };
+    raw.send(&call("createStream", &[]))?;
+    raw.send(&call("play", &["x".into()]))?;
+    server.wait_placed("x", 1)?;
+    let mut publisher = next::publish(&clip.file(SECONDS)?, &[], &server.rtmp("x"))?;
+    let mut got = FILE_HEADER.to_vec();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        ensure!(Instant::now() < deadline, "the play does not end");
+        let Some(message) = raw.next(Duration::from_millis(200))? else { continue };
+        if let Some(kind) = RecordKind::from_tag_type(message.message_type).filter(|kind| *kind != RecordKind::Data) {
+            write_record(&mut got, kind, message.timestamp_ms, &message.payload);
+        }
+        if command(&message).as_deref().and_then(status_code) == Some("NetStream.Play.Stop") {
+            break;
+        }
+    }
+    ensure!(publisher.wait(PATIENCE)?.success(), "the publisher failed");
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("got.flv");
+    std::fs::write(&file, got)?;
+    let want = seen(&copied)?;
+    same(&want, &next::packets(&file.to_string_lossy(), PATIENCE)?)
 }

@@ -124,12 +124,19 @@ impl Headers {
         self.parts().filter(|(part, _)| part.configures())
     }
 
-    /// Whether a header of the first video track has these parameter sets in it.
+    /// Whether the header of the first video track has these parameter sets in it.
     pub fn hold_video(&self, parameter_sets: &[&[u8]]) -> bool {
-        let is_first =
-            |kind: &RecordKind, part: &HeaderPart| *kind == RecordKind::Video && part.track == 0 && part.content == Content::SequenceHeader;
-        let header = self.tracks.iter().find(|(kind, part, _)| is_first(kind, part)).map(|(.., bytes)| bytes);
-        header.is_some_and(|header| parameter_sets.iter().all(|set| memchr::memmem::find(header, set).is_some()))
+        self.first_video().is_some_and(|header| parameter_sets.iter().all(|set| memchr::memmem::find(header, set).is_some()))
+    }
+
+    /// Whether the first video track has a sequence header.
+    pub fn has_first_video(&self) -> bool {
+        self.first_video().is_some()
+    }
+
+    fn first_video(&self) -> Option<&[u8]> {
+        const FIRST: Part = Part::Track(RecordKind::Video, HeaderPart { track: 0, content: Content::SequenceHeader });
+        self.parts().find(|(part, _)| *part == FIRST).map(|(_, bytes)| bytes)
     }
 
     fn has(&self, wanted: RecordKind) -> bool {

@@ -369,7 +369,7 @@ impl Writer {
             RecordKind::Video => self.heard[1] = true,
             RecordKind::Data => {}
         }
-        let entry = info.keyframe || (kind == RecordKind::Audio && self.audio_entry_due(timestamp));
+        let entry = (info.keyframe && self.leads(info.track)) || (kind == RecordKind::Audio && self.audio_entry_due(timestamp));
         if rolls.must || (rolls.may && self.roll_due(timestamp, entry, record_bytes, now)) {
             self.stage_new_block(timestamp, entry, now);
         } else {
@@ -416,6 +416,11 @@ impl Writer {
     /// would never be told.
     fn described_anew(&self) -> bool {
         self.publisher_has_block() && self.generation_headers.as_ref() != Some(&self.headers)
+    }
+
+    /// Whether viewers may start with a keyframe of this track: those of other tracks come in the midst of the first one's group.
+    fn leads(&self, track: u8) -> bool {
+        track == 0 || !self.headers.has_first_video()
     }
 
     fn audio_entry_due(&self, timestamp: i64) -> bool {

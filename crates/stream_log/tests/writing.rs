@@ -177,6 +177,29 @@ fn who_starts_behind_changed_metadata_has_it_in_the_prefix() {
 }
 
 #[test]
+fn viewers_start_with_keyframes_of_the_first_track() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions::default());
+    writer.begin_publish(at(0)).unwrap();
+    let other = |head: u8, content: u8| [head, content, b'h', b'v', b'c', b'1', 1, 0, 0, 0, 9];
+    writer.append(Video, 0, &other(0x96, 0x00), at(0)).unwrap();
+    writer.append(Video, 0, &other(0x96, 0x03), at(0)).unwrap();
+    writer.commit(at(0)).unwrap();
+    assert_eq!(writer.counters().keyframes, 1, "without a first track the other one leads");
+    writer.append(Video, 0, AVC_HEADER, at(0)).unwrap();
+    for ms in [40, 1_040] {
+        writer.append(Video, ms, &video(true, 1, 10), at(ms.into())).unwrap();
+        writer.append(Video, ms, &other(0x96, 0x03), at(ms.into())).unwrap();
+    }
+    writer.commit(at(1_040)).unwrap();
+    let reader = place.reader();
+    assert_eq!(writer.counters().keyframes, 3);
+    let start = reader.start().unwrap();
+    let bytes = reader.map(start.block).unwrap().bytes(start.offset, reader.end_of(start.block).unwrap()).unwrap().to_vec();
+    assert_eq!(bytes[11], 0x17);
+}
+
+#[test]
 fn start_codes_become_lengths_and_a_sequence_header() {
     let place = place();
     let mut writer = place.writer(&LogOptions::default());
