@@ -161,7 +161,7 @@ impl Headers {
         changed
     }
 
-    /// Appends a block's prefix: file header, metadata, sequence headers, all at the block's first time. The file header
+    /// Appends a block's prefix: file header, metadata at time 0, sequence headers at the block's first time. The file header
     /// says which tracks there are as far as known (`heard`: audio, video): a player waits for those it is promised.
     pub fn write_prefix(&self, out: &mut Vec<u8>, timestamp_ms: u32, heard: [bool; 2]) {
         let hinted = |name: &[u8]| self.metadata.as_deref().is_some_and(|text| memchr::memmem::find(text, name).is_some());
@@ -173,7 +173,9 @@ impl Headers {
             out[start + FLAGS_AT] = if audio { FLAG_AUDIO } else { 0 } | if video { FLAG_VIDEO } else { 0 };
         }
         for (part, payload) in self.parts() {
-            write_record(out, part.kind(), timestamp_ms, payload);
+            // ffmpeg takes metadata of any other time for a track of its own.
+            let at_ms = if part == Part::Metadata { 0 } else { timestamp_ms };
+            write_record(out, part.kind(), at_ms, payload);
         }
     }
 
