@@ -4,6 +4,7 @@
 
 pub mod chaos;
 pub mod media;
+pub mod next;
 pub mod proxies;
 pub mod relays;
 pub mod rtmp;

@@ -108,6 +108,11 @@ pub fn flv_records(bytes: &[u8]) -> Vec<Record> {
 
 /// The file that ffmpeg makes of these arguments, made unless it is there. Tests that want the same one wait for each other.
 fn cached(name: &str, arguments: &[&str]) -> Result<PathBuf> {
+    cached_by("ffmpeg", name, arguments)
+}
+
+/// As [`Clip::file`], by another ffmpeg.
+pub fn cached_by(program: &str, name: &str, arguments: &[&str]) -> Result<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e/clips");
     std::fs::create_dir_all(&directory)?;
     let mut hasher = DefaultHasher::new();
@@ -120,7 +125,7 @@ fn cached(name: &str, arguments: &[&str]) -> Result<PathBuf> {
         let part = file.with_extension("part");
         let part_text = part.to_string_lossy();
         let all = [&["-v", "error", "-y"], arguments, &[&part_text]].concat();
-        run_ok("ffmpeg", &all, Duration::from_secs(300))?;
+        run_ok(program, &all, Duration::from_secs(300))?;
         std::fs::rename(&part, &file)?;
     }
     Ok(file)

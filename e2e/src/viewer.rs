@@ -69,7 +69,9 @@ impl<'a> Judge<'a> {
 
     fn record(&mut self, record: Record) -> Result<()> {
         let (kind, now) = (record.kind, record.timestamp_ms);
-        if let Some(last) = self.last_ms[kind as usize].replace(now) {
+        // Metadata is of no time.
+        let timed = kind != RecordKind::Data || !record.is_header();
+        if timed && let Some(last) = self.last_ms[kind as usize].replace(now) {
             // Modulo 2^32: forward is less than half of the circle.
             ensure!(now.wrapping_sub(last) < 1 << 31, "{kind:?} went back from {last} to {now}");
         }

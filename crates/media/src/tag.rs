@@ -71,6 +71,8 @@ impl fmt::Display for Codec {
 pub struct TagInfo {
     /// The codec; `None` for data, empty tags, and enhanced tags that do not name one.
     pub codec: Option<Codec>,
+    /// The track, 0 if the tag knows none.
+    pub track: u8,
     /// A video frame that a decoder can start with. Never true of a sequence header.
     pub keyframe: bool,
     /// Which part of the decoders' configuration it is, if it is one: it belongs into the prefix of a block.
@@ -132,7 +134,7 @@ pub struct TrackTag<'a> {
 }
 
 impl TagInfo {
-    const NOTHING: Self = Self { codec: None, keyframe: false, header: None, extended: false };
+    const NOTHING: Self = Self { codec: None, track: 0, keyframe: false, header: None, extended: false };
 
     /// Looks at the payload of a tag.
     pub fn of(kind: RecordKind, payload: &[u8]) -> Self {
@@ -140,7 +142,7 @@ impl TagInfo {
         let extended = head.is_extended();
         let Some(first) = (Tracks { head: Some(head), rest }).next() else { return Self { extended, ..Self::NOTHING } };
         let header = first.content.configures().then_some(HeaderPart { track: first.track, content: first.content });
-        Self { codec: Some(first.codec), keyframe: first.keyframe, header, extended }
+        Self { codec: Some(first.codec), track: first.track, keyframe: first.keyframe, header, extended }
     }
 }
 

@@ -121,6 +121,21 @@ impl Headers {
         self.parts().filter(|(part, _)| part.configures())
     }
 
+    /// Whether the header of the first video track has these parameter sets in it.
+    pub fn hold_video(&self, parameter_sets: &[&[u8]]) -> bool {
+        self.first_video().is_some_and(|header| parameter_sets.iter().all(|set| memchr::memmem::find(header, set).is_some()))
+    }
+
+    /// Whether the first video track has a sequence header.
+    pub fn has_first_video(&self) -> bool {
+        self.first_video().is_some()
+    }
+
+    fn first_video(&self) -> Option<&[u8]> {
+        const FIRST: Part = Part::Track(RecordKind::Video, HeaderPart { track: 0, content: Content::SequenceHeader });
+        self.parts().find(|(part, _)| *part == FIRST).map(|(_, bytes)| bytes)
+    }
+
     fn has(&self, wanted: RecordKind) -> bool {
         self.tracks.iter().any(|(kind, ..)| *kind == wanted)
     }
@@ -143,7 +158,7 @@ impl Headers {
         changed
     }
 
-    /// Appends a block's prefix: file header, metadata, sequence headers, all at the block's first time. The file header
+    /// Appends a block's prefix: file header, metadata at time 0, sequence headers at the block's first time. The file header
     /// says which tracks there are as far as known (`heard`: audio, video): a player waits for those it is promised.
     pub fn write_prefix(&self, out: &mut Vec<u8>, timestamp_ms: u32, heard: [bool; 2]) {
         let hinted = |name: &[u8]| self.metadata.as_deref().is_some_and(|text| memchr::memmem::find(text, name).is_some());
@@ -155,7 +170,9 @@ impl Headers {
             out[start + FLAGS_AT] = if audio { FLAG_AUDIO } else { 0 } | if video { FLAG_VIDEO } else { 0 };
         }
         for (part, payload) in self.parts() {
-            write_record(out, part.kind(), timestamp_ms, payload);
+            // ffmpeg takes metadata of any other time for a track of its own.
+            let at_ms = if part == Part::Metadata { 0 } else { timestamp_ms };
+            write_record(out, part.kind(), at_ms, payload);
         }
     }
 

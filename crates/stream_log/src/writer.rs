@@ -11,6 +11,7 @@ use crate::recovery::{self, Recovered};
 use crate::saved::{SavedHeaders, SavedWriter};
 use crate::timeline::Timeline;
 use crate::{LogOptions, Now, OpenError, Root};
+use braidcast_media::annex_b::{self, Converted};
 use braidcast_media::flv::{MAX_PAYLOAD_BYTES, RECORD_OVERHEAD_BYTES, write_record};
 use braidcast_media::{RecordKind, StreamKey, TagInfo};
 use braidcast_sys::fault::kill_point;
@@ -64,6 +65,7 @@ pub struct Writer {
     publishing: bool,
     counters: Counters,
     corrections_before: u64,
+    converted: u64,
 }
 
 impl Writer {
@@ -96,6 +98,7 @@ impl Writer {
             publishing: false,
             counters,
             corrections_before: counters.timestamp_corrections,
+            converted: 0,
             head,
         })
     }
@@ -140,6 +143,7 @@ impl Writer {
             publishing: true,
             counters: Counters { evicted_blocks, ..counters },
             corrections_before: saved.corrections_before,
+            converted: 0,
             head,
         };
         if resumed.published {
@@ -216,7 +220,7 @@ impl Writer {
     ///
     /// `timestamp_ms` and `payload` are as RTMP sent them; a leading `@setDataFrame` is dropped. Metadata and sequence
     /// headers go to the prefixes of the blocks to come; a changed sequence header ends the block. Repeated ones are
-    /// dropped. On an error this record alone is not taken.
+    /// dropped. Video with start codes in it is taken as players need it; see [`annex_b`]. On an error this record alone is not taken.
     pub fn append(&mut self, kind: RecordKind, timestamp_ms: u32, payload: &[u8], now: Now) -> Result<(), AppendError> {
         if !self.publishing {
             return Err(AppendError::NotPublishing);
@@ -225,6 +229,28 @@ impl Writer {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(AppendError::TooLong { bytes: payload.len() });
         }
+        match (kind == RecordKind::Video).then(|| annex_b::convert(payload)).flatten() {
+            Some(converted) => self.append_converted(timestamp_ms, &converted, now),
+            None => self.append_tag(kind, timestamp_ms, payload, now),
+        }
+    }
+
+    fn append_converted(&mut self, timestamp_ms: u32, converted: &Converted<'_>, now: Now) -> Result<(), AppendError> {
+        self.converted = self.converted.wrapping_add(1);
+        // The header that the publisher sent may say more than one made of the same parameter sets.
+        if let Some(header) = &converted.sequence_header
+            && !self.headers.hold_video(&converted.parameter_sets)
+        {
+            self.append_tag(RecordKind::Video, timestamp_ms, header, now)?;
+        }
+        match &converted.frame {
+            Some(frame) if frame.len() > MAX_PAYLOAD_BYTES => Err(AppendError::TooLong { bytes: frame.len() }),
+            Some(frame) => self.append_tag(RecordKind::Video, timestamp_ms, frame, now),
+            None => Ok(()),
+        }
+    }
+
+    fn append_tag(&mut self, kind: RecordKind, timestamp_ms: u32, payload: &[u8], now: Now) -> Result<(), AppendError> {
         let info = TagInfo::of(kind, payload);
         self.extended |= info.extended;
         let as_record = match headers::part_of(kind, payload, info) {
@@ -239,7 +265,7 @@ impl Writer {
             },
             None => true,
         };
-        if as_record { self.stage(kind, timestamp_ms, payload, info.keyframe, now) } else { Ok(()) }
+        if as_record { self.stage(kind, timestamp_ms, payload, info, now) } else { Ok(()) }
     }
 
     /// Writes what is staged and lets readers see it; true if there was anything. The caller rings the doorbells then.
@@ -307,6 +333,11 @@ impl Writer {
         Counters { timestamp_corrections: self.corrections_before.wrapping_add(self.timeline.corrections()), ..self.counters }
     }
 
+    /// How many video tags with start codes were converted since this writer was opened or resumed.
+    pub fn converted(&self) -> u64 {
+        self.converted
+    }
+
     /// Up to where readers see the log.
     pub fn position(&self) -> Position {
         self.head.commit()
@@ -335,16 +366,16 @@ impl Writer {
         self.current_block().is_some_and(|block| block.entry.info.epoch == self.epoch)
     }
 
-    fn stage(&mut self, kind: RecordKind, sent_ms: u32, payload: &[u8], keyframe: bool, now: Now) -> Result<(), AppendError> {
+    fn stage(&mut self, kind: RecordKind, sent_ms: u32, payload: &[u8], info: TagInfo, now: Now) -> Result<(), AppendError> {
         let record_bytes = payload.len() + RECORD_OVERHEAD_BYTES;
         let rolls = self.roll_allowed(record_bytes)?;
-        let timestamp = self.timeline.place(kind, sent_ms);
+        let timestamp = self.timeline.place(kind, info.track, sent_ms);
         match kind {
             RecordKind::Audio => self.heard[0] = true,
             RecordKind::Video => self.heard[1] = true,
             RecordKind::Data => {}
         }
-        let entry = keyframe || (kind == RecordKind::Audio && self.audio_entry_due(timestamp));
+        let entry = (info.keyframe && self.leads(info.track)) || (kind == RecordKind::Audio && self.audio_entry_due(timestamp));
         if rolls.must || (rolls.may && self.roll_due(timestamp, entry, record_bytes, now)) {
             self.stage_new_block(timestamp, entry, now);
         } else {
@@ -387,6 +418,17 @@ impl Writer {
         }
     }
 
+    /// Whether the block's prefix describes the stream (metadata, colours) as it was: who starts behind the record that changed it
+    /// would never be told.
+    fn described_anew(&self) -> bool {
+        self.publisher_has_block() && self.generation_headers.as_ref() != Some(&self.headers)
+    }
+
+    /// Whether viewers may start with a keyframe of this track: those of other tracks come in the midst of the first one's group.
+    fn leads(&self, track: u8) -> bool {
+        track == 0 || !self.headers.has_first_video()
+    }
+
     fn audio_entry_due(&self, timestamp: i64) -> bool {
         let video = self.heard[1] || self.headers.has_video();
         let last = self.newest_keyframe.filter(|_| self.publisher_has_block()).map(|(_, last)| last);
@@ -399,7 +441,9 @@ impl Writer {
         let age_ms = media_ms.max(now.mono_ms.saturating_sub(block.entry.mono_ms));
         let holds_records = block.end > block.entry.info.prefix_bytes;
         let too_long = u64::from(block.end) + record_bytes as u64 > self.options.block_max_bytes;
-        (entry && age_ms >= self.options.block_min_ms) || age_ms >= self.options.block_max_ms || (too_long && holds_records)
+        (entry && (age_ms >= self.options.block_min_ms || self.described_anew()))
+            || age_ms >= self.options.block_max_ms
+            || (too_long && holds_records)
     }
 
     fn stage_new_block(&mut self, timestamp: i64, starts_with_keyframe: bool, now: Now) {

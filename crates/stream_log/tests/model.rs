@@ -53,11 +53,17 @@ struct Model {
     clock_ms: u32,
     offset: Option<u32>,
     last_ms: Option<u32>,
+    has_block: bool,
     metadata: Option<u8>,
 }
 
 impl Model {
     fn record(&mut self, kind: RecordKind, payload: Vec<u8>) {
+        self.has_block = true;
+        if let (Data, None, Some(timestamp_ms)) = (kind, self.offset, self.last_ms) {
+            // Data before a publisher's first media is of the moment, and sets no clock.
+            return self.staged.push(Sent { kind, timestamp_ms, payload });
+        }
         let last = self.last_ms;
         let offset = *self.offset.get_or_insert_with(|| last.map_or(0, |last| last.wrapping_add(20).wrapping_sub(self.clock_ms)));
         let timestamp_ms = self.clock_ms.wrapping_add(offset);
@@ -98,7 +104,7 @@ fn run(steps: Vec<Step>) {
                 let payload = [METADATA, &[which]].concat();
                 if writer.append(Data, model.clock_ms, &payload, at(0)).is_ok()
                     && model.metadata.replace(which) != Some(which)
-                    && model.offset.is_some()
+                    && model.has_block
                 {
                     model.record(Data, payload);
                 }
@@ -116,6 +122,7 @@ fn run(steps: Vec<Step>) {
                 writer.begin_publish(at(0)).unwrap();
                 model.commit();
                 (model.publishing, model.clock_ms, model.offset, model.metadata) = (true, first_ms, None, None);
+                model.has_block = false;
             }
             Step::Reopen => {
                 drop(writer);

@@ -154,6 +154,84 @@ fn changed_metadata_is_a_record_and_goes_to_later_prefixes() {
 }
 
 #[test]
+fn who_starts_behind_changed_metadata_has_it_in_the_prefix() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions { block_min_ms: 60_000, ..LogOptions::default() });
+    writer.begin_publish(at(0)).unwrap();
+    headers(&mut writer, 0);
+    publish(&mut writer, 0..30);
+    let other = [METADATA, b"more"].concat();
+    writer.append(Data, 1_200, &other, at(1_200)).unwrap();
+    // What viewers start with now stands before the change; only the next keyframe begins a block.
+    publish(&mut writer, 30..48);
+    let reader = place.reader();
+    assert_eq!((reader.commit().block, reader.start().map(|position| position.block)), (1, Some(1)));
+    publish(&mut writer, 48..80);
+    assert_eq!((reader.commit().block, reader.start().map(|position| position.block)), (2, Some(2)));
+    let block = reader.block(2).unwrap();
+    assert_eq!((block.start_timestamp_ms, block.generation), (2_000, 1), "no decoder is set up anew for it");
+    let prefix = reader.map(2).unwrap().bytes(0, block.prefix_bytes).unwrap().to_vec();
+    assert!(prefix.windows(other.len()).any(|window| window == other));
+    publish(&mut writer, 80..200);
+    assert_eq!(reader.commit().block, 2, "one change, one block");
+}
+
+#[test]
+fn viewers_start_with_keyframes_of_the_first_track() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions::default());
+    writer.begin_publish(at(0)).unwrap();
+    let other = |head: u8, content: u8| [head, content, b'h', b'v', b'c', b'1', 1, 0, 0, 0, 9];
+    writer.append(Video, 0, &other(0x96, 0x00), at(0)).unwrap();
+    writer.append(Video, 0, &other(0x96, 0x03), at(0)).unwrap();
+    writer.commit(at(0)).unwrap();
+    assert_eq!(writer.counters().keyframes, 1, "without a first track the other one leads");
+    writer.append(Video, 0, AVC_HEADER, at(0)).unwrap();
+    for ms in [40, 1_040] {
+        writer.append(Video, ms, &video(true, 1, 10), at(ms.into())).unwrap();
+        writer.append(Video, ms, &other(0x96, 0x03), at(ms.into())).unwrap();
+    }
+    writer.commit(at(1_040)).unwrap();
+    let reader = place.reader();
+    assert_eq!(writer.counters().keyframes, 3);
+    let start = reader.start().unwrap();
+    let bytes = reader.map(start.block).unwrap().bytes(start.offset, reader.end_of(start.block).unwrap()).unwrap().to_vec();
+    assert_eq!(bytes[11], 0x17);
+}
+
+#[test]
+fn start_codes_become_lengths_and_a_sequence_header() {
+    let place = place();
+    let mut writer = place.writer(&LogOptions::default());
+    writer.begin_publish(at(0)).unwrap();
+    let sets = b"\0\0\0\x01\x67\x42\xc0\x1e\xd9\0\0\0\x01\x68\xce\x3c";
+    let sent = [&b"\x17\x01\0\0\0"[..], sets, b"\0\0\x01\x65\x88"].concat();
+    for ms in [0, 40, 80] {
+        writer.append(Video, ms, &sent, at(ms.into())).unwrap();
+        writer.append(Video, ms + 20, b"\x27\x01\0\0\0\0\0\0\x01\x41\x9a", at(ms.into())).unwrap();
+    }
+    writer.commit(at(80)).unwrap();
+    assert_eq!(writer.converted(), 6);
+    let reader = place.reader();
+    let block = reader.block(1).unwrap();
+    let header = b"\x17\0\0\0\0\x01\x42\xc0\x1e\xff\xe1\0\x05\x67\x42\xc0\x1e\xd9\x01\0\x03\x68\xce\x3c";
+    let prefix = reader.map(1).unwrap().bytes(0, block.prefix_bytes).unwrap().to_vec();
+    assert_eq!(prefix[13 + 11..prefix.len() - 4], header[..]);
+    let frames: Vec<Vec<u8>> = read_all(&reader).into_iter().map(|sent| sent.payload).collect();
+    let key = b"\x17\x01\0\0\0\0\0\0\x05\x67\x42\xc0\x1e\xd9\0\0\0\x03\x68\xce\x3c\0\0\0\x02\x65\x88".to_vec();
+    let inter = b"\x27\x01\0\0\0\0\0\0\x02\x41\x9a".to_vec();
+    assert_eq!(frames, [key.clone(), inter.clone(), key.clone(), inter.clone(), key, inter]);
+    assert_eq!((reader.commit().block, reader.generation(), writer.counters().keyframes), (1, 1, 3));
+    // A header of the encoder's own that has the same sets stands: theirs is not made anew.
+    writer.append(Video, 120, &[&header[..], b"\xfd\xf8\xf8\0"].concat(), at(120)).unwrap();
+    writer.append(Video, 120, &sent, at(120)).unwrap();
+    writer.append(Video, 160, &sent, at(160)).unwrap();
+    assert_eq!((reader.commit().block, reader.generation()), (1, 1));
+    writer.commit(at(160)).unwrap();
+    assert_eq!((reader.commit().block, reader.generation()), (2, 2));
+}
+
+#[test]
 fn the_next_publisher_goes_on_in_numbers_time_and_generation() {
     let place = place();
     let mut writer = place.writer(&LogOptions::default());

@@ -104,6 +104,8 @@ counters! {
         ForwardJumps = "forward_jumps",
         /// Refused: streams that would have gone round in circles between servers.
         RefusedLoops = "refused_loops",
+        /// Video tags with start codes (Annex B) that were converted to what players decode.
+        VideoConverted = "video_converted",
     }
 }
 

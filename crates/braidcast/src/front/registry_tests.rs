@@ -293,8 +293,15 @@ fn only_the_same_client_takes_its_stream_back_by_a_proxy() {
 #[test]
 fn an_inherited_connection_counts_for_the_client_that_was_named() {
     let mut registry = Registry::new(Rules { connections_per_address: 1, ..rules() }, 0);
-    let holding =
-        Holding { conn: ConnId(7), row: ROW, origin: origin(PROXY), client: (address(1), 0).into(), departed: false, place: None, pull: None };
+    let holding = Holding {
+        conn: ConnId(7),
+        row: ROW,
+        origin: origin(PROXY),
+        client: (address(1), 0).into(),
+        departed: false,
+        place: None,
+        pull: None,
+    };
     registry.inherited(W1, holding, 0);
     assert_eq!(registry.admit(address(1)), Err(Unwelcome::TooManyFromAddress));
     assert_eq!(registry.address_of(ConnId(7)), Some(address(1)));

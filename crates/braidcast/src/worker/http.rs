@@ -85,7 +85,8 @@ impl Worker {
         let head_only = request.method == Method::Head;
         let wants_api = self.sessions[slot].listener == Listener::Api;
         let route = route(request, &self.config.server.vhosts).map_key(|key| self.played(key));
-        if let Route::Live { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route {
+        if let Route::Live { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route
+        {
             if let Some(why) = self.loop_of(&request.via, key, false) {
                 return self.respond_text(slot, Status::LOOP_DETECTED, why, head_only);
             }

@@ -359,14 +359,16 @@ impl Ledger {
     fn cross(&mut self, index: usize, end: u32, next: u32, start: u32) -> Option<usize> {
         let Extent { from, source: Source::Run { block, offset, .. } } = self.extents[index] else { return None };
         let opened = Source::Run { block: next, offset: start, end: OPEN };
+        let is_done = self.sent >= from + u64::from(end - offset);
+        if !is_done && index + 1 >= MAX_EXTENTS {
+            // Nothing has changed: a caller that saves every change, and then gathers again, would never come to its send.
+            return None;
+        }
         self.changes = self.changes.wrapping_add(1);
-        if self.sent >= from + u64::from(end - offset) {
+        if is_done {
             // Everything of the old block is sent: its extent is not needed any more.
             self.extents[index] = Extent { from: self.sent, source: opened };
             return Some(index);
-        }
-        if index + 1 >= MAX_EXTENTS {
-            return None;
         }
         self.extents[index].source = Source::Run { block, offset, end };
         self.extents[index + 1] = Extent { from: from + u64::from(end - offset), source: opened };

@@ -107,6 +107,22 @@ proptest! {
     }
 }
 
+#[test]
+fn a_full_ledger_that_cannot_cross_changes_nothing() {
+    let mut model = Model::new(&[2; 10]);
+    while model.grow() {}
+    let mut ledger = Ledger::default();
+    ledger.push(Source::Run { block: 0, offset: 0, end: OPEN }).unwrap();
+    let _ = ledger.gather(&model, &[]);
+    assert_eq!(ledger.extents().len(), MAX_EXTENTS);
+    let changes = ledger.changes();
+    assert!(matches!(ledger.gather(&model, &[]), Next::Slices(slices) if slices.as_slice().len() == MAX_EXTENTS));
+    assert_eq!(ledger.changes(), changes, "who saves changes and gathers again would do so for ever");
+    let (mut control, mut out) = (Vec::new(), Vec::new());
+    while send(&mut ledger, &model, &mut control, usize::MAX, &mut out) > 0 {}
+    assert_eq!(out.len(), (3 + 9 * 2) * MESSAGE);
+}
+
 /// All that a ledger still gives, as long as it gives something.
 fn rest(ledger: &mut Ledger, model: &Model, control: &mut Vec<u8>) -> Vec<u8> {
     let mut out = Vec::new();

@@ -252,7 +252,15 @@ impl Worker {
     /// The record is one that no log takes: the publisher is closed.
     pub(super) fn append(&mut self, publisher: usize, kind: RecordKind, timestamp_ms: u32, payload: &[u8]) -> Result<(), End> {
         let Some(at) = self.publishers.get_mut(publisher) else { return Ok(()) };
-        match at.writer.append(kind, timestamp_ms, payload, self.now) {
+        let converted = at.writer.converted();
+        let appended = at.writer.append(kind, timestamp_ms, payload, self.now);
+        if at.writer.converted() != converted {
+            if converted == 0 && self.peer_lines.allow(self.now.mono_ms) {
+                tracing::info!(stream = %at.key, "the encoder sends video with start codes (Annex B): it is converted");
+            }
+            self.page.counter(WorkerCounter::VideoConverted as usize).fetch_add(1, Ordering::Relaxed);
+        }
+        match appended {
             Ok(()) if at.dirty => {}
             Ok(()) => {
                 at.dirty = true;

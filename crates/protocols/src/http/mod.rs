@@ -13,8 +13,8 @@ mod route;
 mod target;
 pub mod websocket;
 
-pub use forwarded::Forwarded;
 pub use flv_client::{FlvClient, FlvSettings};
+pub use forwarded::Forwarded;
 pub use range::{ByteRange, Span};
 pub use reader::{RequestReader, Settings};
 pub use request::{Fault, HttpError, Method, Request};

@@ -1,8 +1,10 @@
 //! AMF0 values: decoding what a peer sent within limits, encoding what we answer.
 //!
 //! Source: Adobe Action Message Format AMF 0 (2007), named "AMF0" with a section below. Keys keep their order and may
-//! repeat. Never allocates by a declared count, never recurses deeper than the caller allows, never reads AMF3.
+//! repeat. Never allocates by a declared count, never recurses deeper than the caller allows. Where a peer switches to AMF3,
+//! [`super::amf3`] reads that one value.
 
+use super::amf3;
 use serde::{Deserialize, Serialize};
 
 /// The deepest nesting that any caller can ask for; bounds the stack whatever the configuration says.
@@ -98,8 +100,10 @@ pub enum AmfError {
     TooDeep,
     /// A marker that AMF0 does not define or reserves (§2.1).
     Marker(u8),
-    /// The switch to AMF3 (§3.1), which is not read.
-    Amf3,
+    /// An AMF3 value refers to something that did not come.
+    Reference,
+    /// AMF3 references repeat more text than is allowed.
+    TooMuch,
 }
 
 impl std::fmt::Display for AmfError {
@@ -107,8 +111,9 @@ impl std::fmt::Display for AmfError {
         match self {
             Self::Cut => f.write_str("an AMF0 value is cut short"),
             Self::TooDeep => f.write_str("AMF0 values are nested too deep"),
-            Self::Marker(marker) => write!(f, "AMF0 marker {marker:#04x} is not defined"),
-            Self::Amf3 => f.write_str("an AMF3 value"),
+            Self::Marker(marker) => write!(f, "AMF marker {marker:#04x} is not defined"),
+            Self::Reference => f.write_str("an AMF3 value refers to what did not come"),
+            Self::TooMuch => f.write_str("AMF3 values repeat too much"),
         }
     }
 }
@@ -138,17 +143,23 @@ mod marker {
 pub struct Decoder<'a> {
     rest: &'a [u8],
     max_depth: usize,
+    switched: bool,
 }
 
 impl<'a> Decoder<'a> {
     /// A reader of `bytes` that refuses nesting beyond `max_depth` levels (at most [`MAX_DEPTH`]; a plain value is level 1).
     pub fn new(bytes: &'a [u8], max_depth: usize) -> Self {
-        Self { rest: bytes, max_depth: max_depth.min(MAX_DEPTH) }
+        Self { rest: bytes, max_depth: max_depth.min(MAX_DEPTH), switched: false }
     }
 
     /// What was not read yet.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
+    }
+
+    /// Whether there was an AMF3 value so far.
+    pub fn switched(&self) -> bool {
+        self.switched
     }
 
     /// Reads the next value; `None` at the end.
@@ -231,7 +242,13 @@ impl<'a> Decoder<'a> {
             marker::UNSUPPORTED => Value::Unsupported,
             marker::XML_DOCUMENT => Value::XmlDocument(self.long_string()?),
             marker::TYPED_OBJECT => Value::TypedObject { class: self.short_string()?, members: self.members(inner, false)? },
-            marker::AVMPLUS => return Err(AmfError::Amf3),
+            // §3.1: one AMF3 value, whose references begin anew.
+            marker::AVMPLUS => {
+                let mut amf3 = amf3::Decoder::new(self.rest);
+                let value = amf3.value(depth);
+                (self.rest, self.switched) = (amf3.rest(), true);
+                value?
+            }
             other => return Err(AmfError::Marker(other)),
         })
     }

@@ -281,7 +281,7 @@ impl ClientSession {
             message_type::COMMAND_AMF0 | message_type::COMMAND_AMF3 => self.handle_command_message(&message),
             message_type::AUDIO => self.media(RecordKind::Audio, message.timestamp_ms, message.payload),
             message_type::VIDEO => self.media(RecordKind::Video, message.timestamp_ms, message.payload),
-            message_type::DATA_AMF0 | message_type::DATA_AMF3 => match script_data(message) {
+            message_type::DATA_AMF0 | message_type::DATA_AMF3 => match script_data(message, AMF_DEPTH) {
                 Some((timestamp_ms, payload)) => self.media(RecordKind::Data, timestamp_ms, payload),
                 None => Ok(()),
             },

@@ -14,14 +14,13 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// Reads a command message's AMF0 payload. What follows an AMF3 value is dropped: nothing an encoder needs stands there.
+    /// Reads a command message's payload.
     pub fn decode(payload: &[u8], max_depth: usize) -> Result<Self, (Limit, String)> {
         let mut values = Vec::new();
         let mut decoder = amf0::Decoder::new(payload, max_depth);
         while let Some(value) = decoder.next_value() {
             match value {
                 Ok(value) => values.push(value),
-                Err(AmfError::Amf3) => break,
                 Err(error @ AmfError::TooDeep) => return Err((Limit::AmfDepth, error.to_string())),
                 Err(error) => return Err((Limit::Protocol, error.to_string())),
             }

@@ -8,6 +8,7 @@
 //! viewer), [`client`] (the other end, for tests and load), then the small parts.
 
 pub mod amf0;
+mod amf3;
 pub mod chunk;
 pub mod client;
 mod command;
@@ -44,9 +45,9 @@ pub mod message_type {
     pub const AUDIO: u8 = 8;
     /// Video Message (§7.1.5).
     pub const VIDEO: u8 = 9;
-    /// Data Message, AMF3 (§7.1.2): a zero byte, then AMF0.
+    /// Data Message, AMF3 (§7.1.2): a zero byte, then AMF0 that may switch to AMF3.
     pub const DATA_AMF3: u8 = 15;
-    /// Command Message, AMF3 (§7.1.1): a zero byte, then AMF0.
+    /// Command Message, AMF3 (§7.1.1): a zero byte, then AMF0 that may switch to AMF3.
     pub const COMMAND_AMF3: u8 = 17;
     /// Data Message, AMF0 (§7.1.2).
     pub const DATA_AMF0: u8 = 18;

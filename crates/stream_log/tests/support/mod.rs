@@ -103,7 +103,8 @@ pub fn read_all(reader: &Reader) -> Vec<Sent> {
         let prefix: Vec<_> = flv::records(&bytes[13..info.prefix_bytes as usize]).collect();
         assert_eq!(prefix.iter().map(|r| r.header.record_bytes()).sum::<usize>() + 13, info.prefix_bytes as usize);
         for record in &prefix {
-            assert_eq!(record.header.timestamp_ms, info.start_timestamp_ms as u32);
+            let at = if record.header.kind == RecordKind::Data { 0 } else { info.start_timestamp_ms as u32 };
+            assert_eq!(record.header.timestamp_ms, at);
         }
         let body = &bytes[info.prefix_bytes as usize..];
         let records: Vec<_> = flv::records(body).collect();

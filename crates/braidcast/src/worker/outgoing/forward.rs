@@ -4,8 +4,8 @@
 //! in order with its publisher, and begins again where the publisher goes on.
 
 use super::super::ledger::Blocks;
-use super::super::session::{Protocol, Role, Want, Wish};
 use super::super::rendition::Rendition;
+use super::super::session::{Protocol, Role, Want, Wish};
 use super::super::waiting::Awaited;
 use super::super::{End, Worker};
 use super::{HEALTHY_MS, Purpose};

@@ -9,6 +9,7 @@ mod commands;
 mod enhanced;
 mod phases;
 
+use super::amf0;
 use super::chunk::{ChunkLimits, Message};
 use super::error::{Limit, RtmpError};
 use super::handshake::ServerHandshake;
@@ -387,8 +388,8 @@ impl ServerSession {
             message_type::AUDIO => self.media(RecordKind::Audio, message.timestamp_ms, message.payload),
             message_type::VIDEO => self.media(RecordKind::Video, message.timestamp_ms, message.payload),
             message_type::DATA_AMF0 | message_type::DATA_AMF3 => {
-                if let Some(payload) = script_data(message) {
-                    self.media(RecordKind::Data, payload.0, payload.1)?;
+                if let Some((timestamp_ms, payload)) = script_data(message, self.core.settings.amf_depth) {
+                    self.media(RecordKind::Data, timestamp_ms, payload)?;
                 }
                 Ok(())
             }
@@ -443,10 +444,13 @@ const SET_DATA_FRAME: &[u8; 16] = b"\x02\0\x0d@setDataFrame";
 const CLEAR_DATA_FRAME: &[u8; 18] = b"\x02\0\x0f@clearDataFrame";
 
 /// Timestamp and payload of a data message as FLV keeps them.
-pub(super) fn script_data(message: Message) -> Option<(u32, Vec<u8>)> {
+pub(super) fn script_data(message: Message, amf_depth: usize) -> Option<(u32, Vec<u8>)> {
     let mut payload = message.payload;
-    if message.message_type == message_type::DATA_AMF3 && payload.first() == Some(&0) {
-        payload.remove(0);
+    if message.message_type == message_type::DATA_AMF3 {
+        if payload.first() == Some(&0) {
+            payload.remove(0);
+        }
+        payload = without_amf3(payload, amf_depth);
     }
     if payload.starts_with(CLEAR_DATA_FRAME) {
         return None;
@@ -455,6 +459,23 @@ pub(super) fn script_data(message: Message) -> Option<(u32, Vec<u8>)> {
         payload.drain(..SET_DATA_FRAME.len());
     }
     Some((message.timestamp_ms, payload))
+}
+
+/// FLV has no AMF3: values that can be read are written as AMF0. Others stay as they are.
+fn without_amf3(payload: Vec<u8>, amf_depth: usize) -> Vec<u8> {
+    if payload.len() > MAX_COMMAND_BYTES {
+        return payload;
+    }
+    let mut decoder = amf0::Decoder::new(&payload, amf_depth);
+    let values: Result<Vec<_>, _> = std::iter::from_fn(|| decoder.next_value()).collect();
+    match values {
+        Ok(values) if decoder.switched() => {
+            let mut converted = Vec::with_capacity(payload.len());
+            values.iter().for_each(|value| amf0::encode(&mut converted, value));
+            converted
+        }
+        _ => payload,
+    }
 }
 
 #[cfg(test)]

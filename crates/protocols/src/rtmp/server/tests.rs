@@ -375,6 +375,85 @@ fn amf3_typed_messages_are_read_past_their_zero_byte() {
 }
 
 #[test]
+fn a_client_with_object_encoding_3_publishes_and_its_metadata_is_amf0() {
+    let outputs = undisturbed_and_disturbed(|disturb| {
+        let mut server = Server::new(Settings::default(), disturb);
+        server.input(&plain_opening()).unwrap();
+        // Everything behind the marker 0x11 is AMF3; the names of members are referred to a second time.
+        let connect =
+            b"\0\x02\0\x07connect\0\x3f\xf0\0\0\0\0\0\0\x11\x0a\x0b\x01\x07app\x06\x09live\x0btcUrl\x06\x2brtmp://localhost/live\x01";
+        server.input(&message(message_type::COMMAND_AMF3, 0, connect)).unwrap();
+        let publish = b"\0\x02\0\x07publish\x11\x04\x05\x11\x01\x11\x06\x03x\x11\x06\x09live";
+        server.input(&message(message_type::COMMAND_AMF3, 1, publish)).unwrap();
+        server.decide(|session, now_ms| session.accept_publish(now_ms));
+        let metadata = b"\0\x02\0\x0d@setDataFrame\x02\0\x0aonMetaData\x11\x09\x01\x0bwidth\x04\x82\x40\x01";
+        server.input(&message(message_type::DATA_AMF3, 1, metadata)).unwrap();
+        let unread = b"\0\x02\0\x04cues\x11\x0d\x03\0\0\0\0\x01";
+        server.input(&message(message_type::DATA_AMF3, 1, unread)).unwrap();
+        server.outputs
+    });
+    assert!(matches!(&outputs[0], Output::Publish(request) if request.key.to_string() == "live/x"), "{outputs:?}");
+    let width = b"\x02\0\x0aonMetaData\x08\0\0\0\x01\0\x05width\0\x40\x74\0\0\0\0\0\0\0\0\x09";
+    let data = |payload: &[u8]| Output::Media { kind: RecordKind::Data, timestamp_ms: 0, payload: payload.to_vec() };
+    assert_eq!(outputs[1..], [data(width), data(b"\x02\0\x04cues\x11\x0d\x03\0\0\0\0\x01")]);
+}
+
+#[test]
+fn publishers_call_in_any_order_and_on_any_message_stream() {
+    let opening = |name: &str| vec![Value::Null, name.into(), "live".into()];
+    let on = |message_stream: u32, name: &str, values: &[Value]| {
+        let mut payload = Vec::new();
+        amf0::encode_str(&mut payload, name);
+        [&5.0.into()].into_iter().chain(values).for_each(|value| amf0::encode(&mut payload, value));
+        message(message_type::COMMAND_AMF0, message_stream, &payload)
+    };
+    let orders: [Vec<Vec<u8>>; 5] = [
+        // No createStream, on the connection's own stream, and on one that nobody made.
+        vec![on(0, "publish", &opening("x"))],
+        vec![on(7, "publish", &opening("x"))],
+        // What belongs before it comes after createStream, or twice, or with other arguments.
+        vec![
+            on(0, "createStream", &[Value::Null]),
+            on(0, "FCPublish", &opening("x")),
+            on(1, "releaseStream", &opening("x")),
+            on(1, "publish", &opening("x")),
+        ],
+        vec![
+            on(0, "FCPublish", &[]),
+            on(0, "FCPublish", &[Value::Null]),
+            on(0, "createStream", &[]),
+            on(0, "createStream", &[]),
+            on(1, "publish", &opening("x")),
+        ],
+        vec![
+            on(0, "FCUnpublish", &opening("x")),
+            on(0, "deleteStream", &[Value::Null, 1.0.into()]),
+            on(1, "publish", &[Value::Null, "x".into()]),
+        ],
+    ];
+    for calls in orders {
+        let outputs = undisturbed_and_disturbed(|disturb| {
+            let mut server = connected(Settings::default(), disturb);
+            calls.iter().for_each(|call| server.input(call).unwrap());
+            server.decide(|session, now_ms| session.accept_publish(now_ms));
+            let count = |server: &Server| {
+                answers(&server.sent).iter().filter(|answer| answer.ends_with("onStatus 0 NetStream.Publish.Start")).count()
+            };
+            assert_eq!(count(&server), 1, "{:?}", answers(&server.sent));
+            // Media on any message stream, a tag without bytes, a window of 0, and no acknowledgement ever.
+            for message_stream in [0, 1, 7] {
+                server.input(&message(message_type::VIDEO, message_stream, &[0x17, 1])).unwrap();
+            }
+            server.input(&message(message_type::VIDEO, 1, &[])).unwrap();
+            server.input(&message(message_type::WINDOW_ACKNOWLEDGEMENT_SIZE, 0, &[0; 4])).unwrap();
+            server.input(&message(message_type::AUDIO, 1, &[0xaf, 1])).unwrap();
+            server.outputs
+        });
+        assert_eq!(outputs.len(), 5, "{outputs:?}");
+    }
+}
+
+#[test]
 fn an_aggregate_message_is_split_and_rebased() {
     let mut tags = Vec::new();
     braidcast_media::flv::write_record(&mut tags, RecordKind::Video, 0x0100_0000, &[0x27; 300]);
