@@ -88,6 +88,12 @@ counters! {
         SessionsUnsaved = "sessions_unsaved",
         /// Gauge: bytes of the worker's heap of saved sessions.
         SavedBytes = "saved_bytes",
+        /// Closed: asked for answers and did not read them.
+        RefusedUnreadAnswers = "refused_unread_answers",
+        /// Closed: a publisher's record was longer than a tag can be, or its headers changed without end.
+        RefusedRecords = "refused_records",
+        /// Segments that were lost: larger than `stream_budget` allows, or for want of room.
+        SegmentsLost = "segments_lost",
     }
 }
 

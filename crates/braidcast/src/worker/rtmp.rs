@@ -124,7 +124,7 @@ impl Worker {
         let view = self.streams[stream].blocks(rendition);
         session.ledger.abandon(&view);
         if session.ledger.owed_bytes().is_none_or(|owed| owed > MAX_CONTROL_BYTES as u64) {
-            return Err(End::Peer("stopped playing in the middle of a message that it does not read".into()));
+            return Err(self.unread_answers("stopped playing in the middle of a message that it does not read"));
         }
         let rest = session.ledger.copy_unsent(&view, &session.control);
         session.ledger.restart();
@@ -143,7 +143,7 @@ impl Worker {
                     Ok(resume) => resume,
                     // The ledger is full of what a slow viewer has not taken: the answer waits in the machine, which is bounded.
                     Err(_) if rtmp.outbox().len() <= MAX_CONTROL_BYTES => return Ok(()),
-                    Err(_) => return Err(End::Peer("asked for answers and did not read them".into())),
+                    Err(_) => return Err(self.unread_answers("asked for answers and did not read them")),
                 },
                 _ => None,
             };
@@ -156,7 +156,7 @@ impl Worker {
                 return Err(End::Fault("cut() made room for two extents"));
             }
             if session.control.len() > MAX_CONTROL_BYTES {
-                return Err(End::Peer("asked for answers and did not read them".into()));
+                return Err(self.unread_answers("asked for answers and did not read them"));
             }
         }
         self.watch_deadline(slot);
@@ -224,6 +224,11 @@ impl Worker {
         self.send_rtmp(slot)?;
         self.close_when_sent(slot);
         Ok(())
+    }
+
+    fn unread_answers(&self, what: &str) -> End {
+        self.count(WorkerCounter::RefusedUnreadAnswers);
+        End::Peer(what.to_owned())
     }
 
     fn rtmp_error(&mut self, error: &RtmpError) -> End {

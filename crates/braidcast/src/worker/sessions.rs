@@ -346,6 +346,10 @@ impl Worker {
         if !self.sessions.contains(slot) {
             return;
         }
+        // A peer that takes nothing is given up by the kernel, after `[limits] idle` (TCP_USER_TIMEOUT).
+        if matches!(&end, End::Socket(error) if error.kind() == io::ErrorKind::TimedOut) {
+            self.count(WorkerCounter::IdleTimeouts);
+        }
         self.log_end(slot, &end);
         self.leave_role(slot, &end);
         let session = self.sessions.remove(slot);
