@@ -148,13 +148,13 @@ impl Outcome {
 }
 
 /// A publisher that sends a clip once, at a pace, on one connection.
-struct Publisher {
+pub(crate) struct Publisher {
     thread: JoinHandle<Result<()>>,
     sent: Arc<AtomicUsize>,
 }
 
 impl Publisher {
-    fn start(url: String, records: Arc<Vec<Record>>, speed: u32) -> Self {
+    pub(crate) fn start(url: String, records: Arc<Vec<Record>>, speed: u32) -> Self {
         let sent = Arc::new(AtomicUsize::new(0));
         let counter = sent.clone();
         let thread = std::thread::spawn(move || {
@@ -172,6 +172,11 @@ impl Publisher {
             Ok(())
         });
         Self { thread, sent }
+    }
+
+    /// Waits for its end; an error if the server ended it.
+    pub(crate) fn wait(self) -> Result<()> {
+        self.thread.join().expect("no panic")
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use braidcast_e2e::media::{self, Clip};
 use braidcast_e2e::rtmp::{Pump, RtmpClient};
 use braidcast_e2e::tools::{eventually, is_root};
-use braidcast_e2e::{Server, ServerOptions, Viewer};
+use braidcast_e2e::{Server, ServerOptions, Tool, Viewer};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -94,7 +94,7 @@ fn a_stream_keeps_to_its_own_budget() -> Result<()> {
 
 #[test]
 fn a_full_budget_refuses_newcomers_and_spares_those_who_run() -> Result<()> {
-    // 8 Mbit/s for 20 s of log and 60 s of segments is far more than 16 MiB.
+    // Three times 8 Mbit/s for 20 s of log and 60 s of segments is far more than 16 MiB, of which no stream may have more than half.
     let server = Server::start(
         ServerOptions::workers(2)
             .set("log.budget=16MiB")
@@ -103,8 +103,11 @@ fn a_full_budget_refuses_newcomers_and_spares_those_who_run() -> Result<()> {
             .set("hls.fragment=1s")
             .set("log.block_min=500ms"),
     )?;
-    let mut publisher = media::publish_loop(&Clip::Heavy.file(20)?, &server.rtmp("x"))?;
-    server.wait_live("x")?;
+    let mut publishers = Vec::new();
+    for name in ["x", "y", "z"] {
+        publishers.push(media::publish_loop(&Clip::Heavy.file(20)?, &server.rtmp(name))?);
+        server.wait_live(name)?;
+    }
     let viewer = Viewer::flv(server.address("http"), "live/x.flv")?;
     viewer.wait_more(10)?;
     let (bytes, limit) = (|| server.front_counter("directory_bytes"), || server.front_counter("directory_budget_bytes"));
@@ -126,7 +129,7 @@ fn a_full_budget_refuses_newcomers_and_spares_those_who_run() -> Result<()> {
     ensure!(most <= limit() + limit() / 4, "{most} bytes were in use, {} were allowed", limit());
     ensure!(server.workers_counter("records_dropped") == 0, "records of a running stream were dropped");
     viewer.wait_more(25)?;
-    ensure!(publisher.is_running(), "the publisher was dropped");
+    ensure!(publishers.iter_mut().all(Tool::is_running), "a publisher was dropped");
     viewer.end()
 }
 

@@ -121,13 +121,13 @@ fn rubbish_and_excess_cost_their_own_session() -> Result<()> {
         is_closed_and_named(server, &mut many, "chunk streams without end")?;
         server.wait_workers_counter("refused_chunk_streams", 1)?;
 
-        let mut declared = shaken(rtmp)?;
+        let mut declared = RawRtmp::publish(rtmp, "declared")?;
         let mut bytes = Vec::new();
         for csid in 3..40 {
             bytes.extend(chunk(csid, 9, 1 << 20, &[0; 128]));
         }
-        let _ = declared.write_all(&bytes);
-        is_closed_and_named(server, &mut declared, "memory that is declared and not sent")?;
+        let _ = declared.write(&bytes);
+        is_closed_and_named(server, &mut declared.stream, "memory that is declared and not sent")?;
         server.wait_workers_counter("refused_unfinished_bytes", 1)?;
 
         let mut deep = shaken(rtmp)?;

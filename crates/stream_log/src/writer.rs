@@ -328,6 +328,11 @@ impl Writer {
         evicted
     }
 
+    /// When the oldest block ended that [`Writer::evict`] may take: wall clock, milliseconds.
+    pub fn oldest_ended_wall_ms(&self) -> Option<u64> {
+        self.kept.get(1).filter(|_| self.kept.len() > self.least_kept()).map(|next| next.wall_ms)
+    }
+
     /// What the log has counted; staged records are counted when they are committed.
     pub fn counters(&self) -> Counters {
         Counters { timestamp_corrections: self.corrections_before.wrapping_add(self.timeline.corrections()), ..self.counters }

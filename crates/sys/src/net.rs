@@ -42,6 +42,16 @@ pub fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
+/// As [`connect`], from an address of this machine's own; port 0 takes any.
+pub fn connect_from(from: SocketAddr, address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = stream_socket(address)?;
+    rustix::net::bind(&socket, &from)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The two ends of a channel that keeps packet boundaries (`SOCK_SEQPACKET`, unix(7)).
 pub fn seqpacket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, FLAGS, None)?)

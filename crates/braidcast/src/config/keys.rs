@@ -141,8 +141,8 @@ section! {
         keep: Span = Span::secs(20), in Span::ms(500)..=Span::secs(3_600);
         /// How many bytes the log of one stream may hold; its oldest blocks go first.
         stream_budget: Size = Size::mib(256), in Size::mib(1)..=Size::mib(65_536);
-        /// How many bytes logs and segments may hold in all. Old ones go in the order of their age, and new publishers are refused before it is
-        /// full. 0: 80 % of what the directory's file system and the memory limit of the container allow.
+        /// How many bytes logs and segments may hold in all. When it is nearly full, the streams that hold most give up their oldest ones until all
+        /// hold the same at most, and new publishers are refused. No stream may hold more than half of it. 0: 80 % of what the directory's file system and the memory limit of the container allow.
         budget: Size = Size::new(0), in Size::new(0)..=Size::mib(16 << 20);
     }
 }
@@ -158,6 +158,9 @@ section! {
         window: Span = Span::secs(60), in Span::secs(2)..=Span::secs(86_400);
         /// How long after its end a stream's directory stays.
         hls_dispose: Span = Span::secs(120), in Span::ms(0)..=Span::secs(7 * 86_400);
+        /// How many bytes the segments of one stream may hold; the oldest go first, from the live index too. A segment of more than a quarter
+        /// of it is lost.
+        stream_budget: Size = Size::mib(1_024), in Size::mib(1)..=Size::mib(65_536);
         /// How long segments stay, for indexes by time.
         retention: Span = Span::secs(300), in Span::secs(2)..=Span::secs(7 * 86_400);
     }

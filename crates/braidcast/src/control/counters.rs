@@ -106,6 +106,12 @@ counters! {
         RefusedLoops = "refused_loops",
         /// Video tags with start codes (Annex B) that were converted to what players decode.
         VideoConverted = "video_converted",
+        /// Closed: asked for answers and did not read them.
+        RefusedUnreadAnswers = "refused_unread_answers",
+        /// Closed: a publisher's record was longer than a tag can be, or its headers changed without end.
+        RefusedRecords = "refused_records",
+        /// Segments that were lost: larger than `stream_budget` allows, or for want of room.
+        SegmentsLost = "segments_lost",
     }
 }
 

@@ -321,10 +321,10 @@ pub enum ToWorker {
         /// As in [`Placement::Here`].
         next_segment: u64,
     },
-    /// Logs, segments older than this (wall clock, milliseconds) have to go: the directory is near its budget. 0: no need.
-    EvictOlderThan {
-        /// Wall clock, milliseconds.
-        wall_ms: u64,
+    /// The directory is near its budget: no stream may hold more than this, its oldest blocks and segments go. `u64::MAX`: no need.
+    EvictDownTo {
+        /// Bytes of a stream's log and segments together.
+        stream_bytes: u64,
     },
     /// End in order: tell viewers and publishers, finish segments, exit.
     Stop,

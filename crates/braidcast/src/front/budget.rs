@@ -1,7 +1,8 @@
-//! How full the shared directory is, and what has to go: old blocks and segments of all streams in the order of their age.
+//! How full the shared directory is, and how much each stream may hold then: those that hold most give up their oldest
+//! blocks and segments until all hold the same at most. So nobody loses anything to a stream that is larger than his own.
 //!
-//! A thread walks the directory, so that the front's loop never does; it decides nothing but a time, and deletes nothing:
-//! what is older than that time is evicted by the workers that write the streams.
+//! A thread walks the directory, so that the front's loop never does; it decides nothing but a number of bytes, and deletes nothing:
+//! that is done by the workers that write the streams.
 
 use anyhow::Context;
 use braidcast_sys::{clock, file, limits};
@@ -39,7 +40,7 @@ pub struct Budget {
 struct Seen {
     bytes: AtomicU64,
     limit_bytes: AtomicU64,
-    cutoff_wall_ms: AtomicU64,
+    stream_bytes: AtomicU64,
     tight: AtomicBool,
     stop: AtomicBool,
 }
@@ -48,17 +49,47 @@ struct Seen {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Usage {
     bytes: u64,
+    /// By stream.
+    streams: Vec<StreamUsage>,
+}
+
+/// What a stream has in the directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct StreamUsage {
+    bytes: u64,
     /// Blocks and segments that may go: wall clock of their last byte in milliseconds, and their size.
     evictable: Vec<(u64, u64)>,
 }
 
+impl StreamUsage {
+    /// When the youngest of those ended that go if the stream is to hold no more than this; `None` if it cannot be brought so far.
+    fn youngest_gone(&self, bytes: u64) -> Option<u64> {
+        let mut excess = self.bytes.saturating_sub(bytes);
+        let mut oldest_first = self.evictable.clone();
+        oldest_first.sort_unstable();
+        let mut youngest = 0;
+        for (ended_wall_ms, size) in oldest_first {
+            if excess == 0 {
+                break;
+            }
+            youngest = ended_wall_ms;
+            excess = excess.saturating_sub(size);
+        }
+        (excess == 0).then_some(youngest)
+    }
+}
+
 /// What follows from it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Plan {
-    /// What ended before this has to go, wall clock in milliseconds; 0: nothing has to.
-    cutoff_wall_ms: u64,
+    /// What a stream may hold; `u64::MAX`: no need for a limit.
+    stream_bytes: u64,
     /// Even what viewers may still be reading has to go: there is no room for another stream.
     tight: bool,
+}
+
+impl Plan {
+    const ROOMY: Self = Self { stream_bytes: u64::MAX, tight: false };
 }
 
 impl Budget {
@@ -79,7 +110,7 @@ impl Budget {
             );
         }
         tracing::info!("logs and segments may take {} MiB in {} ({} MiB are in use)", bytes >> 20, shared_dir.display(), usage.bytes >> 20);
-        let seen = Arc::new(Seen::default());
+        let seen = Arc::new(Seen { stream_bytes: AtomicU64::new(u64::MAX), ..Seen::default() });
         let walker = Walker { shared_dir: shared_dir.to_owned(), budget_bytes: bytes, keep_ms, seen: seen.clone() };
         walker.take_in(&usage);
         let thread =
@@ -97,9 +128,9 @@ impl Budget {
         self.seen.limit_bytes.load(Relaxed)
     }
 
-    /// What ended before this (wall clock, milliseconds) has to go; 0: nothing.
-    pub fn cutoff_wall_ms(&self) -> u64 {
-        self.seen.cutoff_wall_ms.load(Relaxed)
+    /// What a stream may hold, in bytes; `u64::MAX` while there is room.
+    pub fn stream_bytes(&self) -> u64 {
+        self.seen.stream_bytes.load(Relaxed)
     }
 
     /// Whether one more stream has room.
@@ -152,30 +183,40 @@ impl Walker {
         let free = file::file_system(&self.shared_dir)
             .map_or(u64::MAX, |system| if system.total_bytes == 0 { u64::MAX } else { system.free_bytes });
         let limit_bytes = self.budget_bytes.min(usage.bytes.saturating_add(free));
-        let plan = plan(usage, limit_bytes, clock::wall_ms(), self.keep_ms);
+        let plan = plan(usage, limit_bytes, clock::wall_ms(), self.keep_ms, self.seen.stream_bytes.load(Relaxed));
         self.seen.bytes.store(usage.bytes, Relaxed);
         self.seen.limit_bytes.store(limit_bytes, Relaxed);
-        self.seen.cutoff_wall_ms.store(plan.cutoff_wall_ms, Relaxed);
+        self.seen.stream_bytes.store(plan.stream_bytes, Relaxed);
         self.seen.tight.store(plan.tight, Relaxed);
     }
 }
 
-fn plan(usage: &Usage, limit_bytes: u64, now_wall_ms: u64, keep_ms: u64) -> Plan {
+/// `before` is what was said the last time: if that was not enough, streams that nobody writes hold the rest, and less is said.
+fn plan(usage: &Usage, limit_bytes: u64, now_wall_ms: u64, keep_ms: u64, before: u64) -> Plan {
     if usage.bytes <= limit_bytes / 100 * HIGH_PERCENT {
-        return Plan::default();
+        return Plan::ROOMY;
     }
-    let mut excess = usage.bytes.saturating_sub(limit_bytes / 100 * LOW_PERCENT);
-    let mut oldest_first = usage.evictable.clone();
-    oldest_first.sort_unstable();
-    let mut cutoff_wall_ms = 0;
-    for (ended_wall_ms, bytes) in oldest_first {
-        if excess == 0 {
-            break;
+    let fair = fair_share(usage.streams.iter().map(|stream| stream.bytes).collect(), limit_bytes / 100 * LOW_PERCENT);
+    let stream_bytes = if before == u64::MAX { fair } else { fair.min(before - before / 8) };
+    let young = |stream: &StreamUsage| {
+        stream.bytes > stream_bytes
+            && stream.youngest_gone(stream_bytes).is_none_or(|youngest| youngest.saturating_add(keep_ms) >= now_wall_ms)
+    };
+    Plan { stream_bytes, tight: usage.streams.iter().any(young) }
+}
+
+/// The most that each may hold so that all together hold `target` at most.
+fn fair_share(mut held: Vec<u64>, target: u64) -> u64 {
+    held.sort_unstable();
+    let mut left = target;
+    for (index, bytes) in held.iter().enumerate() {
+        let share = left / (held.len() - index) as u64;
+        if *bytes > share {
+            return share;
         }
-        cutoff_wall_ms = ended_wall_ms + 1;
-        excess = excess.saturating_sub(bytes);
+        left -= bytes;
     }
-    Plan { cutoff_wall_ms, tight: excess > 0 || cutoff_wall_ms.saturating_add(keep_ms) > now_wall_ms }
+    u64::MAX
 }
 
 /// What the directory may grow to: its own bytes and the free ones, but no more than the memory limit.
@@ -199,14 +240,19 @@ fn memory_bytes() -> u64 {
 /// Adds up `streams/<vhost>/<app>/<stream>/…`. What disappears during the walk is not counted.
 fn walk(shared_dir: &Path) -> io::Result<Usage> {
     let mut usage = Usage::default();
-    walk_level(&shared_dir.join("streams"), 0, &mut usage)?;
+    let mut alone = StreamUsage::default();
+    walk_level(&shared_dir.join("streams"), 0, &mut usage, &mut alone)?;
+    usage.bytes = alone.bytes + usage.streams.iter().map(|stream| stream.bytes).sum::<u64>();
     Ok(usage)
 }
 
-/// A stream's directory has one more level (`log`, `hls`) of plain files.
+/// A stream's directory is so deep below `streams`, …
+const STREAM_LEVEL: usize = 3;
+/// … and has one more level (`log`, `hls`) of plain files.
 const DEEPEST: usize = 4;
 
-fn walk_level(directory: &Path, level: usize, usage: &mut Usage) -> io::Result<()> {
+/// Adds what lies in a directory to `stream`, or, above the streams, to `usage` as streams of their own.
+fn walk_level(directory: &Path, level: usize, usage: &mut Usage, stream: &mut StreamUsage) -> io::Result<()> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -217,13 +263,17 @@ fn walk_level(directory: &Path, level: usize, usage: &mut Usage) -> io::Result<(
         let entry = entry?;
         let Ok(metadata) = entry.metadata() else { continue };
         if metadata.is_dir() {
-            if level < DEEPEST {
-                walk_level(&entry.path(), level + 1, usage)?;
+            if level + 1 == STREAM_LEVEL {
+                let mut found = StreamUsage::default();
+                walk_level(&entry.path(), STREAM_LEVEL, usage, &mut found)?;
+                usage.streams.push(found);
+            } else if level < DEEPEST {
+                walk_level(&entry.path(), level + 1, usage, stream)?;
             }
             continue;
         }
         let bytes = metadata.blocks() * 512;
-        usage.bytes += bytes;
+        stream.bytes += bytes;
         let name = entry.file_name();
         if level == DEEPEST && name.to_str().is_some_and(|name| name.ends_with(".flv") || name.ends_with(".ts")) {
             let ended_wall_ms = u64::try_from(metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000).unwrap_or(0);
@@ -232,7 +282,7 @@ fn walk_level(directory: &Path, level: usize, usage: &mut Usage) -> io::Result<(
                 Some(before) if before.0 > ended_wall_ms => newest.replace(before),
                 before => before,
             };
-            usage.evictable.extend(older);
+            stream.evictable.extend(older);
         }
     }
     Ok(())
@@ -244,34 +294,39 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn nothing_goes_below_nine_tenths() {
-        let usage = Usage { bytes: 900, evictable: vec![(1, 900)] };
-        assert_eq!(plan(&usage, 1_000, 1_000_000, 0), Plan::default());
-        let usage = Usage { bytes: 901, ..usage };
-        assert_eq!(plan(&usage, 1_000, 1_000_000, 0), Plan { cutoff_wall_ms: 2, tight: false });
+    fn usage(streams: &[(u64, &[(u64, u64)])]) -> Usage {
+        let streams: Vec<_> =
+            streams.iter().map(|(bytes, evictable)| StreamUsage { bytes: *bytes, evictable: evictable.to_vec() }).collect();
+        Usage { bytes: streams.iter().map(|stream| stream.bytes).sum(), streams }
     }
 
     #[test]
-    fn the_oldest_go_first_and_the_young_ones_last() {
-        let usage = Usage { bytes: 1_000, evictable: vec![(50_000, 100), (10_000, 100), (30_000, 100), (20_000, 100)] };
-        // 200 have to go: those of 10 s and 20 s.
-        assert_eq!(plan(&usage, 1_000, 60_000, 20_000), Plan { cutoff_wall_ms: 20_001, tight: false });
-        assert_eq!(plan(&usage, 1_000, 40_000, 20_000), Plan { cutoff_wall_ms: 20_001, tight: true });
-        let little = Usage { bytes: 1_000, evictable: vec![(10_000, 100)] };
-        assert_eq!(plan(&little, 1_000, 60_000, 20_000), Plan { cutoff_wall_ms: 10_001, tight: true });
+    fn nothing_goes_below_nine_tenths() {
+        assert_eq!(plan(&usage(&[(900, &[(1, 900)])]), 1_000, 1_000_000, 0, u64::MAX), Plan::ROOMY);
+        let plan = plan(&usage(&[(901, &[(1, 900)])]), 1_000, 1_000_000, 0, u64::MAX);
+        assert_eq!(plan, Plan { stream_bytes: 800, tight: false });
+    }
+
+    #[test]
+    fn small_streams_lose_nothing_to_large_ones() {
+        let large: [(u64, u64); 3] = [(30_000, 400), (40_000, 200), (50_000, 100)];
+        let small: [(u64, u64); 1] = [(10_000, 50)];
+        let usage = usage(&[(700, &large), (100, &small), (150, &small)]);
+        // 950 are to become 800: the large one gives up 150, though what the small ones have is older.
+        assert_eq!(plan(&usage, 1_000, 60_000, 20_000, u64::MAX), Plan { stream_bytes: 550, tight: false });
+        assert_eq!(plan(&usage, 1_000, 40_000, 20_000, u64::MAX), Plan { stream_bytes: 550, tight: true });
+        // It was not enough: somebody holds what he cannot give up.
+        assert_eq!(plan(&usage, 1_000, 60_000, 20_000, 480), Plan { stream_bytes: 420, tight: false });
     }
 
     proptest! {
         #[test]
-        fn what_goes_is_enough_and_not_more_than_needed(sizes in proptest::collection::vec((1u64..1_000, 1u64..100), 0..40), limit in 1u64..3_000) {
-            let usage = Usage { bytes: sizes.iter().map(|(_, bytes)| bytes).sum(), evictable: sizes.clone() };
-            let plan = plan(&usage, limit, 1_000_000, 0);
-            let freed = |cutoff: u64| sizes.iter().filter(|(ended, _)| *ended < cutoff).map(|(_, bytes)| bytes).sum::<u64>();
-            let left = usage.bytes - freed(plan.cutoff_wall_ms);
-            prop_assert!(left <= limit / 100 * HIGH_PERCENT || plan.tight);
-            if plan.cutoff_wall_ms > 0 {
-                prop_assert!(usage.bytes - freed(plan.cutoff_wall_ms - 1) > limit / 100 * LOW_PERCENT);
+        fn a_share_is_enough_and_not_less_than_needed(held in proptest::collection::vec(1u64..1_000, 0..40), target in 1u64..20_000) {
+            let share = fair_share(held.clone(), target);
+            let kept = |share: u64| held.iter().map(|bytes| (*bytes).min(share)).sum::<u64>();
+            prop_assert!(kept(share) <= target);
+            if share < u64::MAX {
+                prop_assert!(kept(share + 1) > target);
             }
         }
     }
@@ -288,7 +343,8 @@ mod tests {
         let old = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(1_234_567);
         fs::File::open(stream.join("log/1.flv")).unwrap().set_modified(old).unwrap();
         let usage = walk(directory.path()).unwrap();
-        assert_eq!(usage, Usage { bytes: 5 * 4096, evictable: vec![(1_234_567, 4096)] });
+        let streams = vec![StreamUsage { bytes: 5 * 4096, evictable: vec![(1_234_567, 4096)] }];
+        assert_eq!(usage, Usage { bytes: 5 * 4096, streams });
         assert_eq!(walk(&directory.path().join("nowhere")).unwrap(), Usage::default());
     }
 

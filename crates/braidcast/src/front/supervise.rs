@@ -257,15 +257,15 @@ impl Front {
 
     /// While the directory is nearly full every worker hears each second what has to go, and once that nothing has to any more.
     fn evict(&mut self) {
-        let cutoff_wall_ms = self.budget.cutoff_wall_ms();
-        if cutoff_wall_ms == 0 && !self.evicting {
+        let stream_bytes = self.budget.stream_bytes();
+        if stream_bytes == u64::MAX && !self.evicting {
             return;
         }
-        self.evicting = cutoff_wall_ms > 0;
+        self.evicting = stream_bytes < u64::MAX;
         if self.evicting && self.eviction_told_ms.is_none_or(|told_ms| self.now_ms - told_ms >= EVICTION_LINE_MS) {
             self.eviction_told_ms = Some(self.now_ms);
             tracing::warn!(
-                "the shared directory is nearly full ({} of {} MiB): old blocks and segments go; raise [log] budget or lower [hls] retention",
+                "the shared directory is nearly full ({} of {} MiB): old blocks and segments of the largest streams go; raise [log] budget or lower [hls] retention",
                 self.budget.bytes() >> 20,
                 self.budget.limit_bytes() >> 20
             );
@@ -273,7 +273,7 @@ impl Front {
         for id in self.ids() {
             // What waits already says the same.
             if self.worker(id).and_then(|worker| worker.process.as_ref()).is_some_and(|process| process.channel.pending() == 0) {
-                self.send(id, &ToWorker::EvictOlderThan { wall_ms: cutoff_wall_ms }, Vec::new());
+                self.send(id, &ToWorker::EvictDownTo { stream_bytes }, Vec::new());
             }
         }
     }

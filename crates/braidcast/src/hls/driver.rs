@@ -29,6 +29,8 @@ pub struct Options {
     pub window_ms: u64,
     /// See [`StoreOptions::retention_ms`].
     pub retention_ms: u64,
+    /// See [`StoreOptions::budget_bytes`].
+    pub budget_bytes: u64,
 }
 
 /// What [`StreamSegmenter::pump`] did.
@@ -69,7 +71,8 @@ impl StreamSegmenter {
     /// The directory or the log cannot be opened. What else goes wrong is logged.
     pub fn open(root: &Root, key: &StreamKey, next_segment_floor: u64, options: Options) -> io::Result<Self> {
         let directory = root.hls_dir(key);
-        let store_options = StoreOptions { window_ms: options.window_ms, retention_ms: options.retention_ms };
+        let store_options =
+            StoreOptions { window_ms: options.window_ms, retention_ms: options.retention_ms, budget_bytes: options.budget_bytes };
         let (mut store, skipped) = SegmentStore::open(&directory, store_options)?;
         for Skipped { name, why } in skipped {
             tracing::warn!(stream = %key, file = name, why, "a file among the segments was skipped");

@@ -30,7 +30,7 @@ struct Stream {
 
 const LOG: LogOptions =
     LogOptions { block_min_ms: 2_000, block_max_ms: 10_000, block_max_bytes: 1 << 20, keep_ms: 20_000, budget_bytes: 8 << 20 };
-const OPTIONS: Options = Options { fragment_ms: 2_000, window_ms: 12_000, retention_ms: 600_000 };
+const OPTIONS: Options = Options { fragment_ms: 2_000, window_ms: 12_000, retention_ms: 600_000, budget_bytes: 1 << 30 };
 
 impl Stream {
     fn new() -> Self {

@@ -36,7 +36,7 @@ fn a_published_file_is_what_a_player_gets_from_the_index() {
     let mut time = Now { mono_ms: 1000, wall_ms: 1_769_860_800_000 };
     let mut writer = Writer::open(&root, &key, &LogOptions::default(), time).unwrap();
     writer.begin_publish(time).unwrap();
-    let options = Options { fragment_ms: 2_000, window_ms: 60_000, retention_ms: 600_000 };
+    let options = Options { fragment_ms: 2_000, window_ms: 60_000, retention_ms: 600_000, budget_bytes: 1 << 30 };
     let mut finished = 0;
     for (count, record) in flv::records(&bytes[flv::FILE_HEADER.len()..]).enumerate() {
         time.mono_ms = time.mono_ms.max(1000 + u64::from(record.header.timestamp_ms));

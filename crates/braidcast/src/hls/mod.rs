@@ -16,6 +16,7 @@ pub mod survey;
 
 pub use driver::{Options, StreamSegmenter};
 pub use state::SavedState;
+pub use store::SegmentStore;
 
 /// The name of the live index in a stream's `hls/` directory.
 pub const INDEX: &str = "index.m3u8";

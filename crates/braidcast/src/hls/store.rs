@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 /// Segments a store keeps at most, whatever their durations: timestamps that jump can make very short ones.
 const MAX_SEGMENTS: usize = 8192;
+/// A segment may hold this part of the budget: players need three, and one is being written.
+const LARGEST_SHARE: u64 = 4;
 /// Bytes that are gathered before they are written to the open segment's file.
 const WRITE_BYTES: usize = 32 << 10;
 
@@ -28,6 +30,9 @@ pub struct StoreOptions {
     /// How much media stays, in milliseconds, counted back from the newest segment. The window stays in any case, and what left
     /// it stays for as long as the window lasts: players may still be reading it (RFC 8216 section 6.2.2).
     pub retention_ms: u64,
+    /// What all segments may hold, in bytes, the open one included: then the oldest go, whatever else is said here, but for the few
+    /// that players need. A segment of more than a quarter of it is lost.
+    pub budget_bytes: u64,
 }
 
 /// What a store has counted since it was opened.
@@ -133,8 +138,13 @@ impl SegmentStore {
         self.counters
     }
 
+    /// When the oldest segment ended that may go: wall clock, milliseconds; `None` if players need all there are.
+    pub fn oldest_ended_wall_ms(&self) -> Option<u64> {
+        let most = self.segments.len() - playlist::window(self.segments(), 0).len();
+        self.segments.front().filter(|_| most > 0).map(|found| found.info.wall_end_ms)
+    }
+
     /// Bytes of all segments, the open one included.
-    #[cfg(test)]
     pub fn bytes(&self) -> u64 {
         let open = self.open.as_ref().map_or(0, |open| open.written);
         self.segments.iter().map(|found| found.bytes).sum::<u64>() + open
@@ -165,10 +175,14 @@ impl SegmentStore {
     /// Appends to the open segment; without one, nothing happens.
     ///
     /// # Errors
-    /// The bytes cannot be written, though all segments outside the window were given up for them: the segment is lost.
+    /// The segment is lost: it is too large, or its bytes cannot be written though all segments outside the window were given up for them.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         open.staged.extend_from_slice(bytes);
+        if open.written + open.staged.len() as u64 > self.options.budget_bytes / LARGEST_SHARE {
+            self.abandon();
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it holds more than a quarter of [hls] stream_budget"));
+        }
         if open.staged.len() >= WRITE_BYTES { self.write_staged() } else { Ok(()) }
     }
 
@@ -197,6 +211,7 @@ impl SegmentStore {
         let named = self.write_index();
         if named.is_ok() {
             self.retain();
+            self.keep_to_budget();
         }
         named.map_err(FinishError::Index)
     }
@@ -338,6 +353,18 @@ impl SegmentStore {
             newer_90k = newer_90k.saturating_sub(store.segments[index].info.duration_90k);
             newer_90k >= kept_90k || store.segments.len() - index > MAX_SEGMENTS
         });
+    }
+
+    /// Deletes the oldest segments until the rest, with one more of the largest size, is within the budget.
+    fn keep_to_budget(&mut self) {
+        let room = self.options.budget_bytes - self.options.budget_bytes / LARGEST_SHARE;
+        while self.bytes() > room
+            && let Some(ended_wall_ms) = self.oldest_ended_wall_ms()
+        {
+            if self.evict_older_than(ended_wall_ms.saturating_add(1)) == 0 {
+                return;
+            }
+        }
     }
 
     /// Deletes segments from the oldest on, for as long as `goes` says so and the window is not touched.

@@ -7,7 +7,7 @@ use super::*;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-const OPTIONS: StoreOptions = StoreOptions { window_ms: 12_000, retention_ms: 40_000 };
+const OPTIONS: StoreOptions = StoreOptions { window_ms: 12_000, retention_ms: 40_000, budget_bytes: 1 << 30 };
 const WALL_MS: u64 = 1_769_860_800_000;
 
 fn info(number: u64, duration_90k: u64, discontinuity: bool, discontinuity_sequence: u64) -> SegmentInfo {
@@ -102,7 +102,7 @@ fn old_segments_go_and_the_window_stays() {
 #[test]
 fn for_want_of_room_the_live_index_becomes_shorter() {
     let directory = directory();
-    let long = StoreOptions { window_ms: 40_000, retention_ms: 400_000 };
+    let long = StoreOptions { window_ms: 40_000, retention_ms: 400_000, budget_bytes: 1 << 30 };
     let (mut store, _) = SegmentStore::open(directory.path(), long).unwrap();
     for number in 1..=20 {
         write(&mut store, info(number, 360_000, number == 4, u64::from(number >= 4)));
@@ -231,4 +231,22 @@ proptest! {
         prop_assert_eq!(index(&directory), before);
         prop_assert_eq!(store.segments().cloned().collect::<Vec<_>>(), segments);
     }
+}
+
+#[test]
+fn segments_keep_to_their_budget_and_a_huge_one_is_lost() {
+    let directory = directory();
+    let tight = StoreOptions { budget_bytes: 100_000, ..OPTIONS };
+    let (mut store, _) = SegmentStore::open(directory.path(), tight).unwrap();
+    for number in 1..=60 {
+        write(&mut store, info(number, 360_000 / 10, false, 0));
+        assert!(store.bytes() <= 75_000, "room is left for one more of the largest size");
+    }
+    // Each has 2,068 bytes; by their durations all would stay.
+    assert_eq!(store.segments().len(), 36);
+    store.begin(61).unwrap();
+    store.append(&vec![0x47; 20_000]).unwrap();
+    assert_eq!(store.append(&vec![0x47; 20_000]).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    assert_eq!((store.counters().lost, store.segments().len()), (1, 36));
+    assert!(!directory.path().join(".61.part").exists());
 }

@@ -50,7 +50,7 @@ impl Worker {
             ToWorker::Placed { conn, placement } => self.placed(conn, placement),
             ToWorker::Evict { conn } => self.evict(conn),
             ToWorker::Settle { key, settling, next_segment } => self.settle(key, settling, next_segment),
-            ToWorker::EvictOlderThan { wall_ms } => self.evict_older_than(wall_ms),
+            ToWorker::EvictDownTo { stream_bytes } => self.evict_down_to(stream_bytes),
             ToWorker::Stop => self.stop("the front says so"),
             ToWorker::TurnAway { conn } => self.turn_away(conn),
             ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } => {

@@ -132,7 +132,10 @@ impl Worker {
                 self.count(WorkerCounter::RefusedNames);
                 self.respond_text(slot, Status::BAD_REQUEST, &error.to_string(), head_only)
             }
-            Route::BadClip(error) => self.respond_text(slot, Status::BAD_REQUEST, &error.to_string(), head_only),
+            Route::BadClip(error) => {
+                self.count(WorkerCounter::ProtocolErrors);
+                self.respond_text(slot, Status::BAD_REQUEST, &error.to_string(), head_only)
+            }
             Route::Page | Route::Asset(_) | Route::NotFound => self.respond_text(slot, Status::NOT_FOUND, "nothing here", head_only),
         }
     }

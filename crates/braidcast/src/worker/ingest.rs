@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits for a viewer, a hook or a disk.
 
-use crate::hls::StreamSegmenter;
+use crate::hls::{SegmentStore, StreamSegmenter};
 use braidcast_media::StreamKey;
 use braidcast_stream_log::{Reader, Writer};
 
@@ -31,6 +31,24 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// Gives up blocks and segments, in the order of their age, until the stream holds no more than this or has only what viewers need.
+    /// Says how many segments went.
+    pub fn evict_down_to(&mut self, bytes: u64) -> usize {
+        let mut segments = 0;
+        loop {
+            let store = self.segmenter.as_ref().map(|(segmenter, _)| segmenter.store());
+            let held = self.writer.file_bytes() + store.map_or(0, SegmentStore::bytes);
+            let oldest = [self.writer.oldest_ended_wall_ms(), store.and_then(SegmentStore::oldest_ended_wall_ms)];
+            let Some(ended_wall_ms) = oldest.into_iter().flatten().min().filter(|_| held > bytes) else { return segments };
+            let blocks = self.writer.evict(ended_wall_ms);
+            let gone = self.segmenter.as_mut().map_or(0, |(segmenter, _)| segmenter.evict_older_than(ended_wall_ms.saturating_add(1)));
+            segments += gone;
+            if blocks + gone == 0 {
+                return segments;
+            }
+        }
+    }
+
     /// Blocks evicted since this was last asked.
     pub fn newly_evicted(&mut self) -> u64 {
         let evicted = self.writer.counters().evicted_blocks;

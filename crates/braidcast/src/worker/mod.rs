@@ -90,6 +90,9 @@ const READS_PER_TURN: usize = 128;
 /// Deadlines acted on in one turn.
 const EXPIRED_PER_TURN: usize = 512;
 
+/// Log and segments of one stream may each hold this part of the directory.
+const STREAM_SHARE: u64 = 4;
+
 const CONTROL: u64 = u64::MAX;
 const DOORBELL: u64 = u64::MAX - 1;
 const SIGNAL: u64 = u64::MAX - 2;
@@ -141,6 +144,8 @@ pub(crate) struct Worker {
     config: Config,
     root: Root,
     log_options: LogOptions,
+    /// What the segments of one stream may hold.
+    hls_budget_bytes: u64,
     poller: Poller,
     front: Channel,
     /// How many workers there are.
@@ -229,16 +234,18 @@ impl Worker {
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
         let heap = Heap::create(&config.server.shared_dir, heap).context("making the heap for saved sessions")?;
         page.counter(WorkerCounter::Pid as usize).store(u64::from(std::process::id()), Ordering::Relaxed);
+        let stream_most_bytes = stream_most_bytes(&config)?;
         let log_options = LogOptions {
             block_min_ms: config.log.block_min.as_ms(),
             block_max_ms: config.log.block_max.as_ms(),
             block_max_bytes: config.log.block_max_bytes.bytes(),
             keep_ms: config.log.keep.as_ms(),
-            budget_bytes: config.log.stream_budget.bytes(),
+            budget_bytes: config.log.stream_budget.bytes().min(stream_most_bytes),
         };
         Ok(Self {
             id,
             root,
+            hls_budget_bytes: config.hls.stream_budget.bytes().min(stream_most_bytes),
             log_options,
             poller,
             front,
@@ -398,6 +405,14 @@ impl Worker {
         let Some(since) = self.stopping_since_ms else { return false };
         self.sessions.is_empty() || self.now.mono_ms >= since + CLOSING_MS.min(self.config.server.stop_grace.as_ms())
     }
+}
+
+/// What the log, and as much again what the segments, of one stream may hold: a publisher that sends as fast as it can fills its own
+/// share in less time than the front takes to look at the directory.
+fn stream_most_bytes(config: &Config) -> anyhow::Result<u64> {
+    let system = braidcast_sys::file::file_system(&config.server.shared_dir).context("looking at the shared directory's file system")?;
+    let limits = [config.log.budget.bytes(), system.total_bytes].into_iter().filter(|bytes| *bytes > 0);
+    Ok(limits.min().map_or(u64::MAX, |bytes| bytes / STREAM_SHARE))
 }
 
 /// SIGTERM is an order to end. SIGINT and SIGHUP, which a terminal sends to the front's workers too, are for the front alone.

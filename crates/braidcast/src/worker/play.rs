@@ -135,7 +135,7 @@ impl Worker {
         let view = self.streams[stream].blocks(rendition);
         session.ledger.abandon(&view);
         if session.ledger.owed_bytes().is_none_or(|owed| owed > MAX_CONTROL_BYTES as u64) {
-            return Err(End::Peer("stopped playing in the middle of a message that it does not read".into()));
+            return Err(self.unread_answers("stopped playing in the middle of a message that it does not read"));
         }
         let rest = session.ledger.copy_unsent(&view, &session.control);
         session.ledger.restart();
@@ -163,7 +163,7 @@ impl Worker {
             session.owe_run(block, offset, OPEN)?;
         }
         if session.control.len() > MAX_CONTROL_BYTES {
-            return Err(End::Peer("asked for answers and did not read them".into()));
+            return Err(self.unread_answers("asked for answers and did not read them"));
         }
         Ok(true)
     }

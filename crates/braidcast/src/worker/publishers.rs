@@ -267,6 +267,7 @@ impl Worker {
                 self.dirty.push(publisher);
             }
             Err(error @ (AppendError::TooLong { .. } | AppendError::HeaderFlood)) => {
+                self.page.counter(WorkerCounter::RefusedRecords as usize).fetch_add(1, Ordering::Relaxed);
                 return Err(End::Peer(format!("{error} (stream {})", at.key)));
             }
             Err(error) => self.records_dropped(publisher, &error),
@@ -354,10 +355,14 @@ impl Worker {
         self.start_segmenter(slot);
         let at = &mut self.publishers[slot];
         let Some((segmenter, reader)) = &mut at.segmenter else { return };
-        let evicted = segmenter.store().counters().evicted;
+        let before = segmenter.store().counters();
         let pumped = segmenter.pump(reader, PUMP_BYTES);
-        let evicted = segmenter.store().counters().evicted - evicted;
-        self.page.counter(WorkerCounter::SegmentsEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
+        let after = segmenter.store().counters();
+        for (counter, more) in
+            [(WorkerCounter::SegmentsEvicted, after.evicted - before.evicted), (WorkerCounter::SegmentsLost, after.lost - before.lost)]
+        {
+            self.page.counter(counter as usize).fetch_add(more, Ordering::Relaxed);
+        }
         match pumped {
             Ok(pumped) => {
                 self.plan_pump(slot, if pumped.more { now_ms + 1 } else { now_ms + PUMP_MS });
@@ -387,6 +392,7 @@ impl Worker {
             fragment_ms: u32::try_from(hls.fragment.as_ms()).unwrap_or(u32::MAX),
             window_ms: hls.window.as_ms(),
             retention_ms: hls.retention.as_ms(),
+            budget_bytes: self.hls_budget_bytes,
         }
     }
 

@@ -141,7 +141,7 @@ impl Worker {
                 return if waiting <= MAX_CONTROL_BYTES {
                     Ok(())
                 } else {
-                    Err(End::Peer("asked for answers and did not read them".into()))
+                    Err(self.unread_answers("asked for answers and did not read them"))
                 };
             }
         }
@@ -224,6 +224,11 @@ impl Worker {
         self.send_rtmp(slot)?;
         self.close_when_sent(slot);
         Ok(())
+    }
+
+    pub(super) fn unread_answers(&self, what: &str) -> End {
+        self.count(WorkerCounter::RefusedUnreadAnswers);
+        End::Peer(what.to_owned())
     }
 
     fn rtmp_error(&mut self, error: &RtmpError) -> End {

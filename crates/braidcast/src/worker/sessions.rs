@@ -364,6 +364,10 @@ impl Worker {
         if let Protocol::Client(_) = self.sessions[slot].protocol {
             return self.close_outgoing(slot, &end);
         }
+        // A peer that takes nothing is given up by the kernel, after `[limits] idle` (TCP_USER_TIMEOUT).
+        if matches!(&end, End::Socket(error) if error.kind() == io::ErrorKind::TimedOut) {
+            self.count(WorkerCounter::IdleTimeouts);
+        }
         self.log_end(slot, &end);
         self.leave_role(slot, &end);
         let session = self.sessions.remove(slot);

@@ -54,14 +54,11 @@ impl Worker {
         Ok(true)
     }
 
-    /// The shared directory is nearly full: what is older goes from the streams this worker writes.
-    pub(super) fn evict_older_than(&mut self, wall_ms: u64) {
+    /// The shared directory is nearly full: streams of this worker that hold more than others may give up their oldest.
+    pub(super) fn evict_down_to(&mut self, stream_bytes: u64) {
         let mut segments = 0;
         for (_, publisher) in &mut self.publishers {
-            publisher.writer.evict(wall_ms);
-            if let Some((segmenter, _)) = &mut publisher.segmenter {
-                segments += segmenter.evict_older_than(wall_ms) as u64;
-            }
+            segments += publisher.evict_down_to(stream_bytes) as u64;
         }
         self.page.counter(WorkerCounter::SegmentsEvicted as usize).fetch_add(segments, Ordering::Relaxed);
     }

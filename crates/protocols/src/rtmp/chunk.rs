@@ -133,6 +133,11 @@ impl ChunkReader {
         }
     }
 
+    /// Other limits from now on; what is under way keeps to the old ones.
+    pub(super) fn set_limits(&mut self, limits: ChunkLimits) {
+        self.limits = limits;
+    }
+
     /// Bytes of the connection that were used so far. After a message it is where that message ended, however the input was cut.
     pub fn position(&self) -> u64 {
         self.position

@@ -25,6 +25,8 @@ use std::collections::VecDeque;
 
 /// The longest command message. Values take far more memory than their bytes, and no real command is near it.
 pub const MAX_COMMAND_BYTES: usize = 64 << 10;
+/// How many commands of that length may be under way at once; encoders send one after another.
+const UNFINISHED_COMMANDS: u64 = 4;
 /// The longest URL or name with its query that a client may send.
 pub const MAX_URL_BYTES: usize = 4096;
 /// A peer that makes us answer this much without reading it is cut off.
@@ -51,7 +53,8 @@ pub mod status {
 /// Limits of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Chunk streams, message lengths, unfinished messages.
+    /// Chunk streams, message lengths, unfinished messages. Before its first publish is accepted a client may send no longer message
+    /// than a command ([`MAX_COMMAND_BYTES`]).
     pub chunks: ChunkLimits,
     /// The deepest nesting of AMF values.
     pub amf_depth: usize,
@@ -147,6 +150,15 @@ pub enum Stage {
     Playing,
 }
 
+/// The limits of a client that has not been admitted to send media: it has nothing to say that is longer than a command, and
+/// anybody may be such a client.
+fn negotiating(limits: ChunkLimits) -> ChunkLimits {
+    // A command of AMF3 has a byte before its AMF0 values (RTMP §7.1.1).
+    let message_bytes = limits.message_bytes.min(MAX_COMMAND_BYTES as u32 + 1);
+    let unfinished_message_bytes = limits.unfinished_message_bytes.min(UNFINISHED_COMMANDS * u64::from(message_bytes));
+    ChunkLimits { message_bytes, unfinished_message_bytes, ..limits }
+}
+
 /// The state machine. After an error it must not be used any more, but for its outbox.
 #[derive(Debug)]
 pub struct ServerSession {
@@ -169,7 +181,7 @@ impl ServerSession {
         let mut timers = Timers::default();
         timers.set(Timer::Handshake, now_ms.saturating_add(settings.handshake_ms));
         let phase = Phase::Handshaking(Handshaking { handshake: Box::new(ServerHandshake::new(seed)) });
-        Self { core: Core { link: Link::new(settings.chunks), settings, outputs: VecDeque::new(), phase }, timers }
+        Self { core: Core { link: Link::new(negotiating(settings.chunks)), settings, outputs: VecDeque::new(), phase }, timers }
     }
 
     /// Takes input; returns how many bytes it used. Less than all means that a decision is pending: offer the rest again
@@ -298,6 +310,8 @@ impl ServerSession {
         let message_stream = wanted.message_stream;
         let (connection, wanted) = (std::mem::take(connection), wanted.clone());
         self.core.phase = Phase::Publishing(Publishing { connection, wanted, started: false });
+        // From here on for good: encoders go on sending media for a moment after they have unpublished.
+        self.core.link.reader.set_limits(self.core.settings.chunks);
         self.timers.set(Timer::FirstPacket, now_ms.saturating_add(self.core.settings.first_packet_ms));
         self.set_ping(now_ms);
         self.core.link.send_publish_start(message_stream, announces);

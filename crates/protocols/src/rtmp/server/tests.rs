@@ -683,3 +683,23 @@ proptest! {
         }
     }
 }
+
+/// What is held for a connection before it is admitted is a few commands' worth, whatever the limits of publishers are: anybody can
+/// have such a connection.
+#[test]
+fn a_stranger_may_not_begin_what_is_longer_than_a_command() {
+    let begins = |declared: u32| {
+        let [_, b0, b1, b2] = declared.to_be_bytes();
+        [&[6, 0, 0, 0, b0, b1, b2, message_type::VIDEO, 1, 0, 0, 0][..], &[0; 128]].concat()
+    };
+    undisturbed_and_disturbed(|disturb| {
+        let mut server = connected(Settings::default(), disturb);
+        assert_eq!(server.input(&begins(1 << 20)).unwrap_err().limit, Limit::MessageBytes);
+        let mut server = publishing(Settings::default(), disturb);
+        server.input(&begins(1 << 20)).unwrap();
+        // Who has unpublished may still be sending what it began.
+        let mut server = publishing(Settings::default(), disturb);
+        server.input(&call("FCUnpublish", 6.0, &[Value::Null, "x".into()])).unwrap();
+        server.input(&begins(1 << 20)).unwrap();
+    });
+}
