@@ -3,9 +3,10 @@
 use crate::chaos::Publisher;
 use crate::media::Clip;
 use crate::server::{Server, ServerOptions};
-use crate::tools::eventually;
+use crate::tools::{any_seed, eventually};
 use crate::viewer::{Record, Viewer};
 use anyhow::{Context, Result, ensure};
+use braidcast_protocols::random::Random;
 use braidcast_sys::net;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -68,37 +69,16 @@ pub fn nobody_died(server: &Server) -> Result<()> {
     Ok(())
 }
 
-/// The random source of an attack: splitmix64. Its seed is printed, and may be named by BRAIDCAST_TEST_SEED.
-pub struct Chance(u64);
+/// The random source of an attack. Its seed is printed, and may be named by BRAIDCAST_TEST_SEED.
+pub fn chance(what: &str) -> Random {
+    let seed = any_seed();
+    println!("{what}: BRAIDCAST_TEST_SEED={seed}");
+    Random(seed)
+}
 
-impl Chance {
-    /// With the seed of the environment, else one of the time.
-    pub fn new(what: &str) -> Self {
-        let named = std::env::var("BRAIDCAST_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.subsec_nanos().into());
-        let seed: u64 = named.unwrap_or_else(now);
-        println!("{what}: BRAIDCAST_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// The next number.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    /// A number below `bound`, which is not 0.
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    /// So many bytes.
-    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next() as u8).collect()
-    }
+/// So many random bytes.
+pub fn random_bytes(random: &mut Random, count: usize) -> Vec<u8> {
+    (0..count).map(|_| random.word() as u8).collect()
 }
 
 /// A connection from an address of this machine's own, 127.0.0.0/8; how many may come from one is limited.

@@ -6,6 +6,14 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+/// The seed of the environment (BRAIDCAST_TEST_SEED), else one of the time.
+pub fn any_seed() -> u64 {
+    let given = std::env::var("BRAIDCAST_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| {
+        std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64)
+    })
+}
+
 /// Asks again and again until there is an answer, or the time is over.
 pub fn eventually<T>(within: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + within;

@@ -3,7 +3,7 @@
 //! `limits.rs` asks whether each limit refuses what it is there for; this asks what is left when many go to their limits at once.
 
 use anyhow::{Context, Result, ensure};
-use braidcast_e2e::hostile::{self, Chance, HEALTHY, Memory, PATIENCE, beside_a_healthy_stream, connect_from, exchange, is_closed};
+use braidcast_e2e::hostile::{self, HEALTHY, Memory, PATIENCE, beside_a_healthy_stream, connect_from, exchange, is_closed};
 use braidcast_e2e::rtmp::{RawMessage, RawRtmp, basic_header, status_code};
 use braidcast_e2e::tools::{eventually, http_get};
 use braidcast_e2e::{Record, Server, ServerOptions};
@@ -113,7 +113,7 @@ fn thousands_of_half_open_connections_cost_what_is_said() -> Result<()> {
 
 #[test]
 fn rubbish_on_every_listener_costs_its_own_connection() -> Result<()> {
-    let mut chance = Chance::new("rubbish");
+    let mut random = hostile::chance("rubbish");
     let options = ServerOptions { sub_ports: true, ..ServerOptions::workers(2) };
     beside_a_healthy_stream(options.set("limits.handshake=2s").set("limits.first_packet=2s").set("limits.idle=3s"), 9, |server| {
         let rtmp = server.address("rtmp");
@@ -122,26 +122,26 @@ fn rubbish_on_every_listener_costs_its_own_connection() -> Result<()> {
         let mut streams = Vec::new();
         for round in 0..60 {
             for address in listeners {
-                let count = 1 + chance.below(30_000);
+                let count = 1 + random.below(30_000);
                 let mut bytes = match round % 5 {
-                    0 => chance.bytes(count),
-                    1 => [&[3][..], &chance.bytes(count)].concat(),
-                    2 => [&handshake()[..], &chance.bytes(count)].concat(),
-                    3 => [&b"GET /live/"[..], &chance.bytes(count)].concat(),
+                    0 => hostile::random_bytes(&mut random, count),
+                    1 => [&[3][..], &hostile::random_bytes(&mut random, count)].concat(),
+                    2 => [&handshake()[..], &hostile::random_bytes(&mut random, count)].concat(),
+                    3 => [&b"GET /live/"[..], &hostile::random_bytes(&mut random, count)].concat(),
                     // A publisher that was cut off somewhere, with some bytes that are others.
-                    _ => sane[..chance.below(sane.len())].to_vec(),
+                    _ => sane[..random.below(sane.len())].to_vec(),
                 };
                 if round % 5 == 4 {
-                    for _ in 0..chance.below(5) {
-                        let at = chance.below(bytes.len() + 1);
+                    for _ in 0..random.below(5) {
+                        let at = random.below(bytes.len() + 1);
                         if let Some(byte) = bytes.get_mut(at) {
-                            *byte = chance.next() as u8;
+                            *byte = random.word() as u8;
                         }
                     }
                 }
                 let mut stream = TcpStream::connect(address)?;
                 let _ = stream.write_all(&bytes);
-                if chance.below(2) == 0 {
+                if random.below(2) == 0 {
                     let _ = stream.shutdown(Shutdown::Write);
                 }
                 streams.push(stream);
@@ -545,8 +545,9 @@ fn who_asks_and_never_reads_the_answers_is_ended() -> Result<()> {
 
 #[test]
 fn connections_that_come_and_go_leave_nothing() -> Result<()> {
-    let mut chance = Chance::new("churn");
-    let words: Vec<Vec<u8>> = (0..64).map(|index| [&[if index % 2 == 0 { 3 } else { b'G' }][..], &chance.bytes(200)].concat()).collect();
+    let mut random = hostile::chance("churn");
+    let words: Vec<Vec<u8>> =
+        (0..64).map(|index| [&[if index % 2 == 0 { 3 } else { b'G' }][..], &hostile::random_bytes(&mut random, 200)].concat()).collect();
     beside_a_healthy_stream(ServerOptions::workers(2).set("limits.connections_per_address=20000"), 9, |server| {
         let (rtmp, http) = (server.address("rtmp"), server.address("http"));
         let accepted = server.front_counter("accepted");

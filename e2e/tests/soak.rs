@@ -4,32 +4,20 @@
 use anyhow::{Context, Result, ensure};
 use braidcast_e2e::chaos::{Outcome, Scenario};
 use braidcast_e2e::server::{binary, faulty_binary, signal};
-use braidcast_e2e::tools::eventually;
+use braidcast_e2e::tools::{any_seed, eventually};
 use braidcast_e2e::viewer::now_us;
 use braidcast_e2e::{Server, ServerOptions};
+use braidcast_protocols::random::Random;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The video of the clip has so many microseconds between frames.
 const FRAME_US: u64 = 40_000;
 /// What comes later than this after a fault was not caused by it.
 const AFTERMATH_US: u64 = 4_000_000;
-
-/// splitmix64: the same faults for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ (word >> 31)) % below
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -60,9 +48,9 @@ impl Chaos {
 
     fn round(&mut self, server: &mut Server) -> Result<()> {
         recovered(server)?;
-        std::thread::sleep(Duration::from_millis(200 + self.random.next(300)));
-        let worker = 1 + self.random.next(self.workers.into()) as u16;
-        let fault = match self.random.next(20) {
+        std::thread::sleep(Duration::from_millis(200 + self.random.below(300) as u64));
+        let worker = 1 + self.random.below(self.workers.into()) as u16;
+        let fault = match self.random.below(20) {
             0..=11 => Fault::Kill,
             12 => Fault::Hang,
             13 | 14 => Fault::Drain,
@@ -154,11 +142,6 @@ fn soak(seed: u64, workers: u16, streams: usize, viewers: usize, seconds: u32) -
     let counter = |name| outcome.server.front_counter(name);
     println!("{} takeovers, {} moves, 0 lost, 0 missing, 0 doubled", counter("takeovers"), counter("moves"));
     Ok((chaos, outcome))
-}
-
-fn any_seed() -> u64 {
-    let given = std::env::var("BRAIDCAST_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    given.unwrap_or_else(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64))
 }
 
 #[test]

@@ -1,24 +1,6 @@
 //! How a run is disturbed: where its input is cut, and when its machine is saved and restored. All of it follows from a seed.
 
-/// splitmix64: any seed is a good one.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number.
-    pub fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    }
-
-    /// A number below `bound`, which is not 0.
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.word() % bound as u64) as usize
-    }
-}
+pub use braidcast_protocols::random::Random;
 
 /// A disturbance of a run; `Cuts::none` is none.
 #[derive(Clone, Debug)]

@@ -6,5 +6,6 @@ pub mod hls;
 pub mod http;
 pub mod mpegts;
 pub mod proxy;
+pub mod random;
 pub mod rtmp;
 pub mod via;

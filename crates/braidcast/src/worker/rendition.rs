@@ -152,6 +152,8 @@ impl Renderer {
                 flv::write_record(message, kind, timestamp_ms, &payload);
                 websocket::write_frame(out, message);
             }
+            // Metadata announces audio: who has none must not be promised any.
+            Pen::Ts(_) if kind == RecordKind::Data && !self.tracks.has(RecordKind::Audio) => {}
             Pen::Ts(muxer) => muxer.record(out, kind, timestamp_ms, &payload),
             Pen::Audio(writer) => writer.record(out, kind, &payload),
         }

@@ -6,6 +6,7 @@
 
 use super::error::{Limit, RtmpError};
 use super::saved::byte_string;
+use crate::random::Random;
 use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -66,7 +67,7 @@ fn find_digest(packet: &Packet, key: &[u8]) -> Option<(Schema, [u8; DIGEST_BYTES
 }
 
 fn signed_first_packet(random: &mut Random, version: [u8; 4], schema: Schema, key: &[u8]) -> (Packet, [u8; DIGEST_BYTES]) {
-    let mut packet = random.packet();
+    let mut packet = filler_packet(random);
     packet[4..8].copy_from_slice(&version);
     let offset = digest_offset(&packet, schema);
     let digest = first_packet_digest(&packet, offset, key);
@@ -76,29 +77,20 @@ fn signed_first_packet(random: &mut Random, version: [u8; 4], schema: Schema, ke
 
 /// The answer to a signed first packet with this digest.
 fn signed_second_packet(random: &mut Random, peer_digest: &[u8; DIGEST_BYTES], key: &[u8]) -> Packet {
-    let mut packet = random.packet();
+    let mut packet = filler_packet(random);
     let (body, signature) = packet.split_at_mut(PACKET_BYTES - DIGEST_BYTES);
     let packet_key = sign(&[key, &KEY_TAIL].concat(), &[peer_digest]);
     signature.copy_from_slice(&sign(&packet_key, &[body]));
     packet
 }
 
-/// The filler bytes of a handshake: splitmix64 from the caller's seed, so that a redone handshake is the same. Nothing
-/// secret depends on it.
-struct Random(u64);
-
-impl Random {
-    fn packet(&mut self) -> Packet {
-        let mut packet = [0; PACKET_BYTES];
-        for eight in packet[8..].chunks_exact_mut(8) {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut word = self.0;
-            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            eight.copy_from_slice(&(word ^ (word >> 31)).to_le_bytes());
-        }
-        packet
+/// A packet of filler bytes. They follow from the caller's seed, so that a redone handshake is the same.
+fn filler_packet(random: &mut Random) -> Packet {
+    let mut packet = [0; PACKET_BYTES];
+    for eight in packet[8..].chunks_exact_mut(8) {
+        eight.copy_from_slice(&random.word().to_le_bytes());
     }
+    packet
 }
 
 /// Collects the version byte and the first packet; both ends need the same of their peer.
@@ -187,7 +179,7 @@ impl ServerHandshake {
             out.extend_from_slice(&signed_first_packet(&mut random, SIGNED_SERVER_VERSION, schema, SERVER_KEY).0);
             out.extend_from_slice(&signed_second_packet(&mut random, &digest, SERVER_KEY));
         } else {
-            out.extend_from_slice(&random.packet());
+            out.extend_from_slice(&filler_packet(&mut random));
             out.extend_from_slice(c1);
         }
     }
@@ -209,7 +201,7 @@ impl ClientHandshake {
             let schema = if seed.is_multiple_of(2) { Schema::Zero } else { Schema::One };
             out.extend_from_slice(&signed_first_packet(&mut random, SIGNED_CLIENT_VERSION, schema, PLAYER_KEY).0);
         } else {
-            out.extend_from_slice(&random.packet());
+            out.extend_from_slice(&filler_packet(&mut random));
         }
         Self { seed, state: State::Opening(Opening::default()) }
     }
