@@ -37,7 +37,7 @@ fn read_some(stream: &mut TcpStream, within: Duration) -> Result<Vec<u8>> {
             buffer.truncate(read);
             Ok(buffer)
         }
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => Ok(Vec::new()),
         Err(error) => Err(error).context("reading from the server"),
     }
 }

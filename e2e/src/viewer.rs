@@ -231,7 +231,7 @@ pub fn check_flv(stream: &mut impl Read, most: u64) -> Result<()> {
 }
 
 fn is_timeout(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 fn watch_flv(stream: &mut impl Read, seen: &Seen, most: u64) -> Result<()> {
