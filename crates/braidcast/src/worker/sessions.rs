@@ -82,6 +82,7 @@ impl Worker {
             control: Vec::new(),
             body: None,
             sent_mark: 0,
+            unfinished_bytes: 0,
             unread: Vec::new(),
             readable: true,
             peer_ended: false,
