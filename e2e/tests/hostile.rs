@@ -153,7 +153,7 @@ fn rubbish_on_every_listener_costs_its_own_connection() -> Result<()> {
                     for _ in 0..chance.below(5) {
                         let at = chance.below(bytes.len() + 1);
                         if let Some(byte) = bytes.get_mut(at) {
-                            *byte = chance.next() as u8;
+                            *byte = chance.number() as u8;
                         }
                     }
                 }

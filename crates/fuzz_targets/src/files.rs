@@ -79,7 +79,7 @@ pub fn stream_log(input: &[u8]) {
             let mut saved = GOOD.writer.clone();
             let mut random = Random(changes.iter().map(|byte| u64::from(*byte)).sum());
             let at = random.below(saved.len());
-            saved[at] = random.next() as u8;
+            saved[at] = random.number() as u8;
             resume(&root, &saved);
         }
     }

@@ -21,10 +21,10 @@ fn mutate(random: &mut Random, input: &mut Vec<u8>, corpus: &[Vec<u8>]) {
     let end = (at + length).min(input.len());
     match random.below(9) {
         0 if at < end => input[at] ^= 1 << random.below(8),
-        1 if at < end => input[at] = random.next() as u8,
+        1 if at < end => input[at] = random.number() as u8,
         2 if at < end => write_turn(random, &mut input[at..end]),
         3 => drop(input.drain(at..end)),
-        4 => drop(input.splice(at..at, (0..length).map(|_| random.next() as u8))),
+        4 => drop(input.splice(at..at, (0..length).map(|_| random.number() as u8))),
         5 => {
             let again = input[at..end].to_vec();
             let times = 1 + random.below(8);

@@ -141,7 +141,8 @@ pub fn playlists(input: &[u8]) {
     }
     let named: Vec<&SegmentInfo> = segments.iter().collect();
     let longest_90k = segments.first().map_or(0, |info| info.media_start_90k);
-    let index = bounded(input, 32, 8 << 10, || playlist::write(&Playlist { segments: named, longest_90k, ended: input.len() % 2 == 0 }));
+    let index =
+        bounded(input, 32, 8 << 10, || playlist::write(&Playlist { segments: named, longest_90k, ended: input.len().is_multiple_of(2) }));
     assert!(index.starts_with("#EXTM3U\n"));
     let listed: Vec<u64> = playlist::numbers(&index).collect();
     assert_eq!(listed, segments.iter().map(|info| info.number).collect::<Vec<_>>(), "an index names its segments");
