@@ -19,6 +19,10 @@ test: ## Run all tests: formatting, lints, unit, real processes, browsers
 soak: ## Kill, stop, drain, upgrade for two minutes under load; nobody may notice (BRAIDCAST_TEST_SEED)
 	@$(RUN) scripts/soak.sh
 
+.PHONY: fuzz
+fuzz: ## Fuzz every parser in turn with libFuzzer (FUZZ_SECONDS each, FUZZ_TARGETS, FUZZ_MERGE=1 lets the corpus grow)
+	@$(RUN) scripts/fuzz.sh
+
 .PHONY: bench
 bench: ## Compare with a bare-kernel loop and nginx-rtmp (ARGS go to `braidcast bench`)
 	@$(RUN) scripts/bench.sh

@@ -203,6 +203,8 @@ section! {
         chunk_streams: u32 = 64, in 4..=65_600;
         /// Bytes of RTMP messages of one connection that were announced and have not all come.
         unfinished_message_bytes: Size = Size::mib(32), in Size::kib(64)..=Size::mib(1_024);
+        /// What all connections of a worker may hold together of such messages. Beyond it those that hold most are closed.
+        unfinished_in_all: Size = Size::mib(512), in Size::mib(1)..=Size::mib(65_536);
         /// How deep AMF values may be nested.
         amf_depth: u32 = 32, in 2..=128;
         /// The longest vhost, app or stream name, in bytes.

@@ -74,8 +74,9 @@ impl Worker {
         }
     }
 
-    /// Takes a session's socket out of the loop.
+    /// Takes a session's socket out of the loop, and what it holds out of the worker's sum.
     pub(super) fn unwatch(&mut self, session: &Session) {
+        self.unfinished_bytes -= session.unfinished_bytes;
         self.by_conn.remove(&session.conn);
         if let Err(error) = self.poller.delete(&session.socket) {
             tracing::debug!(conn = %session.conn, %error, "cannot unwatch a socket");

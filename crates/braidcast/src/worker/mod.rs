@@ -171,6 +171,8 @@ pub(crate) struct Worker {
     streams: Slab<LocalStream>,
     stream_slots: HashMap<StreamKey, usize>,
     publishers: Slab<Publisher>,
+    /// Bytes of unfinished RTMP messages that all sessions hold.
+    unfinished_bytes: usize,
     /// Sessions that wait for a stream, a lock or an index.
     waiting: Waiting,
     retry_at_ms: u64,
@@ -267,6 +269,7 @@ impl Worker {
             streams: Slab::new(),
             stream_slots: HashMap::new(),
             publishers: Slab::new(),
+            unfinished_bytes: 0,
             waiting: Waiting::default(),
             retry_at_ms: 0,
             retried_at_ms: 0,

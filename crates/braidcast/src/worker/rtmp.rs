@@ -38,7 +38,11 @@ impl Worker {
         // What was whole before an error counts: its records are in the log, its answers go out.
         let acted = self.act_on_rtmp(slot);
         match consumed {
-            Ok(consumed) => acted.map(|()| consumed),
+            Ok(consumed) => {
+                acted?;
+                self.note_unfinished(slot)?;
+                Ok(consumed)
+            }
             Err(error) => {
                 let end = self.rtmp_error(&error);
                 acted?;
@@ -51,6 +55,29 @@ impl Worker {
                 Ok(bytes.len())
             }
         }
+    }
+
+    /// Keeps the sum of what sessions hold of messages that have not all come. While it is too much, who holds most is closed: those
+    /// who hold little lose nothing to those who hold much.
+    ///
+    /// # Errors
+    /// It is this session that holds most.
+    fn note_unfinished(&mut self, slot: usize) -> Result<(), End> {
+        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
+        let Protocol::Rtmp(rtmp) = &session.protocol else { return Ok(()) };
+        let held = rtmp.unfinished_bytes();
+        let before = std::mem::replace(&mut session.unfinished_bytes, held);
+        self.unfinished_bytes = self.unfinished_bytes - before + held;
+        while self.unfinished_bytes as u64 > self.config.limits.unfinished_in_all.bytes() {
+            let most = self.sessions.iter().max_by_key(|(_, session)| session.unfinished_bytes).map(|(most, _)| most);
+            self.count(WorkerCounter::RefusedUnfinishedBytes);
+            let end = End::Peer("of all connections, which hold too much of unfinished messages together, it held most".into());
+            match most {
+                Some(most) if most != slot => self.close(most, end),
+                _ => return Err(end),
+            }
+        }
+        Ok(())
     }
 
     /// A timer of the machine is due.

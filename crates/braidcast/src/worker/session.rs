@@ -56,6 +56,8 @@ pub struct Session {
     pub body: Option<Body>,
     /// HTTP: bytes of the connection that were sent when the client's pace was looked at last.
     pub sent_mark: u64,
+    /// What of the worker's unfinished message bytes is this session's.
+    pub unfinished_bytes: usize,
     /// Bytes taken from the socket that were not yet processed: a decision is pending.
     pub unread: Vec<u8>,
     /// The socket may have more to read.

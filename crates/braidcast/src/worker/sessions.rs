@@ -83,6 +83,7 @@ impl Worker {
             via: None,
             body: None,
             sent_mark: 0,
+            unfinished_bytes: 0,
             unread: Vec::new(),
             readable: true,
             peer_ended: false,

@@ -143,6 +143,11 @@ impl ChunkReader {
         self.position
     }
 
+    /// Payload of unfinished messages that has come.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.streams.iter().map(|stream| stream.payload.len()).sum()
+    }
+
     /// Counts bytes that were read before the chunk stream began: the handshake.
     pub fn skip(&mut self, bytes: usize) {
         self.position += bytes as u64;

@@ -271,6 +271,11 @@ impl ServerSession {
         self.core.link.reader.position()
     }
 
+    /// Bytes of unfinished messages that have come.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.core.link.reader.held_bytes()
+    }
+
     /// Where the session stands.
     pub fn stage(&self) -> Stage {
         match &self.core.phase {
