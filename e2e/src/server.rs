@@ -266,8 +266,10 @@ impl Server {
     pub fn replace_front(&mut self) -> Result<()> {
         let pid = self.front_pid().context("no front")?;
         signal(pid, "KILL")?;
-        eventually(Duration::from_secs(10), || (!alive(pid)).then_some(())).context("the front does not die")?;
-        let _ = self.child.try_wait();
+        // A dying process has no command line any more while its threads still hold the instance's lock; one that can be collected has none.
+        let child = &mut self.child;
+        let mut gone = || if pid == child.id() { child.try_wait().ok().flatten().is_some() } else { !alive(pid) };
+        eventually(Duration::from_secs(10), || gone().then_some(())).context("the front does not die")?;
         self.start_front()
     }
 

@@ -5,12 +5,13 @@ use anyhow::{Context, Result, ensure};
 use braidcast_e2e::media::{self, Clip, Packet};
 use braidcast_e2e::relays::{Hand, Nginx, answer_once};
 use braidcast_e2e::rtmp::RtmpClient;
-use braidcast_e2e::server::{alive, signal};
+use braidcast_e2e::server::{alive, binary, signal};
 use braidcast_e2e::tools::{Tool, eventually};
 use braidcast_e2e::{Record, Server, ServerOptions, Viewer, http_get};
 use braidcast_media::RecordKind;
 use braidcast_protocols::rtmp::ClientRole;
 use serde_json::Value;
+use std::process::Command;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -216,9 +217,11 @@ fn a_pull_goes_on_when_the_server_or_a_worker_dies_and_times_never_go_back() -> 
     // The viewer's own rule: no track's times go back, and the connection stays.
     let viewer = Viewer::rtmp(&edge.rtmp("x"))?;
     viewer.wait_more(30).with_context(|| edge.log_text())?;
-    let worker = edge.publisher_worker("x")?;
-    kill_worker(&edge, worker)?;
-    viewer.wait_more(50).with_context(|| edge.log_text())?;
+    for round in 0..4 {
+        // Sometimes the one that pulls, sometimes the one that the viewer is with.
+        kill_worker(&edge, 1 + round % 2)?;
+        viewer.wait_more(20).with_context(|| edge.log_text())?;
+    }
     // The origin goes away, and comes back with another publisher, whose times begin anew.
     let address = origin.address("rtmp");
     drop(publisher);
@@ -247,13 +250,41 @@ fn a_front_that_dies_leaves_pulls_as_they_are_and_draining_moves_them() -> Resul
     wait_state(&edge, "live/x", "running")?;
     ensure!(edge.stream("x")?.context("no stream")?["epoch"] == epoch, "the pull was made anew");
     let worker = edge.publisher_worker("x")?;
-    let drained = std::process::Command::new(braidcast_e2e::server::binary())
-        .args(["drain", &worker.to_string(), "--timeout", "60", "--shared-dir"])
-        .arg(&edge.shared_dir)
-        .output()?;
-    ensure!(drained.status.success(), "{drained:?}");
+    order(&edge, &["drain", &worker.to_string()])?;
     eventually(PATIENCE, || edge.publisher_worker("x").ok().filter(|now| *now != worker)).with_context(|| edge.log_text())?;
     viewer.wait_more(50).with_context(|| edge.log_text())?;
+    viewer.end()
+}
+
+/// Gives an order by the command line.
+fn order(server: &Server, words: &[&str]) -> Result<()> {
+    let output = Command::new(binary()).args(words).args(["--timeout", "60", "--shared-dir"]).arg(&server.shared_dir).output()?;
+    ensure!(output.status.success(), "{words:?}: {output:?}\n{}", server.log_text());
+    Ok(())
+}
+
+#[test]
+fn a_reload_brings_forwards_and_pulls_and_takes_them_away() -> Result<()> {
+    let other = Server::start(with(1, ""))?;
+    let _theirs = media::publish_live(&other.rtmp("theirs"))?;
+    let server = Server::start(with(2, ""))?;
+    let _ours = media::publish_live(&server.rtmp("ours"))?;
+    server.wait_live("ours")?;
+    let viewer = Viewer::flv(server.address("http"), "live/ours.flv")?;
+    let file = server.state_dir.join("test.toml");
+    let text = forward("live/ours", &other.rtmp("ours")) + &pull("live/theirs", &other.rtmp("theirs"), "when = 'always'");
+    std::fs::write(&file, &text)?;
+    order(&server, &["reload"])?;
+    wait_state(&server, "live/ours", "running")?;
+    wait_state(&server, "live/theirs", "running")?;
+    flows(&other, "ours")?;
+    flows(&server, "theirs")?;
+    std::fs::write(&file, "")?;
+    order(&server, &["reload"])?;
+    eventually(PATIENCE, || (server.status().ok()?["relays"] == serde_json::json!([])).then_some(())).with_context(|| server.log_text())?;
+    let gone = || other.stream("ours").ok().flatten().is_none_or(|stream| stream["state"] != "live");
+    eventually(PATIENCE, || gone().then_some(())).context("it is still forwarded")?;
+    viewer.wait_more(30)?;
     viewer.end()
 }
 

@@ -148,7 +148,7 @@ fn relays(error: &mut impl FnMut(&'static str, &'static str, String), config: &C
         if let Ok(endpoint) = url.for_stream(&example)
             && is_own(config, &endpoint.host, endpoint.port)
         {
-            error(section, key, format!("[[{section}]] {key} = {:?}: that is this server itself", url.as_str()));
+            error(section, key, format!("[[{section}]] {key} = {:?}: that is this server itself", endpoint.shown));
         }
     }
 }

@@ -80,7 +80,9 @@ impl Worker {
         let session = &mut self.sessions[slot];
         session.deadline_ms = 0;
         self.publish_accepted(slot)?;
-        self.begin_forwards(&key);
+        if matches!(self.sessions.get(slot), Some(Session { role: Role::Publishing(_), .. })) {
+            self.begin_forwards(&key);
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! A client's end as a session's protocol: RTMP or HTTP-FLV, forwarding or pulling.
 
 use super::super::ledger::{Blocks, Ledger, Source};
-use super::super::session::{Role, Session};
+use super::super::session::{Protocol, Role, Session};
 use super::super::{End, Worker};
 use super::Purpose;
 use crate::config::Config;
@@ -17,9 +17,8 @@ use std::os::fd::OwnedFd;
 const MAX_REDIRECTS: u8 = 3;
 /// Bytes that are copied, to be sent on another message stream than ours, at once.
 const RESTAMPED_BYTES: usize = 256 << 10;
-/// Where in a message's header its stream's number stands (RTMP §5.3.1.2.1), and how long it is.
+/// Where in a message's header the number of its message stream stands, little-endian (RTMP §5.3.1.2.1).
 const MESSAGE_STREAM_AT: usize = 8;
-const MESSAGE_STREAM_BYTES: usize = 4;
 
 /// See the module's head.
 pub struct Client {
@@ -153,7 +152,7 @@ impl Client {
 impl Worker {
     /// Gives a server's bytes to the client's machine and does what comes of it.
     pub(in super::super) fn feed_client(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
-        let super::super::session::Protocol::Client(client) = &mut self.sessions[slot].protocol else { return Ok(bytes.len()) };
+        let Protocol::Client(client) = &mut self.sessions[slot].protocol else { return Ok(bytes.len()) };
         let handled = client.handle_input(bytes);
         // What was whole before an error counts.
         self.act_on_client(slot)?;
@@ -169,7 +168,7 @@ impl Worker {
             if matches!(session.role, Role::Placing(_) | Role::Opening(..)) || session.closing {
                 return Ok(());
             }
-            let super::super::session::Protocol::Client(client) = &mut session.protocol else { return Ok(()) };
+            let Protocol::Client(client) = &mut session.protocol else { return Ok(()) };
             let Some(output) = client.poll_output() else { break };
             let forwards = matches!(client.purpose, Purpose::Forward(_));
             match output {
@@ -205,7 +204,7 @@ impl Worker {
     /// A client's deadline has passed.
     pub(in super::super) fn client_overdue(&mut self, slot: usize) -> Result<(), End> {
         let session = &mut self.sessions[slot];
-        let super::super::session::Protocol::Client(client) = &session.protocol else { return Ok(()) };
+        let Protocol::Client(client) = &session.protocol else { return Ok(()) };
         match session.role {
             Role::Publishing(_) => {
                 let due_ms = client.media_ms + self.config.relay.silent.as_ms();
@@ -243,7 +242,7 @@ fn refused(code: &str, description: &str) -> String {
 
 /// The message stream that a session's media must go to, if it is another one than viewers'.
 pub fn message_stream(session: &Session) -> Option<u32> {
-    let super::super::session::Protocol::Client(client) = &session.protocol else { return None };
+    let Protocol::Client(client) = &session.protocol else { return None };
     match &client.machine {
         Machine::Rtmp(machine) => Some(machine.message_stream()).filter(|id| *id != MEDIA_STREAM_ID),
         Machine::Flv(_) => None,
@@ -303,7 +302,6 @@ fn restamp(out: &mut Vec<u8>, block: &[u8], (from, to): (usize, usize), id: u32)
             }
         }
     }
-    debug_assert_eq!(id.to_le_bytes().len(), MESSAGE_STREAM_BYTES);
 }
 
 #[cfg(test)]

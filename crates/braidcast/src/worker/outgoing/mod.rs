@@ -15,7 +15,7 @@ use super::kept::Kept;
 use super::session::{Protocol, Role};
 use super::sessions::Arrival;
 use super::timers::Timers;
-use super::{End, Worker, WorkerCounter};
+use super::{EXPIRED_PER_TURN, End, Worker, WorkerCounter};
 use crate::control::{ConnId, Listener, Origin};
 use crate::relays::report::{self, Kind, Relay};
 use crate::relays::{self, Endpoint, Scheme};
@@ -140,7 +140,8 @@ impl Worker {
     /// Acts on what is due.
     pub(super) fn expire_outgoing(&mut self) {
         let now_ms = self.now.mono_ms;
-        while let Some((at_ms, id)) = self.outgoing.timers.pop_due(now_ms) {
+        for _ in 0..EXPIRED_PER_TURN {
+            let Some((at_ms, id)) = self.outgoing.timers.pop_due(now_ms) else { return };
             if self.outgoing.dials.get(&id).is_some_and(|dial| dial.deadline_ms == at_ms) {
                 self.dial_failed(id, "it does not answer in time");
             } else if self.outgoing.forwards.contains_key(&id) {

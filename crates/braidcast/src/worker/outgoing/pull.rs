@@ -1,8 +1,8 @@
 //! Pulls: streams that the front has this worker fetch from other servers. A pull connects first; when media has come it asks the front for a
 //! place like any publisher, and is one from then on.
 
-use super::super::session::{Protocol, Role, Want, Wish};
-use super::super::{End, Worker};
+use super::super::session::{IndexWish, Protocol, Role, Session, Want, Wish};
+use super::super::{End, Worker, WorkerCounter};
 use super::{Purpose, is_native};
 use crate::control::{Asked, ConnId, Intent, ToFront};
 use crate::relays::report::{Kind, Relay, State};
@@ -10,6 +10,7 @@ use crate::relays::{Endpoint, Template};
 use crate::saved::RowId;
 use braidcast_media::{RecordKind, StreamKey};
 use braidcast_protocols::via::Via;
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Data messages that are kept before the first media.
@@ -81,7 +82,7 @@ impl Worker {
     pub(super) fn pull_started(&mut self, slot: usize) -> Result<(), End> {
         let Protocol::Client(client) = &self.sessions[slot].protocol else { return Ok(()) };
         if client.server_via().contains(self.outgoing.instance()) {
-            self.count(super::super::WorkerCounter::RefusedLoops);
+            self.count(WorkerCounter::RefusedLoops);
             return Err(End::Peer("loop: the server has the stream from this one".into()));
         }
         // Some servers agree to everything and then wait for a publisher.
@@ -138,7 +139,7 @@ impl Worker {
     }
 
     /// The pull that a session is, for a front that takes over.
-    pub(in super::super) fn pulled_by(session: &super::super::session::Session) -> Option<StreamKey> {
+    pub(in super::super) fn pulled_by(session: &Session) -> Option<StreamKey> {
         let Protocol::Client(client) = &session.protocol else { return None };
         let Purpose::Pull(order) = &client.purpose else { return None };
         Some(order.key.clone())
@@ -173,24 +174,23 @@ impl Worker {
         if self.config.pull.is_empty() {
             return;
         }
-        let mut watched = std::collections::HashSet::new();
-        for (_, session) in &self.sessions {
+        let (mut streams, mut waited) = (HashSet::new(), HashSet::new());
+        for (_, session) in self.sessions.iter().filter(|(_, session)| !matches!(session.protocol, Protocol::Client(_))) {
             match &session.role {
-                _ if matches!(session.protocol, Protocol::Client(_)) => {}
-                Role::Viewing { stream, .. } => _ = watched.insert(self.streams[*stream].key.clone()),
-                Role::Waiting(wish) => _ = watched.insert(wish.key.clone()),
-                Role::WaitingForIndex(wish) => _ = watched.insert(wish.key.clone()),
+                Role::Viewing { stream, .. } => _ = streams.insert(*stream),
+                Role::Waiting(Wish { key, .. }) | Role::WaitingForIndex(IndexWish { key, .. }) => _ = waited.insert(key.clone()),
                 _ => {}
             }
         }
-        for key in watched {
+        waited.extend(streams.into_iter().map(|stream| self.streams[stream].key.clone()));
+        for key in waited {
             self.want(&key, &Via::default());
         }
     }
 
     /// How much has come of each pull; how it gets on is for the front to say.
     pub(super) fn pull_reports(&self) -> Vec<Relay> {
-        let report = |session: &super::super::session::Session| {
+        let report = |session: &Session| {
             let Protocol::Client(client) = &session.protocol else { return None };
             let key = Self::pulled_by(session)?;
             Some(Relay {
