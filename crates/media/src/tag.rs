@@ -461,7 +461,10 @@ mod tests {
         (info.codec, info.keyframe, info.header.map(|part| part.content))
     }
 
-    fn all(kind: RecordKind, payload: &[u8]) -> Vec<(u8, Codec, Content, bool, i32, &[u8])> {
+    /// Track, codec, content, keyframe, composition time, body.
+    type Read<'a> = (u8, Codec, Content, bool, i32, &'a [u8]);
+
+    fn all(kind: RecordKind, payload: &[u8]) -> Vec<Read<'_>> {
         tracks(kind, payload).map(|t| (t.track, t.codec, t.content, t.keyframe, t.composition_ms, t.body)).collect()
     }
 

@@ -436,7 +436,7 @@ mod tests {
             generation: 3,
             epoch: 4,
             starts_with_keyframe: true,
-            extended: number % 2 == 0,
+            extended: number.is_multiple_of(2),
             cumulative_bytes: 5,
         };
         Entry { info, mono_ms: 6 }
