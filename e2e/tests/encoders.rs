@@ -9,6 +9,7 @@ use braidcast_e2e::tools::{eventually, http_get, run};
 use braidcast_e2e::{Record, Server, ServerOptions, Viewer};
 use braidcast_media::RecordKind::{self, Audio, Data, Video};
 use braidcast_media::TagInfo;
+use braidcast_media::flv::{FILE_HEADER, write_record};
 use braidcast_protocols::rtmp::amf0::Value;
 use braidcast_protocols::rtmp::message_type;
 use std::process::{Child, Command, Stdio};
@@ -292,6 +293,72 @@ fn start_codes_with_and_without_a_sequence_header() -> Result<()> {
         server.wait_log(&[&format!("stream=live/{name}"), "start codes"])?;
     }
     ensure!(server.workers_counter("video_converted") >= 150, "{}", server.workers_counter("video_converted"));
+    Ok(())
+}
+
+/// The parameter sets of an HEVC configuration record (ISO/IEC 14496-15 section 8.3.3.1), with start codes.
+fn hevc_parameter_sets(record: &[u8]) -> Vec<u8> {
+    let (mut rest, mut sets) = (&record[23..], Vec::new());
+    for _ in 0..record[22] {
+        let count = u16::from_be_bytes([rest[1], rest[2]]);
+        rest = &rest[3..];
+        for _ in 0..count {
+            let (set, after) = rest[2..].split_at(usize::from(u16::from_be_bytes([rest[0], rest[1]])));
+            sets.extend_from_slice(&[0, 0, 0, 1]);
+            sets.extend_from_slice(set);
+            rest = after;
+        }
+    }
+    sets
+}
+
+#[test]
+fn hevc_with_start_codes_and_no_sequence_header() -> Result<()> {
+    let server = server()?;
+    let file = NextClip::HevcOpus.file(3)?;
+    let clip = media::flv_records(&std::fs::read(&file)?);
+    let header = clip.iter().find(|record| record.payload.starts_with(b"\x90hvc1")).context("no header")?.clone();
+    let sets = hevc_parameter_sets(&header.payload[5..]);
+    let convert = |record: &Record| {
+        let head = match (record.kind, record.payload[0] & 0x0f) {
+            (Video, 1) => 8,
+            (Video, 3) => 5,
+            _ => return record.clone(),
+        };
+        let (head, mut body) = record.payload.split_at(head);
+        let mut payload = head.to_vec();
+        payload.extend_from_slice(if is_key(record) { &sets } else { &[] });
+        while let Some((length, rest)) = body.split_first_chunk::<4>() {
+            let (unit, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+            payload.extend_from_slice(&[0, 0, 1]);
+            payload.extend_from_slice(unit);
+            body = rest;
+        }
+        Record { payload, ..record.clone() }
+    };
+    let records: Vec<Record> = clip.iter().filter(|record| **record != header).map(convert).collect();
+    let listing = |source: &str| -> Result<Vec<Packet>> {
+        let arguments = ["-v", "error", "-i", source, "-map", "0:v", "-fps_mode", "passthrough", "-f", "framehash", "-hash", "md5", "-"];
+        let output = run(&next::program()?, &arguments, PATIENCE)?;
+        Ok(media::parse_framehash(&String::from_utf8_lossy(&output.stdout)))
+    };
+    let viewer = Viewer::flv_recorder(server.address("http"), "live/x.flv")?;
+    server.wait_placed("x", 1)?;
+    let mut client = RtmpClient::publish(&server.rtmp("x"))?;
+    let first = records.iter().position(is_key).context("no keyframe")?;
+    records[..=first].iter().try_for_each(|record| client.push(record))?;
+    viewer.wait_record(is_key)?;
+    records[first + 1..].iter().try_for_each(|record| client.push(record))?;
+    let last = records.iter().rfind(|record| record.kind == Audio).context("no sound")?;
+    viewer.wait_record(|record| record == last)?;
+    // What the viewer has got, as a file for an ffmpeg that knows the codec.
+    let mut flv = FILE_HEADER.to_vec();
+    viewer.records().iter().for_each(|record| write_record(&mut flv, record.kind, record.timestamp_ms, &record.payload));
+    let got = server.state_dir.join("got.flv");
+    std::fs::write(&got, flv)?;
+    let (want, got) = (listing(&file.to_string_lossy())?, listing(&got.to_string_lossy())?);
+    ensure!(want.len() == 75 && got.len() == want.len(), "wanted {} pictures, got {}", want.len(), got.len());
+    ensure!(got.iter().zip(&want).all(|(got, want)| got.hash == want.hash), "other pictures");
     Ok(())
 }
 
