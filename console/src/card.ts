@@ -51,6 +51,8 @@ export class Card {
     const addresses = addressesOf(stream, rtmpPort);
     showCopyable(this.part("[data-url=rtmp]"), "RTMP (ffplay, VLC)", addresses.rtmp);
     showCopyable(this.part("[data-url=flv]"), "HTTP-FLV", addresses.flv);
+    showCopyable(this.part("[data-url=websocket]"), "FLV by WebSocket", addresses.websocket);
+    showCopyable(this.part("[data-url=ts]"), "HTTP-TS (VLC, set-top boxes)", addresses.ts);
     showCopyable(this.part("[data-url=hls]"), "HLS", addresses.hls);
     showCopyable(this.part("[data-url=page]"), "This player", pageAddress(stream, this.playing ?? "flv"));
     if (isBack) this.player?.hurry();
@@ -91,10 +93,11 @@ export class Card {
   }
 
   private showFacts(): void {
-    const { state, video, audio, viewers, worker } = this.stream;
+    const { state, video, audio, viewers, worker, hls } = this.stream;
     const codecs = [video, audio].filter(Boolean).join(" + ");
     const facts = [
       codecs,
+      hls?.leaves_out.length ? `HLS has no ${hls.leaves_out.join(", no ")}` : "",
       state === "live" && this.kbps !== undefined ? `${Math.round(this.kbps)} kbit/s` : "",
       viewers == null ? "" : `${viewers} ${viewers === 1 ? "viewer" : "viewers"}`,
       worker == null ? "" : `worker ${worker}`,

@@ -13,6 +13,8 @@ export interface Stream {
   /** Codec names; absent or null if there is no such track (yet). */
   video?: string | null;
   audio?: string | null;
+  /** What HLS cannot carry of it. */
+  hls?: { leaves_out: string[] };
   /** Bytes received since the stream began. */
   bytes?: number;
   /** Milliseconds since the last byte. */
@@ -31,6 +33,8 @@ export type PlayerKind = "flv" | "hls";
 export interface Addresses {
   rtmp: string;
   flv: string;
+  websocket: string;
+  ts: string;
   hls: string;
 }
 
@@ -59,6 +63,8 @@ export function addressesOf(stream: Stream, rtmpPort: number): Addresses {
   return {
     rtmp: `${rtmpServer(rtmpPort)}/${path}${query}`,
     flv: `${location.origin}/${path}.flv${query}`,
+    websocket: `${location.origin.replace(/^http/, "ws")}/${path}.flv${query}`,
+    ts: `${location.origin}/${path}.ts${query}`,
     hls: `${location.origin}/${path}.m3u8${query}`,
   };
 }
