@@ -37,7 +37,7 @@ impl Nginx {
     /// Starts one.
     pub fn start() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("braidcast-nginx-").tempdir()?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = SocketAddr::from(([127, 0, 0, 1], crate::server::free_ports(1)?));
         let config = directory.path().join("nginx.conf");
         let root = directory.path().display();
         let user = if crate::tools::is_root() { "user root;" } else { "" };

@@ -146,7 +146,7 @@ pub fn faulty_binary() -> PathBuf {
 
 /// A port such that it and the next `count` − 1 were free just now. Below the ports that the kernel gives to connections, so that
 /// nobody takes them by chance; another test may, and then the server is started again.
-fn free_ports(count: u16) -> Result<u16> {
+pub fn free_ports(count: u16) -> Result<u16> {
     let mut hasher = RandomState::new().build_hasher();
     for attempt in 0..1_000 {
         hasher.write_u32(attempt);

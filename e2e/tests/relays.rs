@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use braidcast_e2e::media::{self, Clip, Packet};
 use braidcast_e2e::relays::{Hand, Nginx, answer_once};
 use braidcast_e2e::rtmp::RtmpClient;
-use braidcast_e2e::server::{alive, binary, signal};
+use braidcast_e2e::server::{alive, binary, free_ports, signal};
 use braidcast_e2e::tools::{Tool, eventually};
 use braidcast_e2e::{Record, Server, ServerOptions, Viewer, http_get};
 use braidcast_media::RecordKind;
@@ -166,7 +166,7 @@ fn nginx_gets_and_gives_streams() -> Result<()> {
 #[test]
 fn ffmpeg_takes_a_stream_that_is_pushed_to_it() -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_ports(1)?;
     let (url, out) = (format!("rtmp://127.0.0.1:{port}/live/clip"), directory.path().join("out.flv"));
     let arguments = ["-v", "error", "-listen", "1", "-i", &url, "-c", "copy", "-f", "flv", &out.to_string_lossy()].map(str::to_owned);
     let mut listener = Tool::start("ffmpeg", &arguments.each_ref().map(String::as_str))?;
@@ -397,8 +397,8 @@ fn a_missing_program_is_said_in_status_and_log() -> Result<()> {
 
 #[test]
 fn circles_are_refused() -> Result<()> {
-    let port = || -> Result<u16> { Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port()) };
-    let (a, b) = (format!("127.0.0.1:{}", port()?), format!("127.0.0.1:{}", port()?));
+    let port = free_ports(2)?;
+    let (a, b) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", port + 1));
     // A forwards to itself under another name, and to B; B forwards all of that to A; and A and B pull what neither has from each other.
     let of_a = forward("live/*", &format!("rtmp://{b}/live/{{stream}}"))
         + &forward("live/*", &format!("rtmp://{a}/self/{{stream}}"))

@@ -150,7 +150,7 @@ impl Worker {
         }
     }
 
-    /// Begins to connect to another server; how it went is told to the purpose.
+    /// Begins to connect to another server; how it went is told to the purpose, perhaps before this returns.
     fn dial(&mut self, purpose: Purpose, endpoint: Endpoint, redirects: u8) -> u64 {
         let id = self.outgoing.new_id();
         let deadline_ms = self.now.mono_ms + self.config.relay.answer.as_ms();
@@ -158,9 +158,10 @@ impl Worker {
         let dial = Dial { purpose, endpoint, redirects, addresses: VecDeque::new(), socket: None, deadline_ms, error: None };
         self.outgoing.dials.insert(id, dial);
         self.outgoing.timers.set(deadline_ms, id);
-        // An address needs no resolver, and is told at the next turn like any other.
-        if !self.outgoing.resolver.ask(id, &host, port) {
-            self.dial_failed(id, "too many names are being looked up");
+        match host.parse::<IpAddr>() {
+            Ok(ip) => self.resolved(id, Ok(vec![SocketAddr::new(ip, port)])),
+            Err(_) if !self.outgoing.resolver.ask(id, &host, port) => self.dial_failed(id, "too many names are being looked up"),
+            Err(_) => {}
         }
         id
     }
