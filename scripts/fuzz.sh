@@ -11,6 +11,8 @@
 seconds=${FUZZ_SECONDS:-600}
 host=$(rustc -vV | sed -n 's/^host: //p')
 programs=fuzz/target/$host/release
+# What the corpus of one target may have in the repository.
+corpus_bytes=80000 corpus_files=250
 # What cargo-fuzz passes, less the sanitizers, which need a nightly compiler: coverage counters, comparisons, all debug checks.
 # `--target` keeps the flags away from build scripts.
 export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -45,14 +47,22 @@ for target; do
   results+=("$line")
 done
 
+# grow TARGET: what reaches new code joins the corpus, the smallest first, as far as there is room. Seeds that have a name stay.
+grow() {
+  local target=$1 corpus=fuzz/corpus/$1 merged file bytes room=$corpus_bytes
+  merged=$(mktemp -d)
+  "$programs/$target" -merge=1 -max_len=16384 "$merged" "$corpus" "fuzz/grown/$target" >/dev/null 2>&1 || true
+  find "$corpus" -type f -regextype posix-extended -regex '.*/[0-9a-f]{40}' -delete
+  for file in "$corpus"/*; do room=$((room - $(stat -c %s "$file"))); done
+  while read -r bytes file; do
+    [ "$((room -= bytes))" -gt 0 ] || break
+    cmp -s "$file" "$corpus/${file##*/}" || cp "$file" "$corpus/"
+  done < <(find "$merged" -type f -printf '%s %p\n' | sort -n | head -n "$corpus_files")
+  rm -rf "$merged"
+}
+
 if [ "${FUZZ_MERGE:-}" = 1 ]; then
-  for target; do
-    merged=$(mktemp -d)
-    "$programs/$target" -merge=1 "$merged" "fuzz/corpus/$target" "fuzz/grown/$target" >/dev/null 2>&1
-    rm -rf "fuzz/corpus/$target"
-    mv "$merged" "fuzz/corpus/$target"
-    chmod 755 "fuzz/corpus/$target"
-  done
+  for target; do grow "$target"; done
 fi
 
 printf '\n== %s\n' "what was fuzzed, $seconds s each"
