@@ -69,6 +69,9 @@ const ORDERS: u64 = 5;
 const SUCCESSOR: u64 = 6;
 const PROGRAM: u64 = 7;
 
+/// How long a front that was killed may still hold the lock while another one is started in its place: a dying process is seen
+/// dead before it has let go of its files.
+const DYING_PATIENCE: Duration = Duration::from_secs(1);
 /// How often gauges, CPU times and the budget are looked at, milliseconds.
 const TICK_MS: u64 = 1_000;
 /// How often a front that has just come looks whether it has served for long enough, milliseconds.
@@ -164,7 +167,7 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     let ready_fd = options.ready_fd.filter(|_| first).map(notify::ready_fd).transpose()?;
     let signals = Signals::take_over()?;
     predecessor.wait_for_go()?;
-    let patience = if first { Duration::ZERO } else { succession::LOCK_PATIENCE };
+    let patience = if first { DYING_PATIENCE } else { succession::LOCK_PATIENCE };
     let shared = SharedDir::open(&config.server, patience)?;
     let (path, remove) = (shared.path().to_owned(), config.server.on_exit == OnExit::Remove && first);
     match Front::new(config, shared, signals, ready_fd) {
