@@ -6,6 +6,7 @@
 //! sequence parameter set.
 
 use crate::RecordKind;
+use crate::bits::BitReader;
 use crate::tag::{Codec, Content, tracks};
 
 /// Parameter sets of a kind that a configuration takes; the record counts more, no encoder has more.
@@ -192,7 +193,8 @@ fn avc_extension(sps: &[u8], profile: u8) -> Option<[u8; 4]> {
     if matches!(profile, 66 | 77 | 88) {
         return None;
     }
-    let mut bits = Bits::of(sps, 4);
+    let bytes = without_prevention(sps, 4);
+    let mut bits = BitReader::new(&bytes);
     bits.exp_golomb()?;
     let chroma = bits.exp_golomb()?;
     if chroma == 3 {
@@ -204,7 +206,8 @@ fn avc_extension(sps: &[u8], profile: u8) -> Option<[u8; 4]> {
 
 /// An HEVCDecoderConfigurationRecord (ISO/IEC 14496-15 section 8.3.3.1.2) up to its arrays.
 fn hevc_head(sps: &[u8]) -> Option<Vec<u8>> {
-    let mut bits = Bits::of(sps, 2);
+    let bytes = without_prevention(sps, 2);
+    let mut bits = BitReader::new(&bytes);
     bits.read(4)?;
     let sub_layers = bits.read(3)?;
     let nested = bits.read(1)?;
@@ -238,52 +241,18 @@ fn hevc_head(sps: &[u8]) -> Option<Vec<u8>> {
     Some(record)
 }
 
-/// Bits of a parameter set behind its header, emulation prevention taken out.
-struct Bits {
-    bytes: Vec<u8>,
-    at: usize,
-}
-
-impl Bits {
-    fn of(unit: &[u8], header_bytes: usize) -> Self {
-        let (mut bytes, mut zeros) = (Vec::new(), 0);
-        for &byte in unit.iter().skip(header_bytes).take(LOOKED_AT_BYTES) {
-            if zeros >= 2 && byte == 3 {
-                zeros = 0;
-                continue;
-            }
-            zeros = if byte == 0 { zeros + 1 } else { 0 };
-            bytes.push(byte);
+/// The bytes of a parameter set behind its header, emulation prevention taken out.
+fn without_prevention(unit: &[u8], header_bytes: usize) -> Vec<u8> {
+    let (mut bytes, mut zeros) = (Vec::new(), 0);
+    for &byte in unit.iter().skip(header_bytes).take(LOOKED_AT_BYTES) {
+        if zeros >= 2 && byte == 3 {
+            zeros = 0;
+            continue;
         }
-        Self { bytes, at: 0 }
+        zeros = if byte == 0 { zeros + 1 } else { 0 };
+        bytes.push(byte);
     }
-
-    fn read(&mut self, count: u32) -> Option<u32> {
-        let mut value = 0;
-        for _ in 0..count {
-            let byte = self.bytes.get(self.at / 8)?;
-            value = value << 1 | u32::from(byte >> (7 - self.at % 8) & 1);
-            self.at += 1;
-        }
-        Some(value)
-    }
-
-    fn skip(&mut self, count: u32) -> Option<()> {
-        self.at += count as usize;
-        (self.at <= self.bytes.len() * 8).then_some(())
-    }
-
-    /// `ue(v)` of at most 32 bits.
-    fn exp_golomb(&mut self) -> Option<u32> {
-        let mut zeros = 0;
-        while self.read(1)? == 0 {
-            zeros += 1;
-            if zeros > 31 {
-                return None;
-            }
-        }
-        Some((1 << zeros) - 1 + self.read(zeros)?)
-    }
+    bytes
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! This crate does no I/O and keeps no state of a connection.
 
 pub mod annex_b;
+pub mod bits;
 pub mod choice;
 pub mod flv;
 pub mod key;

@@ -4,6 +4,7 @@
 //! however it is signalled, is written as its core, in which decoders find SBR and PS by themselves (section 1.6.5). What ADTS
 //! cannot say (a program config element, 960-sample frames, odd rates, newer object types) is refused, not guessed.
 
+use braidcast_media::bits::BitReader;
 use serde::{Deserialize, Serialize};
 
 /// Bytes of an ADTS header without checksum.
@@ -29,20 +30,20 @@ pub struct AdtsConfig {
 impl AdtsConfig {
     /// Reads an AudioSpecificConfig; `None` if it is cut short or says what ADTS cannot.
     pub fn parse(config: &[u8]) -> Option<Self> {
-        let mut bits = Bits { bytes: config, at: 0 };
-        let mut object_type = bits.object_type()?;
-        let rate_index = bits.rate_index()?;
-        let channels = bits.take(4)? as u8;
+        let mut bits = BitReader::new(config);
+        let mut object_type = read_object_type(&mut bits)?;
+        let rate_index = read_rate_index(&mut bits)?;
+        let channels = bits.read(4)? as u8;
         if matches!(object_type, OBJECT_TYPE_SBR | OBJECT_TYPE_PS) {
             // Explicit hierarchical signalling: the extension's rate, then the core's object type.
-            bits.skip_rate()?;
-            object_type = bits.object_type()?;
+            skip_rate(&mut bits)?;
+            object_type = read_object_type(&mut bits)?;
         }
         if !(1..=4).contains(&object_type) || !(1..=7).contains(&channels) {
             return None;
         }
         // GASpecificConfig's frameLengthFlag: 960 samples.
-        let short_frames = bits.take(1)? == 1;
+        let short_frames = bits.read(1)? == 1;
         (!short_frames).then_some(Self { profile: object_type - 1, rate_index, channels })
     }
 
@@ -72,46 +73,29 @@ impl AdtsConfig {
     }
 }
 
-struct Bits<'a> {
-    bytes: &'a [u8],
-    at: usize,
+fn read_object_type(bits: &mut BitReader<'_>) -> Option<u8> {
+    match bits.read(5)? {
+        31 => Some(32 + bits.read(6)? as u8),
+        object_type => Some(object_type as u8),
+    }
 }
 
-impl Bits<'_> {
-    fn take(&mut self, count: usize) -> Option<u32> {
-        let mut value = 0;
-        for _ in 0..count {
-            let byte = self.bytes.get(self.at / 8)?;
-            value = value << 1 | u32::from(byte >> (7 - self.at % 8) & 1);
-            self.at += 1;
+/// A rate that the index table knows, by index or spelt out.
+fn read_rate_index(bits: &mut BitReader<'_>) -> Option<u8> {
+    match bits.read(4)? {
+        15 => {
+            let rate = bits.read(24)?;
+            RATES.iter().position(|&known| known == rate).map(|index| index as u8)
         }
-        Some(value)
+        index => (index < RATES.len() as u32).then_some(index as u8),
     }
+}
 
-    fn object_type(&mut self) -> Option<u8> {
-        match self.take(5)? {
-            31 => Some(32 + self.take(6)? as u8),
-            object_type => Some(object_type as u8),
-        }
+fn skip_rate(bits: &mut BitReader<'_>) -> Option<()> {
+    if bits.read(4)? == 15 {
+        bits.read(24)?;
     }
-
-    /// A rate that the index table knows, by index or spelt out.
-    fn rate_index(&mut self) -> Option<u8> {
-        match self.take(4)? {
-            15 => {
-                let rate = self.take(24)?;
-                RATES.iter().position(|&known| known == rate).map(|index| index as u8)
-            }
-            index => (index < RATES.len() as u32).then_some(index as u8),
-        }
-    }
-
-    fn skip_rate(&mut self) -> Option<()> {
-        if self.take(4)? == 15 {
-            self.take(24)?;
-        }
-        Some(())
-    }
+    Some(())
 }
 
 #[cfg(test)]

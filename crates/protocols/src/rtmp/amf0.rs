@@ -167,30 +167,18 @@ impl<'a> Decoder<'a> {
         (!self.rest.is_empty()).then(|| self.value(self.max_depth))
     }
 
-    fn take(&mut self, bytes: usize) -> Result<&'a [u8], AmfError> {
-        let (head, rest) = self.rest.split_at_checked(bytes).ok_or(AmfError::Cut)?;
-        self.rest = rest;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], AmfError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(AmfError::Cut)?;
-        self.rest = rest;
-        Ok(*head)
-    }
-
     fn number(&mut self) -> Result<f64, AmfError> {
-        Ok(f64::from_be_bytes(self.array()?))
+        Ok(f64::from_be_bytes(array(&mut self.rest)?))
     }
 
     fn short_string(&mut self) -> Result<String, AmfError> {
-        let bytes = u16::from_be_bytes(self.array()?);
-        Ok(String::from_utf8_lossy(self.take(bytes.into())?).into_owned())
+        let bytes = u16::from_be_bytes(array(&mut self.rest)?);
+        Ok(String::from_utf8_lossy(take(&mut self.rest, bytes.into())?).into_owned())
     }
 
     fn long_string(&mut self) -> Result<String, AmfError> {
-        let bytes = u32::from_be_bytes(self.array()?);
-        Ok(String::from_utf8_lossy(self.take(bytes as usize)?).into_owned())
+        let bytes = u32::from_be_bytes(array(&mut self.rest)?);
+        Ok(String::from_utf8_lossy(take(&mut self.rest, bytes as usize)?).into_owned())
     }
 
     /// Members up to the end marker. An ECMA array without one, at the very end of the input, counts as ended: some encoders leave it out.
@@ -202,7 +190,7 @@ impl<'a> Decoder<'a> {
             }
             let key = self.short_string()?;
             if key.is_empty() && self.rest.first() == Some(&marker::OBJECT_END) {
-                self.take(1)?;
+                take(&mut self.rest, 1)?;
                 return Ok(members);
             }
             members.push((key, self.value(depth)?));
@@ -210,7 +198,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn strict_array(&mut self, depth: usize) -> Result<Vec<Value>, AmfError> {
-        let count = u32::from_be_bytes(self.array()?);
+        let count = u32::from_be_bytes(array(&mut self.rest)?);
         if count as usize > self.rest.len() {
             return Err(AmfError::Cut);
         }
@@ -223,21 +211,21 @@ impl<'a> Decoder<'a> {
 
     fn value(&mut self, depth: usize) -> Result<Value, AmfError> {
         let inner = depth.checked_sub(1).ok_or(AmfError::TooDeep)?;
-        let [marker] = self.array()?;
+        let [marker] = array(&mut self.rest)?;
         Ok(match marker {
             marker::NUMBER => Value::Number(self.number()?),
-            marker::BOOLEAN => Value::Boolean(self.array::<1>()? != [0]),
+            marker::BOOLEAN => Value::Boolean(array::<1>(&mut self.rest)? != [0]),
             marker::STRING => Value::String(self.short_string()?),
             marker::OBJECT => Value::Object(self.members(inner, false)?),
             marker::NULL => Value::Null,
             marker::UNDEFINED => Value::Undefined,
-            marker::REFERENCE => Value::Reference(u16::from_be_bytes(self.array()?)),
+            marker::REFERENCE => Value::Reference(u16::from_be_bytes(array(&mut self.rest)?)),
             marker::ECMA_ARRAY => {
-                self.array::<4>()?;
+                array::<4>(&mut self.rest)?;
                 Value::EcmaArray(self.members(inner, true)?)
             }
             marker::STRICT_ARRAY => Value::StrictArray(self.strict_array(inner)?),
-            marker::DATE => Value::Date { unix_ms: self.number()?, time_zone: i16::from_be_bytes(self.array()?) },
+            marker::DATE => Value::Date { unix_ms: self.number()?, time_zone: i16::from_be_bytes(array(&mut self.rest)?) },
             marker::LONG_STRING => Value::String(self.long_string()?),
             marker::UNSUPPORTED => Value::Unsupported,
             marker::XML_DOCUMENT => Value::XmlDocument(self.long_string()?),
@@ -252,6 +240,20 @@ impl<'a> Decoder<'a> {
             other => return Err(AmfError::Marker(other)),
         })
     }
+}
+
+/// Takes bytes off the front of what is left.
+pub(super) fn take<'a>(rest: &mut &'a [u8], bytes: usize) -> Result<&'a [u8], AmfError> {
+    let (head, after) = rest.split_at_checked(bytes).ok_or(AmfError::Cut)?;
+    *rest = after;
+    Ok(head)
+}
+
+/// As [`take`], of a fixed number.
+pub(super) fn array<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], AmfError> {
+    let (head, after) = rest.split_first_chunk::<N>().ok_or(AmfError::Cut)?;
+    *rest = after;
+    Ok(*head)
 }
 
 /// Reads all values of `bytes`.

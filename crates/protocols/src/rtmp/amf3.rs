@@ -4,7 +4,7 @@
 //! the same. Never allocates by a declared count, never recurses deeper than the caller allows, and gives no more bytes than
 //! [`MAX_EXPANDED_BYTES`] for text that is repeated by reference.
 
-use super::amf0::{AmfError, Value};
+use super::amf0::{AmfError, Value, array, take};
 
 /// Text and names that references may repeat, in all of one value: two bytes of input can stand for all that came before.
 const MAX_EXPANDED_BYTES: usize = 64 << 10;
@@ -62,7 +62,7 @@ impl<'a> Decoder<'a> {
     /// Reads a value of at most `depth` levels.
     pub fn value(&mut self, depth: usize) -> Result<Value, AmfError> {
         let inner = depth.checked_sub(1).ok_or(AmfError::TooDeep)?;
-        let [marker] = self.array()?;
+        let [marker] = array(&mut self.rest)?;
         Ok(match marker {
             marker::UNDEFINED => Value::Undefined,
             marker::NULL => Value::Null,
@@ -70,13 +70,13 @@ impl<'a> Decoder<'a> {
             marker::TRUE => Value::Boolean(true),
             // 29 bits with a sign (§3.6).
             marker::INTEGER => Value::Number(f64::from((self.u29()? << 3).cast_signed() >> 3)),
-            marker::DOUBLE => Value::Number(f64::from_be_bytes(self.array()?)),
+            marker::DOUBLE => Value::Number(f64::from_be_bytes(array(&mut self.rest)?)),
             marker::STRING => Value::String(self.string()?),
             marker::XML_DOCUMENT | marker::XML => {
                 self.bytes_or_reference(|text| Value::XmlDocument(String::from_utf8_lossy(text).into_owned()))?
             }
             marker::DATE => match self.head()? {
-                Head::Inline(_) => Value::Date { unix_ms: f64::from_be_bytes(self.array()?), time_zone: 0 },
+                Head::Inline(_) => Value::Date { unix_ms: f64::from_be_bytes(array(&mut self.rest)?), time_zone: 0 },
                 Head::Reference(_) => Value::Unsupported,
             },
             marker::ARRAY => self.array_value(inner)?,
@@ -86,29 +86,17 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    fn take(&mut self, bytes: usize) -> Result<&'a [u8], AmfError> {
-        let (head, rest) = self.rest.split_at_checked(bytes).ok_or(AmfError::Cut)?;
-        self.rest = rest;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], AmfError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(AmfError::Cut)?;
-        self.rest = rest;
-        Ok(*head)
-    }
-
     /// Up to 29 bits in one to four bytes (§1.3.1); the fourth has eight.
     fn u29(&mut self) -> Result<u32, AmfError> {
         let mut value = 0;
         for _ in 0..3 {
-            let [byte] = self.array()?;
+            let [byte] = array(&mut self.rest)?;
             value = value << 7 | u32::from(byte & 0x7f);
             if byte & 0x80 == 0 {
                 return Ok(value);
             }
         }
-        let [last] = self.array()?;
+        let [last] = array(&mut self.rest)?;
         Ok(value << 8 | u32::from(last))
     }
 
@@ -132,7 +120,7 @@ impl<'a> Decoder<'a> {
                 bytes
             }
             Head::Inline(length) => {
-                let bytes = self.take(length)?;
+                let bytes = take(&mut self.rest, length)?;
                 // The empty string is never referred to (§3.8).
                 if !bytes.is_empty() {
                     self.strings.push(bytes);
@@ -146,7 +134,7 @@ impl<'a> Decoder<'a> {
     fn bytes_or_reference(&mut self, value: impl FnOnce(&[u8]) -> Value) -> Result<Value, AmfError> {
         Ok(match self.head()? {
             Head::Reference(_) => Value::Unsupported,
-            Head::Inline(length) => value(self.take(length)?),
+            Head::Inline(length) => value(take(&mut self.rest, length)?),
         })
     }
 
