@@ -1,6 +1,7 @@
 //! Limits against hostile peers: each refuses, says so, counts, and costs nobody else anything.
 
 use anyhow::{Context, Result, ensure};
+use braidcast_e2e::hostile;
 use braidcast_e2e::media;
 use braidcast_e2e::rtmp::{RawMessage, RawRtmp, RtmpClient, status_code};
 use braidcast_e2e::tools::{eventually, http_get};
@@ -27,16 +28,7 @@ fn shaken(address: SocketAddr) -> Result<TcpStream> {
 
 /// Whether the server closes the connection; what it still says is read and thrown away.
 fn is_closed(stream: &mut TcpStream) -> Result<bool> {
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut buffer = [0; 4096];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(true),
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => return Ok(false),
-            Err(_) => return Ok(true),
-        }
-    }
+    hostile::is_closed(stream, Duration::from_secs(30))
 }
 
 /// The connection is closed by the server, and the log says whose it was.

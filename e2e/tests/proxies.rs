@@ -2,6 +2,7 @@
 //! what limits and rules make of it, and that it stays with a session whoever dies.
 
 use anyhow::{Context, Result, bail, ensure};
+use braidcast_e2e::hostile;
 use braidcast_e2e::media;
 use braidcast_e2e::proxies::{PROXY, Proxy, connect_from, documented, proxy_line};
 use braidcast_e2e::rtmp::RtmpClient;
@@ -52,16 +53,7 @@ fn published_from(server: &Server, name: &str) -> Option<SocketAddr> {
 }
 
 fn is_closed(stream: &mut TcpStream) -> Result<bool> {
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut buffer = [0; 4096];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(true),
-            Ok(_) => {}
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => return Ok(false),
-            Err(_) => return Ok(true),
-        }
-    }
+    hostile::is_closed(stream, Duration::from_secs(30))
 }
 
 /// Closed for being the first one too many of its address; a client that does nothing is closed in the end whatever its address.

@@ -1,3 +1,5 @@
+//! What comes out of prefixes, whole, in pieces and broken.
+
 use super::*;
 use proptest::prelude::*;
 
