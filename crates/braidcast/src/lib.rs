@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod control;
+mod engine;
 mod front;
 pub mod fuzzing;
 mod hls;

@@ -52,7 +52,7 @@ enum Command {
     /// Move sessions until every worker has its share.
     Rebalance(orders::OrderArgs),
     /// Have the binary that lies on disk now take over; nobody is disconnected.
-    Upgrade(orders::OrderArgs),
+    Upgrade(orders::UpgradeArgs),
     /// Read the configuration anew; nobody is disconnected.
     Reload(orders::OrderArgs),
     /// Make an index from the segments of a stream.

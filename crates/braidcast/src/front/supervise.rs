@@ -93,6 +93,9 @@ impl Front {
             if let Some(worker) = self.worker_mut(id) {
                 worker.state = WorkerState::Empty;
             }
+            if self.workers.iter().all(|worker| worker.process.is_none()) {
+                self.end_engine(false);
+            }
         } else {
             let streams = self.registry.published_by(id);
             let connections = self.registry.load(id).sessions;
@@ -127,6 +130,13 @@ impl Front {
             if let Some(other) = self.registry.choose_home(&reserved, &self.loads()) {
                 self.registry.reserve_at(reserved.conn, other);
             }
+        }
+        if self.config.relays() {
+            // What went through it had no state that another one could go on with.
+            let lost = self.registry.give_up(id, self.now_ms);
+            self.count_by(FrontCounter::SessionsLost, lost as u64);
+            self.engine.worker_died(id);
+            return;
         }
         if let Some((conn, _)) = died_of {
             self.pull_crashed(ConnId(conn));
@@ -193,7 +203,7 @@ impl Front {
     /// Tells the outside that the instance serves: when all workers do, or (`anyway`) when at least one does.
     pub(super) fn announce_if_ready(&mut self, anyway: bool) {
         let serving = self.workers.iter().filter(|worker| worker.serves()).count();
-        let enough = serving == self.workers.len() || (anyway && serving > 0);
+        let enough = (serving == self.workers.len() || (anyway && serving > 0)) && self.engine_is_ready(anyway);
         if self.state != InstanceState::Starting || !enough {
             return;
         }
@@ -231,11 +241,12 @@ impl Front {
     }
 
     /// Kills the workers that still run.
-    pub(super) fn kill_all(&self) {
+    pub(super) fn kill_all(&mut self) {
         for worker in self.workers.iter().filter(|worker| worker.process.is_some()) {
             tracing::warn!(worker = %worker.id, "the worker has not ended in time: killing it");
             worker.kill();
         }
+        self.end_engine(true);
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -334,7 +345,7 @@ fn is_crash(ending: Ending) -> bool {
     }
 }
 
-fn describe(ending: Ending) -> String {
+pub(super) fn describe(ending: Ending) -> String {
     match ending {
         Ending::Code(0) => "ended".to_owned(),
         Ending::Code(code) => format!("ended with code {code}"),

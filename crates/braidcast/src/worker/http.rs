@@ -32,7 +32,7 @@ const NO_ENDPOINT: &str = "no such endpoint; there are /api/v1/versions and, on 
 
 impl Worker {
     pub(super) fn http_settings(&self) -> Settings {
-        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES }
+        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on: self.config.relays() }
     }
 
     /// Gives bytes to the session's request reader; answers a request that is whole.
