@@ -1,9 +1,13 @@
 //! What front, relays and `status` have in common about processes of another server: where their things lie, and what is told of them.
 
+use crate::config::Config;
 use crate::control::ProcessId;
+use crate::srs_conf::Site;
 use anyhow::bail;
 use std::path::{Path, PathBuf};
 
+pub mod api;
+pub mod probe;
 pub mod report;
 
 /// The directory of all processes in the shared directory.
@@ -12,6 +16,13 @@ pub const DIRECTORY: &str = "engine";
 /// What a process has in the shared directory: its configuration, the segments it writes, whatever else it needs.
 pub fn process_dir(shared_dir: &Path, process: ProcessId) -> PathBuf {
     shared_dir.join(DIRECTORY).join(process.to_string())
+}
+
+/// User and password of the processes' HTTP APIs, if the site has set some.
+pub fn api_auth(config: &Config) -> Option<(String, String)> {
+    let path = Some(Path::new(&config.engine.srs_conf)).filter(|path| !path.as_os_str().is_empty());
+    let environment: Vec<(String, String)> = std::env::vars().collect();
+    Site::load(path, &environment).ok()?.api_auth()
 }
 
 /// Splits a command into words as a shell does: by blanks, unless quoted. Nothing else means anything.

@@ -123,6 +123,13 @@ impl Front {
 
     /// Sends the sessions of a dead worker to others.
     fn take_over(&mut self, id: WorkerId, process: &Process, died_of: Option<(u64, u64)>) {
+        if self.config.relays() {
+            // What went through it had no state that another one could go on with.
+            let lost = self.registry.give_up(id, self.now_ms);
+            self.count_by(FrontCounter::SessionsLost, lost as u64);
+            self.engine.worker_died(id);
+            return;
+        }
         let homeless = self.registry.worker_died(id, self.now_ms);
         let stay = homeless.iter().map(|homeless| homeless.conn).chain(self.moves.from(id)).collect();
         self.vault.keep_heap(process.heap, stay);
@@ -130,13 +137,6 @@ impl Front {
             if let Some(other) = self.registry.choose_home(&reserved, &self.loads()) {
                 self.registry.reserve_at(reserved.conn, other);
             }
-        }
-        if self.config.relays() {
-            // What went through it had no state that another one could go on with.
-            let lost = self.registry.give_up(id, self.now_ms);
-            self.count_by(FrontCounter::SessionsLost, lost as u64);
-            self.engine.worker_died(id);
-            return;
         }
         if let Some((conn, _)) = died_of {
             self.pull_crashed(ConnId(conn));

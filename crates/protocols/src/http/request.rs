@@ -53,6 +53,35 @@ pub struct Request {
     pub head: Vec<u8>,
 }
 
+impl Request {
+    /// Whether it is one that we answer ourselves: GET, HEAD, OPTIONS.
+    pub fn is_known_method(&self) -> bool {
+        self.method != Method::Other
+    }
+
+    /// Its method's name, of a request that may be passed on.
+    pub fn method_name(&self) -> Option<&str> {
+        self.line().next()
+    }
+
+    /// Its target as it was sent, likewise.
+    pub fn target(&self) -> &str {
+        self.line().nth(1).unwrap_or_default()
+    }
+
+    /// A field's value, likewise; the first one of that name.
+    pub fn field(&self, name: &str) -> Option<String> {
+        let lines = std::str::from_utf8(&self.head).ok()?.lines().skip(1);
+        let of_name = |line: &str| line.split_once(':').filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned());
+        lines.map(of_name).find(Option::is_some).flatten()
+    }
+
+    fn line(&self) -> impl Iterator<Item = &str> {
+        let end = self.head.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or_default();
+        std::str::from_utf8(&self.head[..end]).unwrap_or_default().split(' ')
+    }
+}
+
 /// What is malformed about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
