@@ -17,6 +17,27 @@ pub struct Report {
     pub kind: String,
     /// By id.
     pub processes: Vec<Process>,
+    /// What is published through relays, by name.
+    pub streams: Vec<Published>,
+}
+
+/// A stream that is published through a relay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// Its vhost.
+    pub vhost: String,
+    /// Its app.
+    pub app: String,
+    /// Its own name.
+    pub stream: String,
+    /// The process that has it.
+    pub process: u16,
+    /// The worker that it goes through.
+    pub worker: u16,
+    /// The address that it is published from; a port of 0.
+    pub publisher: SocketAddr,
+    /// Since when, wall clock, milliseconds since 1970.
+    pub since_wall_ms: u64,
 }
 
 /// A process of another server.

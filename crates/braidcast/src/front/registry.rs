@@ -8,6 +8,7 @@ use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{Network, PlayPolicy, PublishPolicy};
 use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
+use crate::engine::report::Published;
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
@@ -393,6 +394,26 @@ impl Registry {
     pub fn process_of(&self, key: &StreamKey) -> Option<ProcessId> {
         let conn = self.publishers.get(key)?;
         self.conns.get(conn)?.place.as_ref()?.process.filter(|(_, taken)| *taken).map(|(process, _)| process)
+    }
+
+    /// What is published at processes, for `status`. `began_ms` is when the monotonic clock began, wall clock.
+    pub fn published_at_processes(&self, began_ms: u64) -> Vec<Published> {
+        let row = |(key, conn): (&StreamKey, &ConnId)| {
+            let held = self.conns.get(conn)?;
+            let place = held.place.as_ref()?;
+            Some(Published {
+                vhost: key.vhost().to_owned(),
+                app: key.app().to_owned(),
+                stream: key.stream().to_owned(),
+                process: place.process?.0.0,
+                worker: held.worker.0,
+                publisher: (held.address, 0).into(),
+                since_wall_ms: began_ms + place.since_ms,
+            })
+        };
+        let mut rows: Vec<Published> = self.publishers.iter().filter_map(row).collect();
+        rows.sort_unstable_by(|a, b| (&a.vhost, &a.app, &a.stream).cmp(&(&b.vhost, &b.app, &b.stream)));
+        rows
     }
 
     /// A process has taken the connection that was placed there.

@@ -14,7 +14,7 @@ use crate::control::pages::WorkerState;
 use crate::control::{ConnId, EngineProcess, Intent, ProcessId, ToFront, ToWorker, WorkerId};
 use crate::engine::{process_dir, report};
 use braidcast_media::StreamKey;
-use braidcast_sys::{Interest, net};
+use braidcast_sys::{Interest, clock, net};
 use launch::Recipe;
 pub use launch::program_at;
 use process::{Ports, Process};
@@ -46,6 +46,8 @@ pub struct Engine {
     told: Vec<EngineProcess>,
     /// Processes that are still to be replaced, one by one.
     to_replace: VecDeque<ProcessId>,
+    /// When the monotonic clock began, wall clock, milliseconds.
+    clock_began_ms: u64,
     reported: report::Report,
     report_at_ms: u64,
 }
@@ -70,7 +72,8 @@ impl Engine {
         if let Recipe::Srs(site) = &recipe {
             site.notes().iter().for_each(|note| tracing::warn!("{note}"));
         }
-        Ok(Self { recipe: Some(recipe), processes, fetching, ..Self::default() })
+        let clock_began_ms = clock::wall_ms().saturating_sub(now_ms);
+        Ok(Self { recipe: Some(recipe), processes, fetching, clock_began_ms, ..Self::default() })
     }
 
     fn process(&mut self, id: ProcessId) -> Option<&mut Process> {
@@ -471,6 +474,7 @@ impl Front {
         let report = report::Report {
             kind: crate::config::show_engine(self.config.engine.kind),
             processes: self.engine.processes.iter().map(row).collect(),
+            streams: registry.published_at_processes(self.engine.clock_began_ms),
         };
         if report != self.engine.reported {
             if let Err(error) = report.write(self.shared.path()) {

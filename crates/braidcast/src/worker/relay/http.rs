@@ -1,7 +1,7 @@
 //! HTTP requests at a relay: indexes and segments are answered from the shared directory as everywhere; live streams, and what we do not
 //! know, are asked of a process.
 
-use super::super::session::{Protocol, Role, Session, Want, Wish};
+use super::super::session::{Role, Session, Want, Wish};
 use super::super::{End, Worker};
 use super::pair::{CLIENT, Flow, Pair, SERVER, Side};
 use super::{Leaving, connect};
@@ -100,11 +100,6 @@ impl Worker {
             Err(end) => self.close_pair(slot, &end),
         }
         Ok(())
-    }
-
-    /// A WebSocket, or a form that only our own workers have: the process is asked all the same, and says what it thinks of it.
-    pub(in super::super) fn is_relayed(&self, slot: usize) -> bool {
-        matches!(self.sessions[slot].protocol, Protocol::Http(_)) && self.config.relays()
     }
 }
 

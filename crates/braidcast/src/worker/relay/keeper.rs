@@ -9,11 +9,12 @@ use crate::config::{Config, EngineKind};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Intent, ProcessId, Settling, ToFront};
 use crate::engine::api::{LiveStream, Seen, Watch};
-use crate::engine::{DIRECTORY, probe::Probe};
+use crate::engine::live::Live;
+use crate::engine::probe::Probe;
+use crate::engine::DIRECTORY;
 use crate::hls::{Collector, StoreOptions};
 use braidcast_media::StreamKey;
 use braidcast_sys::file;
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
@@ -27,8 +28,6 @@ const LOOK_MS: u64 = 200;
 const WATCH_MS: u64 = 1_000;
 /// The lock's file.
 const LOCK: &str = "keeper.lock";
-/// What lives where, as the processes say: the file's name in the directory of all processes.
-pub const LIVE_NAME: &str = "streams.json";
 /// Streams that are written there at most.
 const MAX_LIVE: usize = 65_536;
 
@@ -54,13 +53,6 @@ pub struct Keeper {
 enum Inquiry {
     Srs(Watch),
     Any(Probe),
-}
-
-/// What the file says.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Live {
-    /// By process.
-    pub processes: HashMap<u16, Vec<LiveStream>>,
 }
 
 impl Keeper {
@@ -266,10 +258,7 @@ impl Worker {
             room -= some.len();
             live.processes.insert(*process, some);
         }
-        let directory = self.config.server.shared_dir.join(DIRECTORY);
-        let part = directory.join(format!("{LIVE_NAME}.part"));
-        let written = serde_json::to_vec(&live).map_err(io::Error::from).and_then(|text| fs::write(&part, text));
-        if let Err(error) = written.and_then(|()| fs::rename(part, directory.join(LIVE_NAME))) {
+        if let Err(error) = live.write(&self.config.server.shared_dir) {
             tracing::debug!(%error, "cannot say what lives where");
         }
     }
@@ -301,9 +290,7 @@ impl Worker {
         let known = &mut self.relays.keeper.known;
         if now_ms >= known.0 {
             known.0 = now_ms + WATCH_MS;
-            let path = self.config.server.shared_dir.join(DIRECTORY).join(LIVE_NAME);
-            let live: Live = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-            let all = live.processes.into_iter().flat_map(|(process, streams)| streams.into_iter().map(move |stream| (process, stream)));
+            let all = Live::read(&self.config.server.shared_dir).processes.into_iter().flat_map(|(process, streams)| streams.into_iter().map(move |stream| (process, stream)));
             known.1 = all
                 .filter(|(_, stream)| stream.publishing)
                 .filter_map(|(process, stream)| Some((StreamKey::new(&stream.vhost, &stream.app, &stream.name).ok()?, ProcessId(process))))

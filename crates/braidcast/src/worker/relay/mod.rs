@@ -10,7 +10,6 @@ mod keeper;
 mod pair;
 mod rtmp;
 
-pub use keeper::Live;
 
 use super::session::{Protocol, Session, Want};
 use super::timers::Timers;
