@@ -13,6 +13,7 @@ mod logging;
 mod page;
 mod relays;
 mod saved;
+mod srs_conf;
 mod status;
 mod worker;
 
