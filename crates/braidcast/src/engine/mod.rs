@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::control::ProcessId;
-use crate::srs_conf::Site;
+use crate::srs_conf::{ApiAuth, Site};
 use anyhow::bail;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub fn process_dir(shared_dir: &Path, process: ProcessId) -> PathBuf {
 }
 
 /// User and password of the processes' HTTP APIs, if the site has set some.
-pub fn api_auth(config: &Config) -> Option<(String, String)> {
+pub fn api_auth(config: &Config) -> Option<ApiAuth> {
     let path = Some(Path::new(&config.engine.srs_conf)).filter(|path| !path.as_os_str().is_empty());
     let environment: Vec<(String, String)> = std::env::vars().collect();
     Site::load(path, &environment).ok()?.api_auth()

@@ -42,6 +42,7 @@ use braidcast_stream_log::WorkerPage;
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
 use budget::Budget;
 use engine::Engine;
+pub use engine::Recipe;
 use inherit::{Inheritance, Inherited};
 use listen::Socket;
 use moves::Moves;

@@ -123,6 +123,11 @@ impl Site {
         &self.listens
     }
 
+    /// The virtual hosts that there are; names of others mean the default one.
+    pub fn vhosts(&self) -> Vec<String> {
+        self.root.vhosts().into_iter().map(|vhost| vhost.arg().to_owned()).collect()
+    }
+
     /// The virtual hosts that fetch their streams from another server.
     pub fn edge_vhosts(&self) -> Vec<String> {
         let edges = self.root.vhosts().into_iter().filter(|vhost| vhost.value("cluster.mode") == Some("remote"));

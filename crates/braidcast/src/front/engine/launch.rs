@@ -4,7 +4,7 @@ use super::process::Ports;
 use crate::config::{Engine, EngineKind};
 use crate::control::ProcessId;
 use crate::engine::{process_dir, words};
-use crate::srs_conf::{Place, Site};
+use crate::srs_conf::{Note, Place, Site};
 use anyhow::{Context, bail};
 use braidcast_sys::child;
 use std::collections::HashMap;
@@ -40,12 +40,20 @@ impl Recipe {
         if engine.kind == EngineKind::Srs {
             let path = Some(Path::new(&engine.srs_conf)).filter(|path| !path.as_os_str().is_empty());
             let environment: Vec<(String, String)> = std::env::vars().collect();
-            let site = Site::load(path, &environment).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+            let site = Site::load(path, &environment)?;
             return Ok(Self::Srs(Box::new(site)));
         }
         let command = words(&engine.command).with_context(|| format!("[engine] command = {:?}", engine.command))?;
         let template = fs::read_to_string(&engine.template).with_context(|| format!("[engine] template = {:?}", engine.template))?;
         Ok(Self::External { command, template })
+    }
+
+    /// What of the site's configuration is changed, or does not work.
+    pub fn notes(&self) -> Vec<Note> {
+        match self {
+            Self::Srs(site) => site.notes(),
+            Self::External { .. } => Vec::new(),
+        }
     }
 
     /// The program that processes are started from at first.
@@ -76,7 +84,8 @@ impl Recipe {
                     run_dir,
                     carries_others: id.0 == engine.carries_others,
                 };
-                fs::write(&conf, site.generate(&place)).context("writing its configuration")?;
+                let text = site.generate(&place).map_err(anyhow::Error::msg)?;
+                fs::write(&conf, text).context("writing its configuration")?;
                 command.arg("-c").arg(&conf);
                 for name in site.removed_variables() {
                     command.env_remove(name);

@@ -13,9 +13,10 @@ use crate::control::counters::FrontCounter;
 use crate::control::pages::WorkerState;
 use crate::control::{ConnId, EngineProcess, Intent, ProcessId, ToFront, ToWorker, WorkerId};
 use crate::engine::{process_dir, report};
+use crate::srs_conf::NoteKind;
 use braidcast_media::StreamKey;
 use braidcast_sys::{Interest, clock, net};
-use launch::Recipe;
+pub use launch::Recipe;
 pub use launch::program_at;
 use process::{Ports, Process};
 use std::collections::{HashMap, VecDeque};
@@ -69,8 +70,11 @@ impl Engine {
             Recipe::Srs(site) => site.edge_vhosts(),
             Recipe::External { .. } => Vec::new(),
         };
-        if let Recipe::Srs(site) = &recipe {
-            site.notes().iter().for_each(|note| tracing::warn!("{note}"));
+        for note in recipe.notes() {
+            match note.kind {
+                NoteKind::Changed => tracing::info!("{note}"),
+                NoteKind::Lost | NoteKind::Odd => tracing::warn!("{note}"),
+            }
         }
         let clock_began_ms = clock::wall_ms().saturating_sub(now_ms);
         Ok(Self { recipe: Some(recipe), processes, fetching, clock_began_ms, ..Self::default() })

@@ -58,7 +58,7 @@ enum Inquiry {
 impl Keeper {
     pub fn new(config: &Config) -> io::Result<Self> {
         let watch = match config.engine.kind {
-            EngineKind::Srs => Inquiry::Srs(Watch::new(crate::engine::api_auth(config))?),
+            EngineKind::Srs => Inquiry::Srs(Watch::new(crate::engine::api_auth(config).map(|auth| (auth.user, auth.password)))?),
             _ => Inquiry::Any(Probe::new()?),
         };
         Ok(Self {
