@@ -5,6 +5,8 @@
 mod cli;
 mod config;
 mod control;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "no engine is started yet"))]
+mod engine;
 mod front;
 pub mod fuzzing;
 mod hls;

@@ -1,0 +1,3 @@
+//! Real SRS processes as the engine.
+
+pub mod api;
