@@ -14,8 +14,8 @@ mod variables;
 
 pub use directive::print;
 pub use read::parse;
-pub use rules::Place;
-pub use site::Site;
+pub use rules::{Note, NoteKind, Place};
+pub use site::{ApiAuth, Site};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

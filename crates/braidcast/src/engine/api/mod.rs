@@ -20,7 +20,7 @@ mod sums;
 mod watch;
 
 pub use relay::ApiRelay;
-pub use watch::{LiveStream, Load, Seen, Watch};
+pub use watch::{LiveStream, Seen, Watch};
 
 use serde_json::json;
 use std::fmt;

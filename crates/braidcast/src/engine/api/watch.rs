@@ -5,6 +5,7 @@ use super::ids;
 use super::jobs::{Jobs, for_each_process};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::io;
@@ -40,7 +41,7 @@ pub struct Load {
 }
 
 /// A stream that a process knows, whether it is published now or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveStream {
     /// The vhost's name.
     pub vhost: String,
@@ -60,6 +61,10 @@ pub struct LiveStream {
     pub bytes_in: u64,
     /// Sent so far.
     pub bytes_out: u64,
+    /// The video codec, as SRS calls it.
+    pub video: Option<String>,
+    /// The audio codec, likewise.
+    pub audio: Option<String>,
     /// Somebody publishes it.
     pub publishing: bool,
 }
@@ -164,6 +169,8 @@ fn live_stream(stream: &Value, vhosts: &HashMap<String, &str>) -> Option<LiveStr
         frames: number(&stream["frames"]),
         bytes_in: number(&stream["recv_bytes"]),
         bytes_out: number(&stream["send_bytes"]),
+        video: stream["video"]["codec"].as_str().map(str::to_owned),
+        audio: stream["audio"]["codec"].as_str().map(str::to_owned),
         publishing: stream["publish"]["active"].as_bool().unwrap_or(false),
     })
 }

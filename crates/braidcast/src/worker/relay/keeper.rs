@@ -28,6 +28,8 @@ const LOOK_MS: u64 = 200;
 const WATCH_MS: u64 = 1_000;
 /// The lock's file.
 const LOCK: &str = "keeper.lock";
+/// Log lines about segments of one stream that were passed over in one look.
+const PROBLEM_LINES: usize = 3;
 /// Streams that are written there at most.
 const MAX_LIVE: usize = 65_536;
 
@@ -170,7 +172,12 @@ impl Worker {
         }
         for collected in collected {
             self.relays.keeper.begins.insert(collected.key.clone(), Some(collected.next));
-            self.page.counter(WorkerCounter::Segments as usize).fetch_add(collected.segments, Ordering::Relaxed);
+            let (key, process) = (&collected.key, collected.process);
+            for problem in collected.problems.iter().take(PROBLEM_LINES) {
+                tracing::warn!(stream = %key, process, file = problem.file, "a segment of the process is passed over: {}", problem.why);
+            }
+            self.page.counter(WorkerCounter::Segments as usize).fetch_add(collected.finished.len() as u64, Ordering::Relaxed);
+            self.page.counter(WorkerCounter::SegmentsLost as usize).fetch_add(collected.refused as u64, Ordering::Relaxed);
             self.tell_front(&ToFront::Segment { key: collected.key, next: collected.next });
         }
     }

@@ -240,8 +240,7 @@ impl Worker {
         if through {
             let unread = std::mem::take(&mut pair.unread);
             pair.owe(SERVER, &unread);
-            pair.machine = None;
-            pair.taken = true;
+            (pair.machine, pair.taken, pair.deadline_ms) = (None, true, 0);
             let conn = pair.conn;
             self.tell_front(&ToFront::Taken { conn });
         }
