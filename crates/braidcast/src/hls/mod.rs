@@ -1,9 +1,12 @@
 //! HLS on disk: a stream's `hls/` directory, and the driver that fills it from the stream's log.
 //!
 //! Whoever holds the stream's writer lock may own a [`StreamSegmenter`] (and with it a [`SegmentStore`]) of that stream; nobody
-//! else writes here. Any process may read: [`serve`] makes the answers of the HTTP side from the files alone.
+//! else writes here, except that [`collect`] does for streams that other servers segment. Any process may read: [`serve`] makes the
+//! answers of the HTTP side from the files alone.
 
 pub mod cli;
+#[cfg_attr(not(test), expect(dead_code, reason = "the front does not start other servers yet"))]
+pub mod collect;
 mod driver;
 #[cfg(test)]
 mod encoder_tests;

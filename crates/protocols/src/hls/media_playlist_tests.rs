@@ -51,11 +51,13 @@ fn what_is_said_of_a_segment_is_of_that_one_alone() {
 #[test]
 fn durations_that_none_are() {
     let duration = |text: &str| parse(&format!("#EXTM3U\n#EXTINF:{text}\na.ts\n")).unwrap().segments[0].duration_90k;
-    for (text, ticks) in [("1", 90_000), ("0.000012,", 1), (" 2.5 , x", 225_000), ("3600", MAX_DURATION_90K), ("1.0000000000000001", 90_000)]
+    for (text, ticks) in
+        [("1", 90_000), ("0.000012,", 1), (" 2.5 , x", 225_000), ("3600", MAX_DURATION_90K), ("1.0000000000000001", 90_000)]
     {
         assert_eq!(duration(text), Ok(ticks), "{text}");
     }
-    for text in ["", "0", "0.000001", "-1", "+1", "1e3", "nan", "inf", "3600.1", "99999999999999999999999", "1.", ".5", "1.x", "1.2.3", "١"] {
+    for text in ["", "0", "0.000001", "-1", "+1", "1e3", "nan", "inf", "3600.1", "99999999999999999999999", "1.", ".5", "1.x", "1.2.3", "١"]
+    {
         assert_eq!(duration(text), Err(Unusable::Duration), "{text}");
     }
 }
