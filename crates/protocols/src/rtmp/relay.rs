@@ -6,6 +6,9 @@
 //! answers to calls that the client has had answered is dropped, everything else is handed on in whole messages, until both have heard
 //! the same. From then on bytes go both ways untouched, and the machine is not needed any more: it never sees media but what came before.
 //!
+//! Our own answers are written with the chunk size that both sides of a connection have at its beginning (RTMP §5.4.1), and say no other:
+//! the client hears of the server's only. (Encoders send the size they are told back, and nginx-rtmp loses count where one shrinks.)
+//!
 //! What is relied on, because it cannot be made so:
 //! - Messages that are handed on are written with headers of format 0, so that a later header of format 1 or 2 finds the client where
 //!   the server takes it to be. A chunk stream whose last message was dropped or was one of our own answers, and media that came before
@@ -153,15 +156,14 @@ impl RelaySession {
     fn ask(&mut self, bytes: &[u8], now_ms: u64) -> Result<usize, RtmpError> {
         let Phase::Asking(asking) = &mut self.phase else { return Ok(0) };
         let used = asking.front.handle_input(bytes, now_ms);
-        let answers = asking.front.take_outbox();
-        self.client_outbox.extend_from_slice(&answers);
-        let used = used?;
-        asking.recorded.extend_from_slice(&bytes[..used]);
         let position = asking.front.position();
+        let told = asking.answered.tell(&asking.front.take_outbox(), position, &mut self.client_outbox);
+        let used = used?;
+        told?;
+        asking.recorded.extend_from_slice(&bytes[..used]);
         if asking.recorded.len() > MAX_RECORDED_BYTES {
             return Err(RtmpError::new(Limit::Protocol, position, format!("neither publish nor play in {MAX_RECORDED_BYTES} bytes")));
         }
-        asking.answered.read(&answers, position)?;
         self.outputs.extend(std::iter::from_fn(|| asking.front.poll_output()).filter_map(|output| match output {
             Output::Publish(request) => Some(RelayOutput::Publish(request)),
             Output::Play(request) => Some(RelayOutput::Play(request)),
@@ -237,7 +239,9 @@ impl RelaySession {
             return;
         }
         asking.front.refuse(code, description, now_ms);
-        self.client_outbox.extend(asking.front.take_outbox());
+        let position = asking.front.position();
+        // What we write ourselves can be read.
+        let _ = asking.answered.tell(&asking.front.take_outbox(), position, &mut self.client_outbox);
         self.phase = Phase::Ended;
     }
 

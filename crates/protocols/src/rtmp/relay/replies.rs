@@ -4,7 +4,7 @@
 use crate::rtmp::amf0::{self, Value};
 use crate::rtmp::chunk::{ChunkLimits, ChunkReader, Message};
 use crate::rtmp::command::{Command, information};
-use crate::rtmp::egress::{CHUNK_BYTES, MEDIA_STREAM_ID};
+use crate::rtmp::egress::MEDIA_STREAM_ID;
 use crate::rtmp::error::{Limit, RtmpError};
 use crate::rtmp::message_type;
 use crate::rtmp::server::MAX_COMMAND_BYTES;
@@ -13,7 +13,8 @@ use crate::rtmp::server::MAX_COMMAND_BYTES;
 const MAX_CALLS: usize = 64;
 /// What is kept of a text that the server says, in characters.
 const MAX_TEXT: usize = 200;
-const CONTROL_CHUNK_STREAM: u32 = 2;
+/// The chunk size before a peer sets one (RTMP §5.4.1).
+const FIRST_CHUNK_BYTES: usize = 128;
 const STATUS_CHUNK_STREAM: u32 = 5;
 /// From here on the timestamp needs the extended field (RTMP §5.3.1.3).
 const EXTENDED_FROM: u32 = 0x00ff_ffff;
@@ -33,7 +34,7 @@ enum What {
     Courtesy,
 }
 
-/// Reads our own answers to the client.
+/// Our own answers to the client, as they are told.
 #[derive(Debug)]
 pub(super) struct Answered {
     /// Bytes of the handshake that are still to come.
@@ -47,15 +48,17 @@ impl Answered {
         Self { handshake_left: handshake_bytes, reader: ChunkReader::new(limits, 0), calls: Vec::new() }
     }
 
-    /// Takes answers; `position` is the client's.
-    pub fn read(&mut self, answers: &[u8], position: u64) -> Result<(), RtmpError> {
-        let skipped = self.handshake_left.min(answers.len());
-        self.handshake_left -= skipped;
-        let mut rest = &answers[skipped..];
+    /// Takes answers, whole messages, and writes what the client is to be told; `position` is the client's.
+    pub fn tell(&mut self, answers: &[u8], position: u64, out: &mut Vec<u8>) -> Result<(), RtmpError> {
+        let (handshake, mut rest) = answers.split_at(self.handshake_left.min(answers.len()));
+        self.handshake_left -= handshake.len();
+        out.extend_from_slice(handshake);
         loop {
+            // Set Chunk Size is not handed out, and so not told.
             let (used, message) = self.reader.read(rest)?;
             rest = &rest[used..];
             let Some(message) = message else { return Ok(()) };
+            write(out, FIRST_CHUNK_BYTES, &message);
             let Some(command) = command(&message, amf0::MAX_DEPTH).filter(|command| command.name == "_result") else { continue };
             if self.calls.len() == MAX_CALLS {
                 return Err(RtmpError::new(Limit::Protocol, position, format!("more than {MAX_CALLS} calls before publish or play")));
@@ -103,7 +106,7 @@ pub(super) struct Replies {
 impl Replies {
     pub fn new(calls: Vec<Call>, message_stream: u32, denial: &'static str, limits: ChunkLimits, amf_depth: usize) -> Self {
         let reader = ChunkReader::new(limits, 0);
-        Self { reader, amf_depth, calls, message_stream, denial, answered: false, chunk_bytes: CHUNK_BYTES }
+        Self { reader, amf_depth, calls, message_stream, denial, answered: false, chunk_bytes: FIRST_CHUNK_BYTES }
     }
 
     /// Counts the handshake.
@@ -132,17 +135,8 @@ impl Replies {
             _ => write(out, self.chunk_bytes, &message),
         }
         let waits = self.calls.iter().any(|call| call.what != What::Courtesy);
-        if !self.answered || waits || !self.reader.is_between_messages() {
-            return Ok(Reply::Next);
-        }
-        let chunk_bytes = self.reader.chunk_bytes();
-        if self.chunk_bytes != chunk_bytes as usize {
-            let payload = chunk_bytes.to_be_bytes().to_vec();
-            let message_type = message_type::SET_CHUNK_SIZE;
-            let message = Message { message_type, chunk_stream: CONTROL_CHUNK_STREAM, message_stream: 0, timestamp_ms: 0, payload };
-            write(out, self.chunk_bytes, &message);
-        }
-        Ok(Reply::Through)
+        let through = self.answered && !waits && self.reader.is_between_messages();
+        Ok(if through { Reply::Through } else { Reply::Next })
     }
 
     fn set_chunk_size(&mut self, message: &Message, out: &mut Vec<u8>) {
