@@ -5,8 +5,7 @@
 //! answers of the HTTP side from the files alone.
 
 pub mod cli;
-#[cfg_attr(not(test), expect(dead_code, reason = "the front does not start other servers yet"))]
-pub mod collect;
+mod collect;
 mod driver;
 #[cfg(test)]
 mod encoder_tests;
@@ -17,9 +16,10 @@ mod state;
 mod store;
 pub mod survey;
 
+pub use collect::Collector;
 pub use driver::{Options, StreamSegmenter};
 pub use state::SavedState;
-pub use store::SegmentStore;
+pub use store::{SegmentStore, StoreOptions};
 
 /// The name of the live index in a stream's `hls/` directory.
 pub const INDEX: &str = "index.m3u8";
