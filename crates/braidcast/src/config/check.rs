@@ -82,13 +82,21 @@ fn engine(found: &mut Vec<Finding>, config: &Config) {
         return;
     }
     if engine.kind == EngineKind::Srs && engine.carries_others > config.processes() {
-        add(("engine", "carries_others"), format!("[engine] carries_others = {}: there are {} processes", engine.carries_others, config.processes()), false);
+        add(
+            ("engine", "carries_others"),
+            format!("[engine] carries_others = {}: there are {} processes", engine.carries_others, config.processes()),
+            false,
+        );
     }
     if !config.pull.is_empty() || !config.forward.is_empty() {
         add(("engine", "kind"), "[[forward]] and [[pull]] are the native engine's: the other servers have their own".into(), false);
     }
     if config.server.worker_base_port != 0 {
-        add(("server", "worker_base_port"), "[server] worker_base_port: relays have no sub-ports; the processes have ports of their own".into(), false);
+        add(
+            ("server", "worker_base_port"),
+            "[server] worker_base_port: relays have no sub-ports; the processes have ports of their own".into(),
+            false,
+        );
     }
 }
 

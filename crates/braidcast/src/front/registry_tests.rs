@@ -51,13 +51,19 @@ impl Desk {
     }
 
     fn ask(&mut self, worker: WorkerId, conn: ConnId, intent: Intent, name: &str, now_ms: u64) -> Answer {
-        let question = Question { conn, intent, key: key(name), credential: 7, pinned: false };
+        let question = Question { conn, intent, key: key(name), credential: 7, pinned: false, found_at: None };
         self.ask_so(worker, question, now_ms)
     }
 
     fn ask_so(&mut self, worker: WorkerId, question: Question, now_ms: u64) -> Answer {
         let appended_ms = self.appended_ms;
-        let around = Circumstances { workers: &self.workers, room: self.room, last_append_ms: &|_| appended_ms, next_segment: &|_| 42 };
+        let around = Circumstances {
+            workers: &self.workers,
+            room: self.room,
+            last_append_ms: &|_| appended_ms,
+            next_segment: &|_| 42,
+            fetched_at: None,
+        };
         self.registry.place(worker, question, &around, now_ms).unwrap()
     }
 
@@ -129,7 +135,7 @@ fn an_encoder_that_lost_its_connection_takes_its_stream_back() {
     desk.appended_ms = Some(0);
     let [first, stranger, back] = [1, 1, 1].map(|last| desk.registry.connected(W1, origin(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
-    let other_key = Question { conn: stranger, intent: Intent::Publish, key: key("a"), credential: 8, pinned: false };
+    let other_key = Question { conn: stranger, intent: Intent::Publish, key: key("a"), credential: 8, pinned: false, found_at: None };
     assert_eq!(desk.ask_so(W1, other_key, 1).placement, Placement::Refused(Refusal::StreamBusy));
     assert_eq!(desk.ask(W1, back, Intent::Publish, "a", 1).replaced, Some(first));
 }
@@ -157,7 +163,7 @@ fn pinned_connections_stay_within_the_hard_limits() {
     let mut desk = Desk::new(rules());
     desk.workers[1].allowed = 1;
     let [first, second, viewer] = [1, 2, 3].map(|last| desk.registry.connected(W2, origin(last), ROW));
-    let pinned = |conn, intent, name| Question { conn, intent, key: key(name), credential: 0, pinned: true };
+    let pinned = |conn, intent, name| Question { conn, intent, key: key(name), credential: 0, pinned: true, found_at: None };
     assert_eq!(desk.ask_so(W2, pinned(first, Intent::Publish, "a"), 0).placement, HERE);
     assert_eq!(desk.ask_so(W2, pinned(second, Intent::Publish, "b"), 0).placement, Placement::Refused(Refusal::PublishersFull));
     assert_eq!(desk.ask_so(W2, pinned(viewer, Intent::Play, "a"), 0).placement, Placement::Here { next_segment: 0 });
@@ -393,8 +399,8 @@ proptest! {
                 }
                 Step::Ask { worker, conn, publish, name, pinned, credential } => {
                     let intent = if publish { Intent::Publish } else { Intent::Play };
-                    let question = Question { conn: ConnId(conn), intent, key: key(&name.to_string()), credential, pinned };
-                    let around = Circumstances { workers: &desk.workers, room: true, last_append_ms: &|_| None, next_segment: &|_| 1 };
+                    let question = Question { conn: ConnId(conn), intent, key: key(&name.to_string()), credential, pinned, found_at: None };
+                    let around = Circumstances { workers: &desk.workers, room: true, last_append_ms: &|_| None, next_segment: &|_| 1, fetched_at: None };
                     let answer = desk.registry.place(WorkerId(worker), question, &around, now_ms);
                     if let Ok(Answer { placement: Placement::MoveTo(to), .. }) = answer {
                         prop_assert!(!pinned && to != WorkerId(worker));
@@ -428,4 +434,90 @@ proptest! {
             consistent(&desk.registry, &allowed, in_all, moved)?;
         }
     }
+}
+
+/// Asks where processes of another server have the streams. The weights are those of processes 1, 2, …
+fn ask_process(desk: &mut Desk, weights: &[u32], conn: ConnId, intent: Intent, name: &str, found_at: Option<u16>) -> Option<Answer> {
+    let loads: Vec<Load> =
+        (1..).zip(weights).map(|(id, weight)| Load { weight: *weight, allowed: *weight * 2, ..workers(&[id])[0] }).collect();
+    let question = Question { conn, intent, key: key(name), credential: 7, pinned: false, found_at: found_at.map(ProcessId) };
+    let around = Circumstances { workers: &[], room: true, last_append_ms: &|_| Some(9), next_segment: &|_| 0, fetched_at: None };
+    desk.registry.place_at_process(W1, question, &loads, &around, 9).unwrap()
+}
+
+fn process(placement: Placement) -> u16 {
+    let Placement::Process(ProcessId(process)) = placement else { panic!("{placement:?}") };
+    process
+}
+
+#[test]
+fn publishers_are_shared_out_among_processes_by_weight_and_limit() {
+    let mut desk = Desk::new(Rules { connections_per_address: 100, ..rules() });
+    let weights = [1, 2, 3];
+    let mut counts = [0; 3];
+    let conns: Vec<ConnId> = (0..12).map(|_| desk.registry.connected(W1, origin(1), ROW)).collect();
+    for (number, conn) in conns.iter().enumerate() {
+        let answer = ask_process(&mut desk, &weights, *conn, Intent::Publish, &format!("s{number}"), None).unwrap();
+        counts[usize::from(process(answer.placement)) - 1] += 1;
+    }
+    assert_eq!(counts, [2, 4, 6]);
+    let late = desk.registry.connected(W1, origin(1), ROW);
+    let full = ask_process(&mut desk, &weights, late, Intent::Publish, "late", None).unwrap();
+    assert_eq!(full.placement, Placement::Refused(Refusal::PublishersFull));
+    desk.registry.closed(conns[0], W1, 9).unwrap();
+    let freed = ask_process(&mut desk, &weights, late, Intent::Publish, "late", None).unwrap();
+    assert!(matches!(freed.placement, Placement::Process(_)));
+    assert_eq!((1..=3).map(|id| desk.registry.process_load(ProcessId(id)).publishers).sum::<u32>(), 12);
+}
+
+#[test]
+fn a_player_waits_until_a_process_has_taken_the_publisher_and_goes_where_that_is() {
+    let mut desk = Desk::new(rules());
+    let [publisher, early, late] = [1, 2, 4].map(|last| desk.registry.connected(W1, origin(last), ROW));
+    assert_eq!(ask_process(&mut desk, &[1, 1], early, Intent::Play, "a", None), None);
+    let at = process(ask_process(&mut desk, &[1, 1], publisher, Intent::Publish, "a", None).unwrap().placement);
+    assert_eq!(ask_process(&mut desk, &[1, 1], early, Intent::Play, "a", None), None, "it may still be refused there");
+    assert_eq!(desk.registry.taken(publisher, W1), Ok(Some(key("a"))));
+    let answer = ask_process(&mut desk, &[1, 1], early, Intent::Play, "a", Some(at + 1)).unwrap();
+    assert_eq!(process(answer.placement), at, "what a publisher of ours has counts before what is said");
+    assert_eq!(desk.registry.process_load(ProcessId(at)), Tally { sessions: 0, publishers: 1, viewers: 1 });
+    let elsewhere = ask_process(&mut desk, &[1, 1], late, Intent::Play, "b", Some(2)).unwrap();
+    assert_eq!(process(elsewhere.placement), 2, "streams that came another way are played where they are");
+    [publisher, early, late].iter().for_each(|conn| desk.registry.closed(*conn, W1, 9).unwrap());
+    assert_eq!([1, 2].map(|id| desk.registry.process_load(ProcessId(id))), [Tally::default(); 2]);
+    assert_eq!(desk.registry.process_of(&key("a")), None);
+}
+
+#[test]
+fn a_publisher_of_a_process_that_comes_back_takes_its_stream_over_and_a_stranger_does_not() {
+    let mut desk = Desk::new(rules());
+    let [first, stranger, back] = [1, 2, 1].map(|last| desk.registry.connected(W1, origin(last), ROW));
+    ask_process(&mut desk, &[1, 1], first, Intent::Publish, "a", None).unwrap();
+    let busy = ask_process(&mut desk, &[1, 1], stranger, Intent::Publish, "a", None).unwrap();
+    assert_eq!(busy.placement, Placement::Refused(Refusal::StreamBusy));
+    let taken_over = ask_process(&mut desk, &[1, 1], back, Intent::Publish, "a", None).unwrap();
+    assert_eq!(taken_over.replaced, Some(first));
+    assert!(desk.messages().contains(&(W1, ToWorker::Evict { conn: first })));
+    let publishers: u32 = [1, 2].map(|id| desk.registry.process_load(ProcessId(id)).publishers).iter().sum();
+    assert_eq!(publishers, 1);
+}
+
+#[test]
+fn what_a_front_before_had_placed_at_processes_is_counted_by_the_next() {
+    let mut desk = Desk::new(rules());
+    let place = HeldPlace { intent: Intent::Publish, key: key("a"), credential: 7, process: Some((ProcessId(2), true)) };
+    let holding =
+        Holding { conn: ConnId(7), row: ROW, origin: origin(1), client: origin(1).peer, departed: false, pull: None, place: Some(place) };
+    desk.registry.inherited(W1, holding, 5);
+    assert_eq!(desk.registry.process_of(&key("a")), Some(ProcessId(2)));
+    assert_eq!(desk.registry.process_load(ProcessId(2)).publishers, 1);
+}
+
+#[test]
+fn a_stream_that_comes_from_elsewhere_ends_when_nothing_is_heard_of_it() {
+    let mut desk = Desk::new(rules());
+    desk.registry.comes_from_elsewhere(&key("a"), 60_000);
+    desk.registry.comes_from_elsewhere(&key("a"), 70_000);
+    assert_eq!(desk.registry.poll_settling(69_999), None);
+    assert_eq!(desk.registry.poll_settling(70_000), Some((key("a"), Settling::End)));
 }

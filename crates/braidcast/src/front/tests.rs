@@ -117,7 +117,7 @@ impl Stage {
     }
 
     fn publish(&mut self, worker: WorkerId, conn: ConnId, name: &str) {
-        let place = ToFront::Place { conn, intent: Intent::Publish, key: key(name), credential: 0, pinned: false };
+        let place = ToFront::Place { conn, intent: Intent::Publish, key: key(name), credential: 0, pinned: false, found_at: None };
         self.say(worker, &place);
     }
 

@@ -161,7 +161,10 @@ mod tests {
     #[test]
     fn placeholders_are_replaced_and_other_braces_stay() {
         let values = HashMap::from([("id", "3".to_owned()), ("rtmp_port", "1936".to_owned())]);
-        assert_eq!(filled("rtmp { server { listen 127.0.0.1:{rtmp_port}; # {id} {other} {", &values), "rtmp { server { listen 127.0.0.1:1936; # 3 {other} {");
+        assert_eq!(
+            filled("rtmp { server { listen 127.0.0.1:{rtmp_port}; # {id} {other} {", &values),
+            "rtmp { server { listen 127.0.0.1:1936; # 3 {other} {"
+        );
         assert_eq!(filled("{{id}}", &values), "{3}");
     }
 }
