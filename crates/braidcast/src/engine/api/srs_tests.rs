@@ -3,6 +3,7 @@
 
 use super::relay_tests::{ask, body, next};
 use super::{ApiRelay, Method, Watch};
+use braidcast_sys::child::spawn_dependent;
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -40,7 +41,10 @@ fn start(binary: &str) -> Srs {
     std::fs::write(&file, text).unwrap();
     let mut command = Command::new(binary);
     command.arg("-c").arg(&file).current_dir(&directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    Srs { process: command.spawn().unwrap(), api, http, _directory: directory }
+    let srs = Srs { process: spawn_dependent(command).unwrap(), api, http, _directory: directory };
+    // Until then its ports might be given to another.
+    until("it listens", || TcpStream::connect(srs.http).and(TcpStream::connect(srs.api)).ok());
+    srs
 }
 
 /// Looks until it is so.
