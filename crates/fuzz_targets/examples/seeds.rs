@@ -275,6 +275,15 @@ fn texts() -> Result<()> {
     for (index, request) in requests.iter().enumerate() {
         seed("http_request", &index.to_string(), request.as_bytes())?;
     }
+    let answers = [
+        "HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 12\r\nContent-Type: application/json\r\nServer: x\r\n\r\n{\"code\":100}",
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0A\r\n0123456789\r\n0\r\n\r\n",
+        "HTTP/1.0 302 Found\r\nLocation: /api/v1/\r\n\r\nuntil the end",
+        "HTTP/1.1 204 No Content\r\nContent-Length: 18446744073709551616\r\n\r\n",
+    ];
+    for (index, answer) in answers.iter().enumerate() {
+        seed("http_answer", &index.to_string(), answer.as_bytes())?;
+    }
     let values = [
         "bytes=0-499\nbytes=-500\nbytes=9500-\nbytes=0-18446744073709551616",
         "2026-01-31T12:00:00.5Z\n20260131T120000+02:00\n-90s\n-1.5h\nnow\n1769860800.25",

@@ -1,10 +1,11 @@
-//! HTTP: requests and where they lead; ranges and times.
+//! HTTP: requests and where they lead; answers; ranges and times.
 
 use crate::cut::Cuts;
 use crate::{bounded, names};
 use braidcast_protocols::hls::clock::{ClipTime, format_iso8601};
 use braidcast_protocols::http::{
-    ByteRange, HttpError, Request, RequestReader, Route, Settings, Span, is_index_name, parameter, parameters, percent_decode, route,
+    Answer, AnswerError, AnswerReader, ByteRange, HttpError, Request, RequestReader, Route, Settings, Span, is_index_name, parameter,
+    parameters, percent_decode, route,
 };
 
 const SETTINGS: Settings = Settings { head_bytes: 1024, body_bytes: 64, passes_on: false };
@@ -53,6 +54,26 @@ fn read(input: &[u8], cuts: &mut Cuts) -> (Vec<Request>, Option<HttpError>) {
         }
     }
     (requests, None)
+}
+
+/// The answer to a request of ours.
+pub fn answers(input: &[u8]) {
+    let whole = bounded(input, 24, 32 << 10, || read_answer(input, &mut Cuts::none()));
+    assert_eq!(read_answer(input, &mut Cuts::of(input)), whole, "the pieces of the input made a difference");
+    assert!(whole.map_or(0, |answer| answer.body.len()) <= 256, "a longer body than is allowed");
+}
+
+fn read_answer(input: &[u8], cuts: &mut Cuts) -> Result<Answer, AnswerError> {
+    let mut reader = AnswerReader::new(1024, 256);
+    let mut rest = input;
+    while !rest.is_empty() {
+        let (piece, behind) = rest.split_at(cuts.piece(rest.len()));
+        if reader.handle_input(piece)? {
+            break;
+        }
+        rest = behind;
+    }
+    reader.finish()
 }
 
 fn check_request(request: &Request) {

@@ -47,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "amf0", run: rtmp::amf0_values, longest: 8 << 10, quick_runs: 400_000 },
     Target { name: "rtmp_url", run: names::rtmp_url, longest: 1 << 10, quick_runs: 300_000 },
     Target { name: "http_request", run: http::requests, longest: 4 << 10, quick_runs: 250_000 },
+    Target { name: "http_answer", run: http::answers, longest: 4 << 10, quick_runs: 250_000 },
     Target { name: "http_values", run: http::values, longest: 1 << 10, quick_runs: 250_000 },
     Target { name: "prefixes", run: connections::prefixes, longest: 8 << 10, quick_runs: 200_000 },
     Target { name: "websocket", run: connections::websocket, longest: 4 << 10, quick_runs: 200_000 },

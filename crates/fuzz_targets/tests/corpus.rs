@@ -109,6 +109,7 @@ targets! {
     amf0,
     rtmp_url,
     http_request,
+    http_answer,
     http_values,
     prefixes,
     websocket,

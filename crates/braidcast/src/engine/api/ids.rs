@@ -31,7 +31,7 @@ impl Named {
         Ok(Self { process, id: id.to_owned() })
     }
 
-    /// SRS 3 and older count their ids, each process for itself.
+    /// Older SRS count their ids, each process for itself.
     pub fn is_counted(&self) -> bool {
         self.id.bytes().all(|byte| byte.is_ascii_digit())
     }

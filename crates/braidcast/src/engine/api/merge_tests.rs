@@ -130,7 +130,8 @@ fn who_does_not_answer_is_named_and_errors_of_srs_pass() {
     let silent = |process| (process, vec![Err("did not answer in time".to_owned())]);
     let no_json = (3, vec![Ok(whole("200 OK", "<html>"))]);
     let no_object = (4, vec![Ok(whole("200 OK", "[1]"))]);
-    let answer = body(&merged("/api/v1/versions", vec![silent(1), says(2, &[versions.clone()]), no_json, no_object, silent(5)]));
+    let answer =
+        body(&merged("/api/v1/versions", vec![silent(1), says(2, std::slice::from_ref(&versions)), no_json, no_object, silent(5)]));
     assert_eq!((&answer["pid"], &answer["missing"]), (&versions["pid"], &json!([1, 3, 4, 5])));
 
     let none = merged("/api/v1/versions", vec![silent(1), silent(2)]);

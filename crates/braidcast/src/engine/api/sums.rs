@@ -88,7 +88,7 @@ impl Sums {
                 }
             }
         };
-        each(self.added, |a, b| add(a, b));
+        each(self.added, add);
         each(self.greatest, |a, b| Some(if b.as_f64()? > a.as_f64()? { b.clone() } else { a.clone() }));
         each(self.all, |a, b| Some(Value::Bool(a.as_bool()? && b.as_bool()?)));
     }
