@@ -34,6 +34,8 @@ pub struct Hls {
     pub fragment: Duration,
     /// The length of what an index lists.
     pub window: Duration,
+    /// Whether segments that the index does not list any more are removed.
+    pub cleanup: bool,
 }
 
 /// The name of the vhost that stands for all that have no section of their own.
@@ -101,6 +103,7 @@ impl Hls {
                 None => seconds("hls_fragment", "10")?,
             },
             window: seconds("hls_window", "60")?,
+            cleanup: word("hls_cleanup", "on") == "on",
         }))
     }
 }

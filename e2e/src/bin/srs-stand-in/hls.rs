@@ -63,7 +63,9 @@ fn take(hls: &Hls, vhost: &str, stream: &Stream, progress: &mut Progress, root: 
         (progress.taken, progress.next) = (number, progress.next + 1);
         while progress.listed.iter().map(|segment| segment.seconds).sum::<f64>() > hls.window.as_secs_f64() && progress.listed.len() > 1 {
             let Some(old) = progress.listed.pop_front() else { break };
-            let _ = std::fs::remove_file(place(hls, vhost, &stream.key, &hls.ts_file, old.number));
+            if hls.cleanup {
+                let _ = std::fs::remove_file(place(hls, vhost, &stream.key, &hls.ts_file, old.number));
+            }
         }
         let m3u8 = place(hls, vhost, &stream.key, &hls.m3u8_file, 0);
         whole(&m3u8, listing(&progress.listed, |number| uri(hls, vhost, &stream.key, number)).as_bytes())?;
