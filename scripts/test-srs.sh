@@ -17,4 +17,4 @@ step 'building the server' 'about 2 minutes the first time'
 attended build_with_faults debug
 step "the tests of the engine, with SRS $version" 'about 3 minutes'
 export SRS_BINARY BRAIDCAST_BIN="$PWD/target/debug/braidcast"
-attended cargo test --locked -p braidcast-e2e --test engine_srs -- --test-threads 4
+attended cargo test --locked -p braidcast-e2e --test srs_itself --test engine_srs -- --test-threads 4

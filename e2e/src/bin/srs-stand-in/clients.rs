@@ -58,7 +58,7 @@ pub struct Client {
     /// How much.
     pub traffic: Arc<Traffic>,
     /// To end it.
-    socket: TcpStream,
+    pub socket: TcpStream,
 }
 
 /// What is said of a stream's media.
@@ -80,9 +80,9 @@ pub struct Stream {
     /// SRS's ids are words.
     pub id: String,
     /// How many publishers have come since it is remembered, and since this began.
-    pub publish: u64,
+    pub publish: u32,
     /// The same for the time since it was forgotten last.
-    pub life: u64,
+    pub life: u32,
     /// What it carries.
     pub media: Media,
     last_used: Instant,
@@ -92,7 +92,12 @@ pub struct Stream {
 struct Table {
     clients: Vec<Client>,
     streams: Vec<Stream>,
-    next: u64,
+    next: u32,
+}
+
+/// Eight digits for a number of this process.
+fn word(number: u32) -> String {
+    format!("{:08x}", std::process::id().wrapping_mul(0x1_0001).wrapping_add(number).wrapping_mul(0x9e37_79b1))
 }
 
 /// All of them.
@@ -104,28 +109,26 @@ impl Clients {
         self.0.lock().expect("nobody panics with the table in hand")
     }
 
-    /// Enters a client; gives its id. `None` for a publisher of a stream that is being published.
-    pub fn enter(
-        &self,
-        ip: IpAddr,
-        key: StreamKey,
-        tc_url: String,
-        kind: Kind,
-        traffic: Arc<Traffic>,
-        socket: TcpStream,
-    ) -> Option<String> {
+    /// An id that no other process of this server's has. SRS's ids are words.
+    pub fn new_id(&self) -> String {
         let mut table = self.table();
-        let busy = kind == Kind::Publish && table.clients.iter().any(|client| client.kind == kind && client.key == key);
-        if busy {
-            return None;
-        }
         table.next += 1;
-        let number = table.next;
-        let now = Instant::now();
-        let used = table.clients.iter().any(|client| client.key == key);
-        let at = table.streams.iter().position(|stream| stream.key == key).unwrap_or_else(|| {
-            let id = format!("vid-{number:07x}");
-            table.streams.push(Stream { key: key.clone(), id, publish: 0, life: 0, media: Media::default(), last_used: now });
+        word(table.next)
+    }
+
+    /// Enters a client; `false` for a publisher of a stream that is being published.
+    pub fn enter(&self, client: Client) -> bool {
+        let mut table = self.table();
+        let mut same = table.clients.iter().filter(|other| other.key == client.key);
+        if client.kind == Kind::Publish && same.clone().any(|other| other.kind == Kind::Publish) {
+            return false;
+        }
+        let used = same.next().is_some();
+        table.next += 1;
+        let (number, now) = (table.next, Instant::now());
+        let at = table.streams.iter().position(|stream| stream.key == client.key).unwrap_or_else(|| {
+            let (key, id) = (client.key.clone(), format!("vid-{}", word(number)));
+            table.streams.push(Stream { key, id, publish: 0, life: 0, media: Media::default(), last_used: now });
             table.streams.len() - 1
         });
         let stream = &mut table.streams[at];
@@ -133,12 +136,11 @@ impl Clients {
             stream.life = number;
         }
         stream.last_used = now;
-        if kind == Kind::Publish {
+        if client.kind == Kind::Publish {
             (stream.publish, stream.media) = (number, Media::default());
         }
-        let id = format!("{:08x}", number.wrapping_mul(0x9e37_79b1) as u32);
-        table.clients.push(Client { id: id.clone(), ip, key, tc_url, kind, since: now, traffic, socket });
-        Some(id)
+        table.clients.push(client);
+        true
     }
 
     /// Strikes a client off; with a publisher go those who play by HTTP-FLV.

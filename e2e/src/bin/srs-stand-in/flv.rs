@@ -1,14 +1,16 @@
 //! HTTP-FLV: asked of the server inside, and counted as a client.
 
 use crate::Shared;
-use crate::clients::{Kind, Traffic};
-use crate::http::{Request, answer};
+use crate::clients::{Client, Kind, Traffic};
+use crate::http::{Request, answer, read_head};
 use crate::rtmp::{close, copy};
 use anyhow::Result;
 use braidcast_protocols::rtmp::url;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Serves one request.
 pub fn serve(shared: &Arc<Shared>, mut client: TcpStream) -> Result<()> {
@@ -25,7 +27,9 @@ pub fn serve(shared: &Arc<Shared>, mut client: TcpStream) -> Result<()> {
     let traffic = Arc::new(Traffic::default());
     // SRS 7 says of those who come by HTTP where the connection comes from, whatever X-Forwarded-For says.
     let ip = client.peer_addr()?.ip();
-    let id = shared.clients.enter(ip, key, tc_url, Kind::Flv, traffic.clone(), client.try_clone()?);
+    let (id, since) = (shared.clients.new_id(), Instant::now());
+    let (counted, socket) = (traffic.clone(), client.try_clone()?);
+    shared.clients.enter(Client { id: id.clone(), ip, key, tc_url, kind: Kind::Flv, since, traffic: counted, socket });
     server.write_all(&request.head)?;
     let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
     let there = std::thread::spawn({
@@ -35,11 +39,26 @@ pub fn serve(shared: &Arc<Shared>, mut client: TcpStream) -> Result<()> {
             close(&from_client, &to_server);
         }
     });
-    let ended = copy(&mut server, &mut client, &traffic.sent);
+    let ended = answer_in_chunks(&mut server, &mut client, &traffic.sent);
     close(&client, &server);
-    if let Some(id) = id {
-        shared.clients.leave(&id);
-    }
+    shared.clients.leave(&id);
     let _ = there.join();
     ended
+}
+
+/// Passes on an answer in chunks (RFC 9112 §7.1), as SRS sends it.
+fn answer_in_chunks(server: &mut TcpStream, client: &mut TcpStream, counted: &AtomicU64) -> Result<()> {
+    let head = String::from_utf8_lossy(&read_head(server)?).into_owned();
+    let (status, _) = head.split_once("\r\n").unwrap_or_default();
+    let fields = "Connection: Close\r\nContent-Type: video/x-flv\r\nTransfer-Encoding: chunked";
+    write!(client, "{status}\r\n{fields}\r\n\r\n")?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = server.read(&mut buffer)?;
+        client.write_all(&[format!("{read:x}\r\n").as_bytes(), &buffer[..read], b"\r\n"].concat())?;
+        counted.fetch_add(read as u64, Ordering::Relaxed);
+        if read == 0 {
+            return Ok(());
+        }
+    }
 }

@@ -20,8 +20,8 @@ struct Progress {
     /// The last segment of the server inside that was taken.
     taken: u64,
     /// The publisher whose segments come now, and the life of the stream it belongs to.
-    publish: u64,
-    life: u64,
+    publish: u32,
+    life: u32,
     next: u64,
     listed: VecDeque<Segment>,
 }

@@ -39,13 +39,7 @@ pub struct Request {
 impl Request {
     /// Reads one.
     pub fn read(stream: &mut TcpStream) -> Result<Self> {
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") {
-            ensure!(head.len() < HEAD_BYTES, "a head without an end");
-            stream.read_exact(&mut byte).context("the head of a request")?;
-            head.push(byte[0]);
-        }
+        let head = read_head(stream)?;
         let text = String::from_utf8_lossy(&head).into_owned();
         let mut words = text.split(' ');
         let method = words.next().context("no method")?.to_owned();
@@ -65,6 +59,17 @@ impl Request {
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(own, value)| (own == name).then_some(value))
     }
+}
+
+/// Reads as far as a head goes.
+pub fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        ensure!(head.len() < HEAD_BYTES, "a head without an end");
+        stream.read_exact(&mut byte).context("a head")?;
+        head.push(byte[0]);
+    }
+    Ok(head)
 }
 
 /// Answers and ends.

@@ -1,9 +1,10 @@
 //! A stand-in for SRS, for tests alone: it reads an SRS configuration and behaves as SRS 7 does in what an engine of SRS processes
 //! relies on. Media is taken and given by a Braidcast of one worker behind it; what this program adds is what SRS does otherwise:
-//! whose connection it is by SRS's real-IP prefix, HLS files and indexes numbered from 0, the HTTP API with SRS's envelope, kicks.
+//! SRS's real-IP prefix, HLS files and indexes numbered from 0, the HTTP API with SRS's envelope, kicks.
 //!
 //! Never proves anything of SRS itself: `make test-srs` runs the same tests with a real one.
 
+mod answers;
 mod api;
 mod clients;
 mod conf;
