@@ -6,6 +6,7 @@ use crate::config;
 use crate::control::orders::{Order, Report};
 use crate::control::{self, ToFront, ToWorker};
 use crate::hls::SavedState;
+use crate::srs_conf::{self, Place, Site};
 use braidcast_media::RecordKind;
 use braidcast_protocols::hls::{Segmenter, SegmenterOptions};
 use serde::Serialize;
@@ -38,6 +39,37 @@ pub fn config_file(text: &str) {
     let again = config::load_text(Path::new("fuzz.toml"), &config.to_toml());
     assert_eq!(again.expect("what was accepted is accepted again").config, config);
     assert_eq!(config::Config::from_json(&config.to_json()).expect("it goes to workers as JSON"), config);
+}
+
+/// A configuration file of SRS; every file that it includes is the same. What is read is printed and read again the
+/// same; what is generated from it is read, and generates itself; what it is translated to is accepted.
+pub fn srs_conf_file(text: &str) {
+    let mut included = |_: &str| Ok("vhost included { hls { enabled on; } }\n".to_owned());
+    if let Ok(tree) = srs_conf::parse("fuzz.conf", text, &mut included) {
+        let printed = srs_conf::print(&tree.children).expect("what was read can be said");
+        let again = srs_conf::parse("again.conf", &printed, &mut included).expect("what was printed is read");
+        assert_eq!(srs_conf::print(&again.children).as_deref(), Ok(printed.as_str()));
+    }
+    let Ok(site) = Site::from_text("fuzz.conf", text, &[], &mut included) else { return };
+    let local = |port| ([127, 0, 0, 1], port).into();
+    for carries_others in [true, false] {
+        let place = Place {
+            id: 1,
+            rtmp: local(1),
+            http: local(2),
+            api: local(3),
+            hls_dir: "/dev/shm/x".into(),
+            run_dir: "/run/x".into(),
+            carries_others,
+        };
+        let generated = site.generate(&place).expect("what was read can be said");
+        let one = Site::from_text("one.conf", &generated, &[], &mut included).expect("what was generated is read");
+        assert_eq!(one.listens().rtmp, [place.rtmp]);
+        assert_eq!(one.edge_vhosts(), site.edge_vhosts());
+        assert_eq!(one.api_auth(), site.api_auth());
+    }
+    assert!(site.notes().iter().all(|note| !note.to_string().is_empty()) && site.removed_variables().is_empty());
+    config::load_text(Path::new("import.toml"), &site.to_native()).expect("what was imported is accepted");
 }
 
 /// A segmenter's state file, behind its checksum: whatever it says, a segmenter goes on from it.

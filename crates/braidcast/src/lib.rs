@@ -5,6 +5,7 @@
 mod cli;
 mod config;
 mod control;
+mod engine;
 mod front;
 pub mod fuzzing;
 mod hls;
@@ -12,6 +13,7 @@ mod logging;
 mod page;
 mod relays;
 mod saved;
+mod srs_conf;
 mod status;
 mod worker;
 

@@ -7,7 +7,7 @@ use braidcast_protocols::http::{
     ByteRange, HttpError, Request, RequestReader, Route, Settings, Span, is_index_name, parameter, parameters, percent_decode, route,
 };
 
-const SETTINGS: Settings = Settings { head_bytes: 1024, body_bytes: 64 };
+const SETTINGS: Settings = Settings { head_bytes: 1024, body_bytes: 64, passes_on: false };
 
 /// Requests of one connection, one behind the other, and what they ask for.
 pub fn requests(input: &[u8]) {

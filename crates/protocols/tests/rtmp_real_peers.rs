@@ -5,17 +5,16 @@
 //! read. A tool that is not installed is skipped, loudly.
 #![allow(clippy::unwrap_used)]
 
-use braidcast_media::{RecordKind, flv};
+mod tools;
+
+use braidcast_media::RecordKind;
 use braidcast_protocols::rtmp::{Output, ServerSession, Settings, egress};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-type Record = (RecordKind, u32, Vec<u8>);
+use tools::{Record, file_media, frames, recording, run};
 
 #[derive(Default)]
 struct Streams {
@@ -118,57 +117,14 @@ fn serve(mut socket: TcpStream, seed: u64, streams: &Mutex<Streams>) {
     }
 }
 
-/// Runs a program to its end, for a minute at most; false if it is not installed.
-fn run(program: &str, arguments: &[&str]) -> bool {
-    let version = if program == "ffmpeg" { "-version" } else { "--version" };
-    if Command::new(program).arg(version).output().is_err() {
-        eprintln!("SKIPPED: {program} is not installed");
-        return false;
-    }
-    let output = Command::new("timeout").arg("60").arg(program).args(arguments).output().unwrap();
-    let words = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{program} {arguments:?}: {}\n{words}", output.status);
-    true
-}
-
-/// Records three seconds (H.264 with B-frames, and AAC) into a folder of this test's own, and to `also` at the same time.
-fn recording(test: &str, also: &[&str]) -> Option<(PathBuf, PathBuf)> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("rtmp-{test}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let file = folder.join("source.flv");
-    let picture = "testsrc=s=320x180:r=25,noise=alls=40";
-    let mut arguments = vec!["-v", "error", "-y", "-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", "sine=r=44100", "-t", "3"];
-    arguments.extend(["-map", "0", "-map", "1", "-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "25"]);
-    arguments.extend(["-pix_fmt", "yuv420p", "-c:a", "aac", "-flags", "+global_header", "-f", "tee"]);
-    let outputs = std::iter::once(file.to_str().unwrap()).chain(also.iter().copied());
-    let outputs = outputs.map(|output| format!("[f=flv]{output}")).collect::<Vec<_>>().join("|");
-    arguments.push(&outputs);
-    run("ffmpeg", &arguments).then_some((folder, file))
-}
-
-/// Audio and video of an FLV file.
-fn file_media(file: &Path) -> Vec<Record> {
-    let bytes = std::fs::read(file).unwrap();
-    let records = flv::records(&bytes[flv::FILE_HEADER.len()..]);
-    let all = records.map(|record| (record.header.kind, record.header.timestamp_ms, record.payload.to_vec()));
-    all.filter(|record| record.0 != RecordKind::Data).collect()
-}
-
 fn shape(records: &[Record]) -> Vec<(RecordKind, u32, usize)> {
     records.iter().map(|(kind, timestamp_ms, payload)| (*kind, *timestamp_ms, payload.len())).collect()
-}
-
-/// The video frames' data, without headers (GStreamer writes composition times anew) and timestamps: what every program
-/// must carry over unchanged.
-fn frames(records: &[Record]) -> Vec<&[u8]> {
-    let video = records.iter().filter(|record| record.0 == RecordKind::Video && record.2.get(1) == Some(&1));
-    video.map(|record| &record.2[5..]).collect()
 }
 
 #[test]
 fn ffmpeg_publishes_and_plays_back_the_same_packets() {
     let server = Server::start();
-    let Some((folder, file)) = recording("ffmpeg", &[&format!("{}?token=t1", server.url("cam"))]) else { return };
+    let Some((folder, file)) = recording("ffmpeg", "3", &[&format!("{}?token=t1", server.url("cam"))]) else { return };
     server.wait_for_end("cam");
     let expected = file_media(&file);
     assert!(expected.len() > 150, "{} records", expected.len());
@@ -190,7 +146,7 @@ fn ffmpeg_publishes_and_plays_back_the_same_packets() {
 #[test]
 fn gstreamers_two_rtmp_clients_publish_and_play() {
     let server = Server::start();
-    let Some((folder, file)) = recording("gstreamer", &[]) else { return };
+    let Some((folder, file)) = recording("gstreamer", "3", &[]) else { return };
     let expected = file_media(&file);
     let source = format!("location={}", file.display());
     for (sink, src) in [("rtmpsink", "rtmpsrc"), ("rtmp2sink", "rtmp2src")] {

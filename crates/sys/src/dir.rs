@@ -51,6 +51,14 @@ impl Dir {
         self.open_at(name, OFlags::RDONLY)
     }
 
+    /// Opens an ordinary file that is there, for reading, or for reading and writing. `InvalidInput` for anything else (a pipe, a
+    /// device, a directory), none of which can make this wait.
+    pub fn open_regular(&self, name: &str, write: bool) -> io::Result<std::fs::File> {
+        let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        let file = std::fs::File::from(self.open_at(name, flags | OFlags::NONBLOCK)?);
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
     /// Opens a file for reading and writing, made empty first if it is not there.
     pub fn open_or_create(&self, name: &str) -> io::Result<OwnedFd> {
         self.open_at(name, OFlags::RDWR | OFlags::CREATE)
@@ -116,5 +124,22 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc/passwd", top.path().join("link")).unwrap();
         assert!(Dir::open(top.path()).unwrap().open_file("link").is_err());
+    }
+
+    #[test]
+    fn a_pipe_is_no_ordinary_file_and_nothing_waits_for_it() {
+        let top = tempfile::tempdir().unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, top.path().join("pipe"), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        std::fs::write(top.path().join("file"), "x").unwrap();
+        std::os::unix::fs::symlink("file", top.path().join("link")).unwrap();
+        let dir = Dir::open(top.path()).unwrap();
+        dir.create_dir("directory").unwrap();
+        for write in [false, true] {
+            assert!(dir.open_regular("file", write).is_ok());
+            assert_eq!(dir.open_regular("missing", write).unwrap_err().kind(), io::ErrorKind::NotFound);
+            for name in ["pipe", "directory", "link"] {
+                assert!(dir.open_regular(name, write).is_err(), "{name}");
+            }
+        }
     }
 }

@@ -21,6 +21,7 @@ pub mod net;
 pub mod page;
 pub mod poller;
 pub mod process;
+pub mod splice;
 
 pub use dir::Dir;
 pub use eventfd::EventFd;
@@ -29,3 +30,4 @@ pub use memory::SharedMemory;
 pub use page::SharedPage;
 pub use poller::{Event, Events, Interest, Poller};
 pub use process::PidFd;
+pub use splice::Pipe;

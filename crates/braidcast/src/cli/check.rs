@@ -5,6 +5,7 @@ use super::print;
 use super::serve::ConfigArgs;
 use crate::config::{self, Config, Size};
 use crate::front;
+use crate::srs_conf::NoteKind;
 use crate::status::instance;
 use braidcast_sys::{file, limits, net};
 use clap::Args;
@@ -113,9 +114,30 @@ fn machine(config: &Config, findings: &mut Findings) {
         }
     }
     relays(config, findings);
+    engine(config, findings);
     shared_directory(config, findings);
     state_directory(&config.server.state_dir, running, findings);
     descriptors(config, findings);
+}
+
+/// What processes of another server are made from.
+fn engine(config: &Config, findings: &mut Findings) {
+    if !config.relays() {
+        return;
+    }
+    match front::Recipe::read(&config.engine) {
+        Ok(recipe) => {
+            let program = recipe.program(&config.engine);
+            match program.is_file() {
+                true => findings.add(Verdict::Ok, format!("engine: {} processes of {}", config.processes(), program.display())),
+                false => findings.add(Verdict::Error, format!("engine: {} is no file: say [engine] srs_binary or command", program.display())),
+            }
+            for note in recipe.notes() {
+                findings.add(if note.kind == NoteKind::Changed { Verdict::Ok } else { Verdict::Warn }, format!("engine: {note}"));
+            }
+        }
+        Err(error) => findings.add(Verdict::Error, format!("engine: {error:#}")),
+    }
 }
 
 /// What fetches HLS has to be there if something is to be fetched.

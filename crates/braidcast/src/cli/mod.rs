@@ -1,6 +1,7 @@
 //! The command line: which commands there are, what they are told, what they print. No command's work is done here.
 
 mod check;
+mod import_srs;
 mod index;
 mod orders;
 mod ports;
@@ -45,6 +46,8 @@ enum Command {
     Worker(serve::WorkerArgs),
     /// Say what is wrong with a configuration and with the machine for it, and start nothing.
     Check(check::CheckArgs),
+    /// Write the configuration of this server for a site that has one of SRS.
+    ImportSrs(import_srs::ImportSrsArgs),
     /// Say what an instance is doing
     Status(status::StatusArgs),
     /// Hand a worker's sessions to the others; it ends and is started anew.
@@ -52,7 +55,7 @@ enum Command {
     /// Move sessions until every worker has its share.
     Rebalance(orders::OrderArgs),
     /// Have the binary that lies on disk now take over; nobody is disconnected.
-    Upgrade(orders::OrderArgs),
+    Upgrade(orders::UpgradeArgs),
     /// Read the configuration anew; nobody is disconnected.
     Reload(orders::OrderArgs),
     /// Make an index from the segments of a stream.
@@ -84,6 +87,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(args),
         Command::Worker(args) => serve::run_worker(&args),
         Command::Check(args) => check::run(args),
+        Command::ImportSrs(args) => import_srs::run(&args),
         Command::Status(args) => status::run(args),
         Command::Drain(args) => orders::drain(&args),
         Command::Rebalance(args) => orders::rebalance(&args),

@@ -1,6 +1,6 @@
 //! `braidcast drain`, `braidcast rebalance`: orders to a running instance, and what it says about them.
 
-use crate::control::WorkerId;
+use crate::control::{ProcessId, WorkerId};
 use crate::control::channel::Channel;
 use crate::control::orders::{Order, Report, socket_path};
 use anyhow::{Context, bail};
@@ -24,23 +24,50 @@ pub(super) struct OrderArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  braidcast drain 2                  worker 2 hands its connections to others
+  braidcast drain --process 2        process 2 of another server ([engine]) ends when its streams do")]
 pub(super) struct DrainArgs {
     /// Which worker, from 1
-    worker: u16,
+    #[arg(required_unless_present = "process")]
+    worker: Option<u16>,
+    /// Which process of another server, from 1: it gets no publishers any more, and is started anew when its streams have ended
+    #[arg(long, value_name = "N", conflicts_with = "worker")]
+    process: Option<u16>,
     #[command(flatten)]
     order: OrderArgs,
 }
 
 pub(super) fn drain(args: &DrainArgs) -> anyhow::Result<ExitCode> {
-    give(&args.order, &Order::Drain(WorkerId(args.worker)))
+    let worker = Order::Drain(WorkerId(args.worker.unwrap_or_default()));
+    give(&args.order, &args.process.map_or(worker, |process| Order::DrainProcess(ProcessId(process))))
 }
 
 pub(super) fn rebalance(args: &OrderArgs) -> anyhow::Result<ExitCode> {
     give(args, &Order::Rebalance)
 }
 
-pub(super) fn upgrade(args: &OrderArgs) -> anyhow::Result<ExitCode> {
-    give(args, &Order::Upgrade)
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  braidcast upgrade                              the binary of braidcast that lies on disk now
+  braidcast upgrade --srs-binary /opt/srs-7/srs  another SRS, one process after the other, each when its streams have ended")]
+pub(super) struct UpgradeArgs {
+    /// Replace the processes of SRS instead, by this program
+    #[arg(long, value_name = "PATH")]
+    srs_binary: Option<PathBuf>,
+    #[command(flatten)]
+    order: OrderArgs,
+}
+
+pub(super) fn upgrade(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
+    let order = match &args.srs_binary {
+        // The server may run elsewhere.
+        Some(path) => Order::UpgradeProcesses(std::path::absolute(path)?.display().to_string()),
+        None => Order::Upgrade,
+    };
+    give(&args.order, &order)
 }
 
 pub(super) fn reload(args: &OrderArgs) -> anyhow::Result<ExitCode> {

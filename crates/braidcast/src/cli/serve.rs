@@ -34,6 +34,15 @@ pub(super) struct ConfigArgs {
     /// Directory for what outlives a reboot
     #[arg(long, value_name = "DIR")]
     state_dir: Option<String>,
+    /// What carries the streams: native, srs or external
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<String>,
+    /// With the engine srs: its program
+    #[arg(long, value_name = "PATH")]
+    srs_binary: Option<String>,
+    /// With the engine srs: the site's own configuration
+    #[arg(long, value_name = "FILE")]
+    srs_conf: Option<String>,
     /// First of the workers' own ports on loopback; 0: none
     #[arg(long, value_name = "PORT")]
     worker_base_port: Option<String>,
@@ -56,6 +65,7 @@ Examples:
   braidcast serve -c /etc/braidcast.toml
   braidcast serve --workers 2 --rtmp 127.0.0.1:1935 --http localhost:0 --set hls.fragment=2s
   braidcast serve --state-dir ~/.local/state/braidcast        as a user who may not write to /var/lib
+  braidcast serve --engine srs --srs-binary /usr/local/srs/objs/srs --srs-conf /usr/local/srs/conf/srs.conf
   BRAIDCAST_HLS_FRAGMENT=2s braidcast serve --shared-dir /dev/shm/second --state-dir /var/lib/second \\
     --rtmp 1936 --http 8081 --api localhost:1986                a second instance beside the first")]
 pub(super) struct ServeArgs {
@@ -129,6 +139,9 @@ impl ConfigArgs {
             ("--shared-dir", "server.shared_dir", self.shared_dir.clone()),
             ("--state-dir", "server.state_dir", self.state_dir.clone()),
             ("--worker-base-port", "server.worker_base_port", self.worker_base_port.clone()),
+            ("--engine", "engine.kind", self.engine.clone()),
+            ("--srs-binary", "engine.srs_binary", self.srs_binary.clone()),
+            ("--srs-conf", "engine.srs_conf", self.srs_conf.clone()),
             ("--log-level", "server.log_level", self.log_level.clone()),
         ];
         let mut flags: Vec<_> = named

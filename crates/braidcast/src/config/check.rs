@@ -2,7 +2,7 @@
 //!
 //! Looks at the configuration only. Whether ports are free and directories usable is for `braidcast check` and the start to find out.
 
-use super::{Config, ProxyProtocol, Pull, Span, When, Worker};
+use super::{Config, EngineKind, ProxyProtocol, Pull, Span, When, Worker};
 use braidcast_media::StreamKey;
 use std::net::IpAddr;
 
@@ -55,6 +55,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     }
     pulls(&mut found, config);
     workers(&mut found, config);
+    engine(&mut found, config);
     let play = &config.play;
     if play.max_lag > log.keep {
         let message = format!(
@@ -64,6 +65,31 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
         found.push(Finding { key: ("play", "max_lag"), message, harmless: true });
     }
     found
+}
+
+/// What another engine needs, and what it does without.
+fn engine(found: &mut Vec<Finding>, config: &Config) {
+    let engine = &config.engine;
+    let mut add = |key, message: String, harmless| found.push(Finding { key, message, harmless });
+    if engine.kind == EngineKind::External {
+        for (key, value) in [("command", &engine.command), ("template", &engine.template)] {
+            if value.is_empty() {
+                add(("engine", key), format!("[engine] kind = \"external\" without {key}"), false);
+            }
+        }
+    }
+    if engine.kind == EngineKind::Native {
+        return;
+    }
+    if engine.kind == EngineKind::Srs && engine.carries_others > config.processes() {
+        add(("engine", "carries_others"), format!("[engine] carries_others = {}: there are {} processes", engine.carries_others, config.processes()), false);
+    }
+    if !config.pull.is_empty() || !config.forward.is_empty() {
+        add(("engine", "kind"), "[[forward]] and [[pull]] are the native engine's: the other servers have their own".into(), false);
+    }
+    if config.server.worker_base_port != 0 {
+        add(("server", "worker_base_port"), "[server] worker_base_port: relays have no sub-ports; the processes have ports of their own".into(), false);
+    }
 }
 
 fn at_most<T: PartialOrd + std::fmt::Display>(

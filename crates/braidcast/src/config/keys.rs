@@ -48,6 +48,37 @@ section! {
 }
 
 section! {
+    /// What carries the streams: our own workers, or processes of another server, with our workers as relays before them. See
+    /// [engines.md](engines.md).
+    Engine {
+        /// `"native"` are our own workers. `"srs"` starts SRS processes, `"external"` processes of any RTMP server that is started with a
+        /// configuration file.
+        kind: EngineKind = EngineKind::Native;
+        /// How many processes are started. 0: one for each core that this process may use. `[[worker]]` says of each what it may take.
+        processes: u16 = 0, in 0..=MAX_WORKERS;
+        /// `"srs"`: the program of SRS, a path or a name that is looked for in `PATH`.
+        srs_binary: String = "srs".into();
+        /// `"srs"`: the site's own configuration. Empty: SRS's defaults.
+        srs_conf: String = String::new();
+        /// `"external"`: the program and its arguments, with placeholders as in `template`. Words are separated by blanks and may be quoted;
+        /// no shell is asked.
+        command: String = String::new();
+        /// `"external"`: a file from which the configuration of each process is made. `{id}`, `{rtmp_port}`, `{http_port}`, `{api_port}`,
+        /// `{hls_dir}`, `{dir}` and `{config}` are replaced.
+        template: String = String::new();
+        /// `"external"`: how a process is told the address of a client: not at all (`"none"`), by a PROXY header (`"proxy"`), or by the
+        /// real-IP prefix of SRS's proxy (`"srs"`).
+        client_address: ClientAddress = ClientAddress::None;
+        /// A process that does not answer for so long is killed and started again: SRS by its HTTP API, others by taking connections.
+        silent_after: Span = Span::secs(5), in Span::secs(1)..=Span::secs(300);
+        /// How long a process that gets no publishers any more is left until it is ended all the same.
+        drain_limit: Span = Span::secs(600), in Span::secs(0)..=Span::secs(86_400);
+        /// `"srs"`: the process that has what only one can have: WebRTC, SRT, RTMPS, stream casters, ingests.
+        carries_others: u16 = 1, in 1..=MAX_WORKERS;
+    }
+}
+
+section! {
     /// RTMP, for publishers and viewers.
     Rtmp {
         /// Addresses to listen on. A port alone means all addresses, IPv4 and IPv6; port 0 takes a free one; an empty list turns RTMP off.
@@ -215,7 +246,8 @@ section! {
 }
 
 section! {
-    /// A worker that differs from the others: one `[[worker]]` for each. Workers that are not named have the defaults.
+    /// A worker that differs from the others: one `[[worker]]` for each. Workers that are not named have the defaults. With another engine than
+    /// `"native"` this is about the process of that number.
     Worker {
         /// Which worker, from 1.
         id: u16 = 0, in 1..=MAX_WORKERS;
@@ -262,6 +294,30 @@ choice! {
         Always = "always",
         /// While somebody wants to watch it.
         Demand = "demand",
+    }
+}
+
+choice! {
+    /// What carries the streams.
+    EngineKind {
+        /// Our own workers.
+        Native = "native",
+        /// SRS processes.
+        Srs = "srs",
+        /// Processes of any RTMP server.
+        External = "external",
+    }
+}
+
+choice! {
+    /// How a process of another server is told the address of a client.
+    ClientAddress {
+        /// Not at all.
+        None = "none",
+        /// By a PROXY header.
+        Proxy = "proxy",
+        /// By the real-IP prefix of SRS's proxy.
+        Srs = "srs",
     }
 }
 

@@ -5,8 +5,10 @@ use super::file::{Assignment, assignments};
 use super::problem::{Origin, Problem, Problems};
 use super::table::Rejected;
 use super::value::Raw;
-use super::{Config, MAX_WORKERS, TABLES, WORKER, heading, is_table, sections};
+use super::{Config, EngineKind, MAX_WORKERS, TABLES, WORKER, heading, is_table, sections};
+use crate::srs_conf::Site;
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 /// How every variable begins that sets a key.
@@ -61,6 +63,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     for (flag, path, value) in &sources.flags {
         loader.path(Origin::Flag(flag.clone()), path, value);
     }
+    loader.take_from_site(&sources.environment);
     loader.finish()
 }
 
@@ -239,6 +242,50 @@ impl Loader {
         }
     }
 
+    /// What nobody has set and the site's srs.conf says: where clients come in, and the virtual hosts that there are.
+    fn take_from_site(&mut self, environment: &[(String, String)]) {
+        if self.config.engine.kind != EngineKind::Srs {
+            return;
+        }
+        let named = Some(Path::new(&self.config.engine.srs_conf)).filter(|path| !path.as_os_str().is_empty());
+        let site = match Site::load(named, environment) {
+            Ok(site) => site,
+            Err(problems) => {
+                // Each says its own file and line.
+                let origin = self.origin("engine", "srs_conf");
+                return problems.0.iter().for_each(|problem| self.problems.add(origin.clone(), problem.to_string()));
+            }
+        };
+        let listens = site.listens();
+        if self.is_free("rtmp", "listen") {
+            self.config.rtmp.listen.clone_from(&listens.rtmp);
+        }
+        if self.is_free("http", "listen") && !listens.http.is_empty() {
+            self.config.http.listen.clone_from(&listens.http);
+        }
+        if self.is_free("api", "listen") && !listens.api.is_empty() && listens.api != listens.http {
+            // SRS leaves its API open to everybody unless it asks for a password.
+            let open = site.api_auth().is_some();
+            let places = listens.api.iter().filter(|address| open || !address.ip().is_unspecified());
+            self.config.api.listen = places.copied().collect();
+            if self.config.api.listen.is_empty() {
+                let port = listens.api[0].port();
+                self.config.api.listen = vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
+            }
+        }
+        if self.is_free("server", "vhosts") {
+            self.config.server.vhosts = site.vhosts();
+        }
+    }
+
+    fn is_free(&self, section: &str, key: &str) -> bool {
+        !self.origins.contains_key(&(section.to_owned(), key.to_owned()))
+    }
+
+    fn origin(&self, section: &str, key: &str) -> Origin {
+        self.origins.get(&(section.to_owned(), key.to_owned())).cloned().unwrap_or(Origin::Default)
+    }
+
     fn finish(mut self) -> Result<Loaded, Problems> {
         for (section, _, origin, written) in std::mem::take(&mut self.placed) {
             self.check_needed(origin, &section, &written);
@@ -249,7 +296,7 @@ impl Loader {
         let mut warnings = Vec::new();
         for finding in contradictions(&self.config) {
             let (section, key) = finding.key;
-            let origin = self.origins.get(&(section.to_owned(), key.to_owned())).cloned().unwrap_or(Origin::Default);
+            let origin = self.origin(section, key);
             if finding.harmless {
                 warnings.push(Problem { origin, message: finding.message });
             } else {

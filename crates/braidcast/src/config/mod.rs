@@ -17,7 +17,7 @@ mod value;
 
 pub use docs::markdown;
 pub use keys::{
-    Api, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish,
+    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish,
     PublishPolicy, Pull, Relay, Rtmp, Server, When, Worker,
 };
 pub use load::{Sources, load, load_text};
@@ -111,6 +111,7 @@ macro_rules! config {
 config! {
     {
         server: Server,
+        engine: Engine,
         rtmp: Rtmp,
         http: Http,
         api: Api,
@@ -143,9 +144,23 @@ impl Config {
     /// How many workers there are: the configured number, or one for each core that this process may use. At least 1.
     pub fn workers(&self) -> u16 {
         match self.server.workers {
-            0 => u16::try_from(std::thread::available_parallelism().map_or(1, NonZero::get)).unwrap_or(MAX_WORKERS).min(MAX_WORKERS),
+            0 => cores(),
             configured => configured,
         }
+    }
+
+    /// How many processes of another server there are: the configured number, or one for each core; none with our own workers.
+    pub fn processes(&self) -> u16 {
+        match (self.engine.kind, self.engine.processes) {
+            (EngineKind::Native, _) => 0,
+            (_, 0) => cores(),
+            (_, configured) => configured,
+        }
+    }
+
+    /// Whether our workers are relays before processes of another server.
+    pub fn relays(&self) -> bool {
+        self.engine.kind != EngineKind::Native
     }
 
     /// What is configured for the worker with this id, or the defaults.
@@ -189,6 +204,8 @@ impl Config {
         keep(self.server.shared_dir != running.server.shared_dir, "[server] shared_dir");
         keep(self.server.state_dir != running.server.state_dir, "[server] state_dir");
         keep(self.workers() != running.workers(), "[server] workers");
+        keep(self.engine.kind != running.engine.kind, "[engine] kind");
+        keep(self.processes() != running.processes(), "[engine] processes");
         keep(self.server.worker_base_port != running.server.worker_base_port, "[server] worker_base_port");
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
@@ -196,6 +213,8 @@ impl Config {
         self.server.shared_dir.clone_from(&running.server.shared_dir);
         self.server.state_dir.clone_from(&running.server.state_dir);
         self.server.workers = running.workers();
+        self.engine.kind = running.engine.kind;
+        self.engine.processes = running.processes();
         self.server.worker_base_port = running.server.worker_base_port;
         changed
     }
@@ -224,6 +243,16 @@ impl Config {
     pub fn from_json(json: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(json)
     }
+}
+
+/// An engine's name.
+pub fn show_engine(kind: EngineKind) -> String {
+    value::Value::show(&kind).trim_matches('"').to_owned()
+}
+
+/// The cores that this process may use, as a number of processes.
+fn cores() -> u16 {
+    u16::try_from(std::thread::available_parallelism().map_or(1, NonZero::get)).unwrap_or(MAX_WORKERS).min(MAX_WORKERS)
 }
 
 impl Worker {

@@ -172,5 +172,7 @@ counters! {
         PullFailures = "pull_failures",
         /// Streams that were asked for and not pulled, because too many are pulled on demand already.
         RefusedPulls = "refused_pulls",
+        /// Processes of another server that ended by themselves, or were killed because they were silent, and were started again.
+        ProcessRestarts = "process_restarts",
     }
 }

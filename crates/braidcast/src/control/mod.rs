@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
 /// The version of the messages below. A front and a worker that speak different ones do not talk to each other.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Identifies a client connection for as long as the instance runs; given at accept, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,6 +57,33 @@ impl fmt::Display for WorkerId {
     }
 }
 
+/// Identifies a process of another server that the front has started ([`crate::config::Engine`]), from 1; a restarted process keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessId(pub u16);
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What relays know of such a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineProcess {
+    /// Which one.
+    pub process: ProcessId,
+    /// Tells one start of it from another.
+    pub run: u64,
+    /// It takes connections.
+    pub serves: bool,
+    /// Where it speaks RTMP.
+    pub rtmp: SocketAddr,
+    /// Where it speaks HTTP.
+    pub http: SocketAddr,
+    /// Where its HTTP API is.
+    pub api: SocketAddr,
+}
+
 /// Which listening socket a connection came in by, and so which protocol is spoken on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Listener {
@@ -89,6 +116,8 @@ pub enum Placement {
     },
     /// Another worker shall serve it: the asking worker saves the session and answers with [`ToFront::Move`].
     MoveTo(WorkerId),
+    /// The asking worker connects it to this process.
+    Process(ProcessId),
     /// It is not admitted.
     Refused(Refusal),
 }
@@ -168,13 +197,15 @@ pub struct Asked {
     pub credential: u64,
     /// The connection must stay in the asking worker (it came by the worker's sub-port).
     pub pinned: bool,
+    /// The process that has the stream, as far as the worker knows, though nobody publishes it through a relay.
+    pub found_at: Option<ProcessId>,
 }
 
 impl Asked {
     /// The message.
     pub fn question(&self, conn: ConnId) -> ToFront {
-        let Self { intent, key, credential, pinned } = self.clone();
-        ToFront::Place { conn, intent, key, credential, pinned }
+        let Self { intent, key, credential, pinned, found_at } = self.clone();
+        ToFront::Place { conn, intent, key, credential, pinned, found_at }
     }
 }
 
@@ -232,6 +263,8 @@ pub struct HeldPlace {
     pub key: StreamKey,
     /// As in [`Asked`].
     pub credential: u64,
+    /// The process that it is connected to, and whether that has taken it.
+    pub process: Option<(ProcessId, bool)>,
 }
 
 /// From the front to a worker.
@@ -333,6 +366,15 @@ pub enum ToWorker {
         /// Its connection.
         conn: ConnId,
     },
+    /// The processes of another server, all of them, whenever something about them has changed.
+    Processes(Vec<EngineProcess>),
+    /// The answer to [`ToFront::Collects`].
+    CollectFrom {
+        /// The stream.
+        key: StreamKey,
+        /// As in [`Placement::Here`].
+        next_segment: u64,
+    },
 }
 
 /// From a worker to the front.
@@ -360,6 +402,8 @@ pub enum ToFront {
         credential: u64,
         /// The connection must stay in the asking worker (it came by the worker's sub-port).
         pinned: bool,
+        /// The process that has the stream, as far as the worker knows.
+        found_at: Option<ProcessId>,
     },
     /// The session is saved, and this worker has let go of it: pass it on.
     Move {
@@ -431,6 +475,27 @@ pub enum ToFront {
         /// The client. A port of 0 was not said.
         client: SocketAddr,
     },
+    /// The process that a connection was placed at has taken it: a publisher's stream is there.
+    Taken {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// This worker is the one that collects segments and looks after the processes from now on.
+    Keeps,
+    /// A process writes segments of a stream that this worker has not met yet: at which number do they begin?
+    Collects {
+        /// The stream.
+        key: StreamKey,
+    },
+    /// How a process was found.
+    Health {
+        /// The process.
+        process: ProcessId,
+        /// As in [`EngineProcess`].
+        run: u64,
+        /// Its CPU use, per mille of a core; or why it did not answer.
+        seen: Result<u32, String>,
+    },
 }
 
 /// Why a packet is not a message.
@@ -468,6 +533,7 @@ mod tests {
             key: StreamKey::new("v", "a", "s").unwrap(),
             credential: 9,
             pinned: false,
+            found_at: None,
         };
         let packet = encode(&message);
         assert_eq!(decode::<ToFront>(&packet).unwrap(), message);

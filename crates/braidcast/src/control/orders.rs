@@ -2,7 +2,7 @@
 //!
 //! The directory belongs to the user that runs the server and is closed to others: whoever can reach the socket may give orders.
 
-use super::WorkerId;
+use super::{ProcessId, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,10 @@ pub enum Order {
     Rebalance,
     /// The binary that lies on disk now takes over.
     Upgrade,
+    /// A process of another server gets no publishers any more; when its streams have ended it is started anew.
+    DrainProcess(ProcessId),
+    /// The processes of another server are replaced by this program, one by one.
+    UpgradeProcesses(String),
     /// The configuration is read anew.
     Reload,
     /// To the front that comes after [`Report::Follow`]: how does it go on?

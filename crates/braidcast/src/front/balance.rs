@@ -72,7 +72,9 @@ impl Front {
             // Sessions that nobody else can take wait for this worker's successor.
             let on_their_way = self.moves.from(worker).any(|conn| !self.moves.waits(conn));
             let done = !on_their_way && left.iter().all(|conn| self.moves.waits(*conn));
-            let overdue = self.now_ms >= since_ms + DRAIN_MS && !on_their_way;
+            // Connections through a relay stay with it to their end.
+            let limit_ms = if self.config.relays() { self.config.engine.drain_limit.as_ms() } else { DRAIN_MS };
+            let overdue = self.now_ms >= since_ms + limit_ms && !on_their_way;
             if done || overdue {
                 tracing::info!(%worker, left = left.len(), ms = self.now_ms - since_ms, "the worker is empty: it ends and is started anew");
                 self.balance.draining.remove(&worker);
@@ -184,7 +186,7 @@ impl Front {
     /// Which workers have more publishers or viewers than their share, and how many more.
     fn excess(&self) -> Vec<(WorkerId, Intent, u32)> {
         let loads = self.loads();
-        if loads.len() < 2 {
+        if loads.len() < 2 || self.config.relays() {
             return Vec::new();
         }
         let weights: u64 = loads.iter().map(|load| u64::from(load.weight)).sum();

@@ -117,9 +117,9 @@ impl Front {
             ToFront::Inventory(_) | ToFront::Bells | ToFront::Holding(_) | ToFront::InventoryEnd => {
                 self.bad_message(worker, &std::io::Error::other("an inventory that nobody asked for"));
             }
-            ToFront::Place { conn, intent, key, credential, pinned } => {
+            ToFront::Place { conn, intent, key, credential, pinned, found_at } => {
                 if self.is_sound(worker, &key) {
-                    self.answer(worker, Question { conn, intent, key, credential, pinned });
+                    self.answer(worker, Question { conn, intent, key, credential, pinned, found_at });
                 }
             }
             ToFront::Move { conn, to } => self.forward(worker, conn, to),
@@ -127,6 +127,7 @@ impl Front {
             ToFront::Adopted { conn } => self.adopted(worker, conn),
             ToFront::Lost { conn } => self.lost(worker, conn),
             ToFront::Released { conn } => {
+                self.engine.gone(conn);
                 let result = self.registry.released(conn, worker, now_ms);
                 self.note(worker, conn, result);
             }
@@ -137,6 +138,7 @@ impl Front {
             }
             ToFront::PullEnded { conn, error } => self.pull_ended(conn, error),
             ToFront::Closed { conn } => {
+                self.engine.gone(conn);
                 self.pull_closed(conn);
                 let result = self.registry.closed(conn, worker, now_ms);
                 self.note(worker, conn, result);
@@ -144,6 +146,7 @@ impl Front {
             ToFront::Segment { key, next } => {
                 if self.is_sound(worker, &key) {
                     self.numbers.raise(&key, next);
+                    self.segment_of_unknown(&key);
                 }
             }
             ToFront::Settled { key, settling, done } => {
@@ -151,6 +154,9 @@ impl Front {
                 self.registry.lifecycle().settled(&key, settling, done, worker, now_ms);
             }
             ToFront::Named { conn, client } => self.named(worker, conn, client),
+            ToFront::Taken { conn } => self.taken(worker, conn),
+            ToFront::Collects { ref key } if !self.is_sound(worker, key) => {}
+            message @ (ToFront::Keeps | ToFront::Collects { .. } | ToFront::Health { .. }) => self.hear_keeper(worker, message),
         }
     }
 
@@ -163,6 +169,7 @@ impl Front {
             let took_ms = found.process.as_ref().map_or(0, |process| now_ms.saturating_sub(process.started_ms));
             tracing::debug!(%worker, pid, "the worker serves ({took_ms} ms after its start)");
             self.timers.clear(Timer::Overdue(worker));
+            self.introduce_processes(worker);
             self.watch_sockets();
             self.send_waiting_home();
             for (asking, question) in std::mem::take(&mut self.unanswered) {
@@ -180,6 +187,9 @@ impl Front {
         if !self.is_stopping() && self.workers.iter().all(|worker| !worker.serves()) {
             return self.unanswered.push((worker, question));
         }
+        if self.config.relays() {
+            return self.answer_at_process(worker, question);
+        }
         let (conn, intent, key) = (question.conn, question.intent, question.key.clone());
         let is_new = intent == Intent::Publish && !self.registry.knows(&key);
         let room = !is_new || self.budget.has_room(self.now_ms);
@@ -190,17 +200,20 @@ impl Front {
             room,
             last_append_ms: &|key| Reader::open(root, key).ok().flatten().map(|reader| reader.last_append_mono_ms()),
             next_segment: &|key| numbers.next(key),
+            fetched_at: None,
         };
         match self.registry.place(worker, question, &around, self.now_ms) {
             Ok(answer) => self.note_answer(worker, conn, intent, &key, is_new, &answer),
-            Err(mismatch) => {
-                self.note(worker, conn, Err(mismatch));
-                self.send(worker, &ToWorker::Placed { conn, placement: Placement::Refused(Refusal::Unavailable) }, Vec::new());
-            }
+            Err(mismatch) => self.refuse_question(worker, conn, mismatch),
         }
     }
 
-    fn note_answer(&mut self, worker: WorkerId, conn: ConnId, intent: Intent, key: &StreamKey, is_new: bool, answer: &Answer) {
+    pub(super) fn refuse_question(&mut self, worker: WorkerId, conn: ConnId, mismatch: Mismatch) {
+        self.note(worker, conn, Err(mismatch));
+        self.send(worker, &ToWorker::Placed { conn, placement: Placement::Refused(Refusal::Unavailable) }, Vec::new());
+    }
+
+    pub(super) fn note_answer(&mut self, worker: WorkerId, conn: ConnId, intent: Intent, key: &StreamKey, is_new: bool, answer: &Answer) {
         let peer = self.registry.address_of(conn).map(tracing::field::display);
         if let Some(replaced) = answer.replaced {
             self.count(FrontCounter::Replaced);
@@ -224,10 +237,11 @@ impl Front {
             self.pull_placed(conn);
         }
         let target = if let Placement::MoveTo(target) = answer.placement { target } else { worker };
+        let process = if let Placement::Process(process) = answer.placement { Some(tracing::field::display(process)) } else { None };
         match intent {
-            Intent::Play => tracing::debug!(stream = %key, %conn, peer, worker = %target, "a viewer is placed"),
+            Intent::Play => tracing::debug!(stream = %key, %conn, peer, worker = %target, process, "a viewer is placed"),
             Intent::Publish => {
-                tracing::info!(stream = %key, %conn, peer, worker = %target, "a publisher is placed");
+                tracing::info!(stream = %key, %conn, peer, worker = %target, process, "a publisher is placed");
                 // Known from now on, so that even a crash before its first segment cannot make a number come twice.
                 self.numbers.raise(key, 1);
                 if is_new {

@@ -7,6 +7,7 @@ mod accept;
 mod addresses;
 mod balance;
 mod budget;
+mod engine;
 mod hear;
 mod inherit;
 mod lifecycle;
@@ -32,7 +33,7 @@ use crate::cli::ServeOptions;
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
-use crate::control::{Holding, WorkerId};
+use crate::control::{Holding, ProcessId, WorkerId};
 use crate::logging::{self, RateLimit};
 use crate::relays;
 use anyhow::{Context, bail};
@@ -40,6 +41,8 @@ use balance::Balance;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
 use budget::Budget;
+use engine::Engine;
+pub use engine::Recipe;
 use inherit::{Inheritance, Inherited};
 use listen::Socket;
 use moves::Moves;
@@ -68,6 +71,7 @@ const PROCESS: u64 = 4;
 const ORDERS: u64 = 5;
 const SUCCESSOR: u64 = 6;
 const PROGRAM: u64 = 7;
+const ENGINE: u64 = 8;
 
 /// How long a front that was killed may still hold the lock while another one is started in its place: a dying process is seen
 /// dead before it has let go of its files.
@@ -132,6 +136,8 @@ struct Front {
     /// Why the last succession came to nothing.
     gave_up: Option<String>,
     pulls: Pulls,
+    /// Processes of another server.
+    engine: Engine,
     numbers: NextSegments,
     budget: Budget,
     evicting: bool,
@@ -204,7 +210,7 @@ impl Front {
     }
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
-        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged } = opened;
+        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine } = opened;
         let now_ms = clock::monotonic_ms();
         let poller = Poller::new().context("epoll")?;
         for (place, pipe) in signals.pipes() {
@@ -244,6 +250,7 @@ impl Front {
             unchanged,
             gave_up: None,
             pulls,
+            engine,
             numbers,
             budget,
             evicting: false,
@@ -301,6 +308,7 @@ impl Front {
                 self.start_worker(id);
             }
         }
+        self.begin_engine();
         self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
         self.timers.set(Timer::Pulls, self.now_ms);
@@ -369,6 +377,7 @@ impl Front {
                 ORDERS => self.orders_turn(event.token as u32 as usize),
                 SUCCESSOR => self.hear_successor(),
                 PROGRAM => self.program_ended(event.token as u32 as usize),
+                ENGINE => self.process_ended(ProcessId(event.token as u16)),
                 _ => {}
             }
         }
@@ -393,6 +402,8 @@ impl Front {
             Timer::Succession => self.succession_due(),
             Timer::Confirm => self.confirm(),
             Timer::Restart(worker) => self.restart_worker(worker),
+            Timer::Engine => self.engine_look(),
+            Timer::StartProcess(process) => self.start_process_of_engine(process),
             Timer::Overdue(worker) => self.worker_overdue(worker),
             Timer::ResumeAccept => {
                 self.accept_paused = false;
@@ -417,7 +428,9 @@ impl Front {
             return self.timers.clear(Timer::Settle);
         }
         while let Some((key, settling)) = self.registry.poll_settling(self.now_ms) {
-            let Some(worker) = self.least_busy() else {
+            // Where other servers write the segments, one worker settles streams: the one that collects them.
+            let settler = if self.config.relays() { self.engine.keeper() } else { self.least_busy() };
+            let Some(worker) = settler else {
                 return self.timers.set(Timer::Settle, self.now_ms + SETTLE_RETRY_MS);
             };
             let next_segment = self.numbers.next(&key);
@@ -432,7 +445,7 @@ impl Front {
     }
 
     fn is_over(&self) -> bool {
-        self.is_stopping() && self.workers.iter().all(|worker| worker.process.is_none())
+        self.is_stopping() && self.workers.iter().all(|worker| worker.process.is_none()) && self.engine.is_empty()
     }
 
     /// After the last worker: writes down what is to stay, removes what is not.
@@ -503,6 +516,7 @@ struct Opened {
     connections: u64,
     inherited: Vec<Inherited>,
     unchanged: Vec<&'static str>,
+    engine: Engine,
 }
 
 impl Opened {
@@ -553,7 +567,8 @@ impl Opened {
         }
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
-        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged })
+        let engine = Engine::open(config, clock::monotonic_ms())?;
+        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine })
     }
 }
 

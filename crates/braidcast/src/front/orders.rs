@@ -3,7 +3,7 @@
 use super::Front;
 use super::succession::Reason;
 use super::timers::Timer;
-use crate::control::WorkerId;
+use crate::control::{ProcessId, WorkerId};
 use crate::control::channel::Channel;
 use crate::control::orders::{Order, Report, socket_path};
 use braidcast_sys::{Interest, net};
@@ -36,6 +36,10 @@ enum Waits {
     Succeeded,
     /// All workers were started by this front.
     Replaced,
+    /// The process of another server is another one than this.
+    ProcessDrained { process: ProcessId, run: u64 },
+    /// All processes of another server are new ones.
+    ProcessesReplaced,
 }
 
 /// The socket and who is connected to it.
@@ -125,6 +129,16 @@ impl Front {
                     Ok((Waits::Replaced, format!("the front is process {} now{unchanged}", std::process::id())))
                 }
             },
+            Order::DrainProcess(process) => {
+                let run = self.process_run(*process).map_or(0, |(run, _)| run);
+                self.drain_process(*process, None)?;
+                let publishers = self.registry.process_load(*process).publishers;
+                Ok((Waits::ProcessDrained { process: *process, run }, format!("process {process} gets no publishers any more and ends when its {publishers} have gone")))
+            }
+            Order::UpgradeProcesses(program) => {
+                let program = super::engine::program_at(program).map_err(|error| format!("{error:#}"))?;
+                Ok((Waits::ProcessesReplaced, self.upgrade_processes(program)?))
+            }
             Order::Rebalance => {
                 let many = self.rebalance();
                 Ok((Waits::Balanced, format!("{many} sessions are to move")))
@@ -179,6 +193,14 @@ impl Front {
             Waits::Replaced => match self.workers_to_replace() {
                 0 => Ok("all workers were replaced".to_owned()),
                 left => Err(format!("{left} workers are still to be replaced")),
+            },
+            Waits::ProcessDrained { process, run } => match self.process_run(process) {
+                Some((now, true)) if now != run => Ok(format!("process {process} was empty and was started anew")),
+                _ => Err(format!("process {process} still has {} publishers", self.registry.process_load(process).publishers)),
+            },
+            Waits::ProcessesReplaced => match self.processes_to_replace() {
+                0 => Ok("all processes were replaced".to_owned()),
+                left => Err(format!("{left} processes are still to be replaced")),
             },
             Waits::Balanced => match self.imbalance() {
                 0 => Ok("the workers have their shares".to_owned()),

@@ -7,7 +7,8 @@ use super::addresses::Addresses;
 use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{Network, PlayPolicy, PublishPolicy};
-use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, Placement, Refusal, ToWorker, WorkerId};
+use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
+use crate::engine::report::Published;
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
@@ -65,6 +66,8 @@ pub struct Question {
     pub credential: u64,
     /// It must stay in the asking worker.
     pub pinned: bool,
+    /// As in [`crate::control::Asked`].
+    pub found_at: Option<ProcessId>,
 }
 
 /// What the registry cannot know by itself.
@@ -77,6 +80,8 @@ pub struct Circumstances<'a> {
     pub last_append_ms: &'a dyn Fn(&StreamKey) -> Option<u64>,
     /// The stream's next segment number.
     pub next_segment: &'a dyn Fn(&StreamKey) -> u64,
+    /// The process that fetches a stream from elsewhere when it is asked for it, whoever publishes it.
+    pub fetched_at: Option<ProcessId>,
 }
 
 /// How a question was answered, for log and counters.
@@ -154,6 +159,8 @@ struct Place {
     worker: WorkerId,
     credential: u64,
     since_ms: u64,
+    /// The process that it is connected to, and whether that has taken it.
+    process: Option<(ProcessId, bool)>,
 }
 
 /// The table.
@@ -164,6 +171,7 @@ pub struct Registry {
     conns: HashMap<ConnId, Conn>,
     publishers: HashMap<StreamKey, ConnId>,
     tallies: HashMap<WorkerId, Tally>,
+    process_tallies: HashMap<ProcessId, Tally>,
     addresses: Addresses,
     lifecycle: Lifecycle,
     messages: VecDeque<(WorkerId, ToWorker)>,
@@ -180,6 +188,7 @@ impl Registry {
             conns: HashMap::new(),
             publishers: HashMap::new(),
             tallies: HashMap::new(),
+            process_tallies: HashMap::new(),
             addresses: Addresses::default(),
             lifecycle,
             messages: VecDeque::new(),
@@ -238,10 +247,17 @@ impl Registry {
         self.conns.insert(conn, Conn { worker, row, origin, suspect: None, address, turned_away: false, place: None });
         self.opened(address);
         self.tally(worker).sessions += 1;
-        if let Some(HeldPlace { intent, key, credential }) = place {
+        if let Some(HeldPlace { intent, key, credential, process }) = place {
             let taken = intent == Intent::Publish && self.publishers.contains_key(&key);
             if !taken {
-                self.reserve(Question { conn, intent, key, credential, pinned: false }, worker, now_ms);
+                self.reserve(Question { conn, intent, key, credential, pinned: false, found_at: None }, worker, now_ms);
+                if let Some((process, has_taken)) = process {
+                    self.reserve_process(conn, process);
+                    if has_taken {
+                        // It is this worker's connection: that cannot be otherwise.
+                        let _ = self.taken(conn, worker);
+                    }
+                }
             }
         }
     }
@@ -292,6 +308,11 @@ impl Registry {
         self.gone.pop()
     }
 
+    /// A stream comes from nobody who is connected: it is over at `over_ms`, unless this is said again.
+    pub fn comes_from_elsewhere(&mut self, key: &StreamKey, over_ms: u64) {
+        self.lifecycle.ends_at(key, over_ms);
+    }
+
     /// A message for a worker. Drained after every input.
     pub fn poll_message(&mut self) -> Option<(WorkerId, ToWorker)> {
         self.messages.pop_front()
@@ -331,6 +352,114 @@ impl Registry {
         };
         self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone() }));
         Ok(Answer { placement, replaced })
+    }
+
+    /// As [`Registry::place`], where processes of another server have the streams: the session stays in the asking worker, which connects it to the
+    /// process that the answer names. `Ok(None)`: nobody has the stream yet; to be asked again.
+    pub fn place_at_process(
+        &mut self,
+        asking: WorkerId,
+        question: Question,
+        processes: &[Load],
+        around: &Circumstances<'_>,
+        now_ms: u64,
+    ) -> Result<Option<Answer>, Mismatch> {
+        let turned_away = self.owned(question.conn, asking)?.turned_away;
+        let conn = question.conn;
+        self.release(conn, Gone::InOrder, now_ms);
+        let decided = match question.intent {
+            _ if turned_away => Err(Refusal::Unwelcome),
+            Intent::Play => match self.process_of(&question.key).or(question.found_at).or(around.fetched_at) {
+                Some(process) => Ok((process, None)),
+                None => return Ok(None),
+            },
+            Intent::Publish => self.decide_process(&question, processes, around, now_ms),
+        };
+        let (placement, replaced) = match decided {
+            Ok((process, replaced)) => {
+                if let Some(old) = replaced {
+                    self.evict(old, now_ms);
+                }
+                self.reserve(question, asking, now_ms);
+                self.reserve_process(conn, process);
+                (Placement::Process(process), replaced)
+            }
+            Err(refusal) => (Placement::Refused(refusal), None),
+        };
+        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone() }));
+        Ok(Some(Answer { placement, replaced }))
+    }
+
+    /// The process that a stream is published at, once that has taken the publisher.
+    pub fn process_of(&self, key: &StreamKey) -> Option<ProcessId> {
+        let conn = self.publishers.get(key)?;
+        self.conns.get(conn)?.place.as_ref()?.process.filter(|(_, taken)| *taken).map(|(process, _)| process)
+    }
+
+    /// What is published at processes, for `status`. `began_ms` is when the monotonic clock began, wall clock.
+    pub fn published_at_processes(&self, began_ms: u64) -> Vec<Published> {
+        let row = |(key, conn): (&StreamKey, &ConnId)| {
+            let held = self.conns.get(conn)?;
+            let place = held.place.as_ref()?;
+            Some(Published {
+                vhost: key.vhost().to_owned(),
+                app: key.app().to_owned(),
+                stream: key.stream().to_owned(),
+                process: place.process?.0.0,
+                worker: held.worker.0,
+                publisher: (held.address, 0).into(),
+                since_wall_ms: began_ms + place.since_ms,
+            })
+        };
+        let mut rows: Vec<Published> = self.publishers.iter().filter_map(row).collect();
+        rows.sort_unstable_by(|a, b| (&a.vhost, &a.app, &a.stream).cmp(&(&b.vhost, &b.app, &b.stream)));
+        rows
+    }
+
+    /// A process has taken the connection that was placed there.
+    pub fn taken(&mut self, conn: ConnId, from: WorkerId) -> Result<Option<StreamKey>, Mismatch> {
+        let Some(place) = &mut self.owned(conn, from)?.place else { return Ok(None) };
+        let Some((_, taken)) = &mut place.process else { return Ok(None) };
+        *taken = true;
+        Ok((place.intent == Intent::Publish).then(|| place.key.clone()))
+    }
+
+    /// What is connected to a process, reservations included.
+    pub fn process_load(&self, process: ProcessId) -> Tally {
+        self.process_tallies.get(&process).copied().unwrap_or_default()
+    }
+
+    fn decide_process(
+        &self,
+        question: &Question,
+        processes: &[Load],
+        around: &Circumstances<'_>,
+        now_ms: u64,
+    ) -> Result<(ProcessId, Option<ConnId>), Refusal> {
+        let holder = self.may_publish(question, around, now_ms)?;
+        let freed = holder.and_then(|conn| self.conns.get(&conn)?.place.as_ref()?.process).map(|(process, _)| process);
+        let filled = |load: &Load| {
+            let process = ProcessId(load.worker.0);
+            let tally = self.process_load(process);
+            Load { publishers: tally.publishers - u32::from(freed == Some(process)), viewers: tally.viewers, ..*load }
+        };
+        let loads: Vec<Load> = processes.iter().map(filled).collect();
+        if loads.is_empty() {
+            return Err(Refusal::Unavailable);
+        }
+        let process = placement::publish(self.rules.publish, &loads, self.rules.max_publishers);
+        process.map(|process| (ProcessId(process.0), holder)).ok_or(Refusal::PublishersFull)
+    }
+
+    fn reserve_process(&mut self, conn: ConnId, process: ProcessId) {
+        let Some(place) = self.conns.get_mut(&conn).and_then(|held| held.place.as_mut()) else { return };
+        place.process = Some((process, false));
+        let intent = place.intent;
+        let tally = self.process_tallies.entry(process).or_default();
+        match intent {
+            Intent::Publish => tally.publishers += 1,
+            Intent::Play => tally.viewers += 1,
+        }
     }
 
     /// The connection neither publishes nor plays any more.
@@ -510,17 +639,7 @@ impl Registry {
         around: &Circumstances<'_>,
         now_ms: u64,
     ) -> Result<(WorkerId, Option<ConnId>), Refusal> {
-        let holder = self.publishers.get(&question.key).copied();
-        if let Some(holder) = holder
-            && !self.may_replace(holder, question, around, now_ms)
-        {
-            return Err(Refusal::StreamBusy);
-        }
-        // A stream that is there already has its room; a publisher that is back goes on however full the directory is.
-        let full = self.publishers.len() + self.lifecycle.len() >= MAX_STREAMS || !around.room;
-        if full && !self.knows(&question.key) {
-            return Err(Refusal::DirectoryFull);
-        }
+        let holder = self.may_publish(question, around, now_ms)?;
         let loads = self.loads(around.workers, holder);
         if loads.is_empty() {
             return Err(Refusal::Unavailable);
@@ -530,6 +649,22 @@ impl Registry {
             false => placement::publish(self.rules.publish, &loads, self.rules.max_publishers),
         };
         worker.map(|worker| (worker, holder)).ok_or(Refusal::PublishersFull)
+    }
+
+    /// Whether the stream can be published, wherever; and by whom it is published and would have to be left.
+    fn may_publish(&self, question: &Question, around: &Circumstances<'_>, now_ms: u64) -> Result<Option<ConnId>, Refusal> {
+        let holder = self.publishers.get(&question.key).copied();
+        if let Some(holder) = holder
+            && !self.may_replace(holder, question, around, now_ms)
+        {
+            return Err(Refusal::StreamBusy);
+        }
+        // A stream that is there already has its room; a publisher that is back goes on however full the directory is.
+        let full = self.publishers.len() + self.lifecycle.len() >= MAX_STREAMS || !around.room;
+        match full && !self.knows(&question.key) {
+            true => Err(Refusal::DirectoryFull),
+            false => Ok(holder),
+        }
     }
 
     fn may_replace(&self, holder: ConnId, question: &Question, around: &Circumstances<'_>, now_ms: u64) -> bool {
@@ -563,7 +698,7 @@ impl Registry {
             Intent::Play => self.tally(worker).viewers += 1,
         }
         let held = self.conns.get_mut(&conn).expect("the question came from this connection's worker");
-        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms });
+        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None });
     }
 
     fn evict(&mut self, conn: ConnId, now_ms: u64) {
@@ -574,6 +709,11 @@ impl Registry {
 
     fn release(&mut self, conn: ConnId, gone: Gone, now_ms: u64) {
         let Some(place) = self.conns.get_mut(&conn).and_then(|held| held.place.take()) else { return };
+        if let Some((process, _)) = place.process {
+            let tally = self.process_tallies.entry(process).or_default();
+            let count = if place.intent == Intent::Publish { &mut tally.publishers } else { &mut tally.viewers };
+            *count = count.saturating_sub(1);
+        }
         match place.intent {
             Intent::Play => self.tally(place.worker).viewers -= 1,
             Intent::Publish => {

@@ -93,6 +93,9 @@ impl Front {
             if let Some(worker) = self.worker_mut(id) {
                 worker.state = WorkerState::Empty;
             }
+            if self.workers.iter().all(|worker| worker.process.is_none()) {
+                self.end_engine(false);
+            }
         } else {
             let streams = self.registry.published_by(id);
             let connections = self.registry.load(id).sessions;
@@ -120,6 +123,13 @@ impl Front {
 
     /// Sends the sessions of a dead worker to others.
     fn take_over(&mut self, id: WorkerId, process: &Process, died_of: Option<(u64, u64)>) {
+        if self.config.relays() {
+            // What went through it had no state that another one could go on with.
+            let lost = self.registry.give_up(id, self.now_ms);
+            self.count_by(FrontCounter::SessionsLost, lost as u64);
+            self.engine.worker_died(id);
+            return;
+        }
         let homeless = self.registry.worker_died(id, self.now_ms);
         let stay = homeless.iter().map(|homeless| homeless.conn).chain(self.moves.from(id)).collect();
         self.vault.keep_heap(process.heap, stay);
@@ -193,7 +203,7 @@ impl Front {
     /// Tells the outside that the instance serves: when all workers do, or (`anyway`) when at least one does.
     pub(super) fn announce_if_ready(&mut self, anyway: bool) {
         let serving = self.workers.iter().filter(|worker| worker.serves()).count();
-        let enough = serving == self.workers.len() || (anyway && serving > 0);
+        let enough = (serving == self.workers.len() || (anyway && serving > 0)) && self.engine_is_ready(anyway);
         if self.state != InstanceState::Starting || !enough {
             return;
         }
@@ -231,11 +241,12 @@ impl Front {
     }
 
     /// Kills the workers that still run.
-    pub(super) fn kill_all(&self) {
+    pub(super) fn kill_all(&mut self) {
         for worker in self.workers.iter().filter(|worker| worker.process.is_some()) {
             tracing::warn!(worker = %worker.id, "the worker has not ended in time: killing it");
             worker.kill();
         }
+        self.end_engine(true);
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -334,7 +345,7 @@ fn is_crash(ending: Ending) -> bool {
     }
 }
 
-fn describe(ending: Ending) -> String {
+pub(super) fn describe(ending: Ending) -> String {
     match ending {
         Ending::Code(0) => "ended".to_owned(),
         Ending::Code(code) => format!("ended with code {code}"),

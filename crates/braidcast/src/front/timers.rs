@@ -1,6 +1,6 @@
 //! Every timer of the front is a row of one table.
 
-use crate::control::WorkerId;
+use crate::control::{ProcessId, WorkerId};
 use std::collections::HashMap;
 
 /// What can become due.
@@ -22,6 +22,10 @@ pub enum Timer {
     Watch,
     /// A dead worker is started again.
     Restart(WorkerId),
+    /// Several times a second: processes of another server.
+    Engine,
+    /// Such a process is started, perhaps again.
+    StartProcess(ProcessId),
     /// A worker should have said that it is ready, or should have ended.
     Overdue(WorkerId),
     /// Accepting goes on after a pause.

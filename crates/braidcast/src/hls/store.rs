@@ -8,6 +8,7 @@ use super::scan::{Found, Skipped, scan};
 use super::{INDEX, files};
 use braidcast_protocols::hls::SegmentInfo;
 use braidcast_protocols::hls::playlist::{self, Playlist};
+use braidcast_protocols::mpegts::PACKET_BYTES;
 use braidcast_sys::fault::kill_point;
 use std::collections::VecDeque;
 use std::fmt;
@@ -181,7 +182,7 @@ impl SegmentStore {
         open.staged.extend_from_slice(bytes);
         if open.written + open.staged.len() as u64 > self.options.budget_bytes / LARGEST_SHARE {
             self.abandon();
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it holds more than a quarter of [hls] stream_budget"));
+            return Err(too_large());
         }
         if open.staged.len() >= WRITE_BYTES { self.write_staged() } else { Ok(()) }
     }
@@ -201,11 +202,38 @@ impl SegmentStore {
             self.lose(open.number);
             return Err(FinishError::Lost(error));
         }
+        self.name(info, open.written)
+    }
+
+    /// Takes a file that another server has finished, on the same file system, as a segment: appends what it is to its first
+    /// `media_bytes`, and moves it here. Otherwise as [`SegmentStore::finish`].
+    ///
+    /// # Errors
+    /// See [`FinishError`]. A file that is lost may lie where it was.
+    pub fn take(&mut self, path: &Path, file: &File, media_bytes: u64, info: SegmentInfo) -> Result<(), FinishError> {
+        let bytes = media_bytes.saturating_add(PACKET_BYTES as u64);
+        let taken = if bytes > self.options.budget_bytes / LARGEST_SHARE {
+            Err(too_large())
+        } else {
+            self.making_room(|_| braidcast_sys::file::pwrite_all(file, &info.to_packet(), media_bytes)).and_then(|()| {
+                kill_point("segment");
+                fs::rename(path, files::segment(&self.directory, info.number))
+            })
+        };
+        if let Err(error) = taken {
+            self.counters.lost += 1;
+            return Err(FinishError::Lost(error));
+        }
+        self.name(info, bytes)
+    }
+
+    /// Names a segment that is there in the live index, and deletes what is past its retention.
+    fn name(&mut self, info: SegmentInfo, bytes: u64) -> Result<(), FinishError> {
         // After a restart a segment may be written once more, with the same bytes.
         while self.segments.back().is_some_and(|last| last.info.number >= info.number) {
             self.segments.pop_back();
         }
-        self.segments.push_back(Found { info, bytes: open.written, foreign: false });
+        self.segments.push_back(Found { info, bytes, foreign: false });
         self.counters.finished += 1;
         self.ended = false;
         let named = self.write_index();
@@ -411,6 +439,10 @@ impl SegmentStore {
             Ok(())
         }
     }
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, "it holds more than a quarter of [hls] stream_budget")
 }
 
 /// The text of an index that ends.

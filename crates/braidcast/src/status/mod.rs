@@ -3,6 +3,7 @@
 //!
 //! Numbers are of slightly different moments; each is right by itself.
 
+mod engine_streams;
 pub mod instance;
 mod streams;
 mod table;
@@ -11,6 +12,8 @@ mod text;
 use crate::control::WorkerId;
 use crate::control::counters::{FrontCounter, WorkerCounter};
 use crate::control::pages::{FrontPage, InstanceState, Listening, MoveRow, WorkerRow, WorkerState};
+use crate::engine::live::Live;
+use crate::engine::report as report_of_engine;
 use crate::relays::report::{self, Relay};
 use anyhow::Context;
 use braidcast_stream_log::{Now, Root, WorkerPage};
@@ -35,8 +38,12 @@ pub struct Status {
     pub instance: Instance,
     /// The front's counters by name.
     pub front: Map<String, Value>,
+    /// What carries the streams.
+    pub engine: Engine,
     /// The workers, by id.
     pub workers: Vec<Worker>,
+    /// The processes of another server, by id; none with our own workers.
+    pub processes: Vec<report_of_engine::Process>,
     /// Sessions that move between workers.
     pub moves: Moves,
     /// The streams that have a log, by name.
@@ -64,6 +71,15 @@ pub struct Instance {
     pub addresses: Map<String, Value>,
     /// The most publishers in all; `null`: no limit.
     pub allowed: Option<u32>,
+}
+
+/// What carries the streams.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Engine {
+    /// `native`, `srs` or `external`.
+    pub kind: String,
+    /// Whether connections go on when the process dies that has them: with our own workers alone.
+    pub exact_takeover: bool,
 }
 
 /// A worker.
@@ -153,6 +169,12 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         std::iter::once(("front".to_owned(), front_pid)).chain(rows.iter().map(|(id, row)| (id.to_string(), row.pid))).collect();
     let system = file::file_system(shared_dir).context("the shared directory's file system")?;
     let counter = |counter| front.counter(counter).load(Relaxed);
+    let engine = report_of_engine::Report::read(shared_dir).filter(|engine| !engine.kind.is_empty());
+    let kind = engine.as_ref().map_or("native".to_owned(), |engine| engine.kind.clone());
+    let streams = match &engine {
+        Some(engine) => engine_streams::streams(&root, engine, &if running { Live::read(shared_dir) } else { Live::default() }, now)?,
+        None => streams::streams(&root, &locks, worker_of, now)?,
+    };
     Ok(Status {
         version: crate::VERSION,
         instance: Instance {
@@ -165,9 +187,11 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
             allowed: Some(front.allowed_in_all()).filter(|most| *most != 0),
         },
         front: FrontCounter::ALL.iter().map(|known| (known.label().to_owned(), counter(*known).into())).collect(),
+        engine: Engine { exact_takeover: engine.is_none(), kind },
+        processes: engine.map_or_else(Vec::new, |engine| engine.processes),
         workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
-        streams: streams::streams(&root, &locks, worker_of, now)?,
+        streams,
         relays: if running { report::read(shared_dir, &processes) } else { Vec::new() },
         directory: Directory {
             bytes: counter(FrontCounter::DirectoryBytes),

@@ -24,6 +24,8 @@ pub struct Stream {
     pub state: &'static str,
     /// The worker that writes it; `null` if nobody does.
     pub worker: Option<u16>,
+    /// The process of another server that has it; `null` with our own workers, or if none has.
+    pub process: Option<u16>,
     /// The address that it is published from, a port of 0 if that is not known; `null` if nobody publishes.
     pub publisher: Option<SocketAddr>,
     /// The video codec; `null` if no video was seen.
@@ -81,6 +83,7 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
         stream: key.stream().to_owned(),
         state,
         worker: locks.holder(&root.stream_dir(key).join("head")).and_then(worker_of),
+        process: None,
         publisher: reader.publisher().filter(|_| reader.state() == State::Live),
         video: survey.video().map(|codec| codec.to_string()),
         audio: survey.audio().map(|codec| codec.to_string()),
@@ -96,7 +99,7 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
     })
 }
 
-fn newest_segment(directory: &Path) -> Option<u64> {
+pub(super) fn newest_segment(directory: &Path) -> Option<u64> {
     let numbers = fs::read_dir(directory).ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".ts")?.parse().ok());
     numbers.max()
 }

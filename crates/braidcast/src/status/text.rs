@@ -3,6 +3,7 @@
 use super::table::Align::{Left, Right};
 use super::table::{bytes, columns, duration};
 use super::{Status, Stream};
+use crate::engine::report::Process;
 use crate::relays::report::{Kind, Relay};
 use braidcast_media::key::DEFAULT_VHOST;
 use braidcast_sys::clock;
@@ -13,6 +14,10 @@ pub(super) fn text(status: &Status) -> String {
     out.push('\n');
     out.push_str(&workers(status));
     out.push('\n');
+    if !status.processes.is_empty() {
+        out.push_str(&processes(status));
+        out.push('\n');
+    }
     if status.streams.is_empty() {
         out.push_str("no streams\n");
     } else {
@@ -45,6 +50,10 @@ fn instance(status: &Status) -> String {
     for (what, addresses) in &instance.addresses {
         let list: Vec<&str> = addresses.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         lines.push(format!("{what:<5} {}", list.join(" ")));
+    }
+    if !status.engine.exact_takeover {
+        let kind = &status.engine.kind;
+        lines.push(format!("engine: {kind}; connections end with the process or the worker that they go through (no exact takeover)"));
     }
     if let Some(last) = status.moves.last.first() {
         let front = |name: &str| status.front.get(name).and_then(Value::as_u64).unwrap_or(0);
@@ -100,6 +109,44 @@ fn workers(status: &Status) -> String {
     columns(&headings, &status.workers.iter().map(row).collect::<Vec<_>>())
 }
 
+fn processes(status: &Status) -> String {
+    let limit = |number: Option<u32>| number.map_or("-".to_owned(), |number| number.to_string());
+    let now_ms = clock::wall_ms();
+    let row = |process: &Process| {
+        vec![
+            process.id.to_string(),
+            if process.pid == 0 { "-".to_owned() } else { process.pid.to_string() },
+            if process.silent.is_some() { "silent".to_owned() } else { process.state.clone() },
+            process.current.to_string(),
+            limit(process.allowed),
+            limit(process.free),
+            process.weight.to_string(),
+            process.viewers.to_string(),
+            format!("{}%", (process.cpu_permille + 5) / 10),
+            process.restarts.to_string(),
+            if process.pid == 0 { "-".to_owned() } else { duration(now_ms.saturating_sub(process.started_wall_ms)) },
+            process.rtmp.map_or("-".to_owned(), |address| address.to_string()),
+            process.program.clone(),
+        ]
+    };
+    let headings = [
+        ("PROCESS", Right),
+        ("PID", Right),
+        ("STATE", Left),
+        ("PUBLISHERS", Right),
+        ("ALLOWED", Right),
+        ("FREE", Right),
+        ("WEIGHT", Right),
+        ("VIEWERS", Right),
+        ("CPU", Right),
+        ("RESTARTS", Right),
+        ("UP", Right),
+        ("RTMP", Left),
+        ("PROGRAM", Left),
+    ];
+    columns(&headings, &status.processes.iter().map(row).collect::<Vec<_>>())
+}
+
 /// A stream's name, with its vhost unless it is the default one.
 fn name_of(stream: &Stream) -> String {
     let name = format!("{}/{}", stream.app, stream.stream);
@@ -118,7 +165,7 @@ fn streams(streams: &[Stream]) -> String {
         vec![
             name_of(stream),
             stream.state.to_owned(),
-            stream.worker.map_or("-".to_owned(), |worker| worker.to_string()),
+            stream.process.or(stream.worker).map_or("-".to_owned(), |holder| holder.to_string()),
             stream.publisher.map_or("-".to_owned(), |address| address.to_string()),
             if codecs.is_empty() { "-".to_owned() } else { codecs.join(" + ") },
             bytes(stream.bytes),
@@ -132,7 +179,7 @@ fn streams(streams: &[Stream]) -> String {
     let headings = [
         ("STREAM", Left),
         ("STATE", Left),
-        ("WORKER", Right),
+        (if streams.iter().any(|stream| stream.process.is_some()) { "PROCESS" } else { "WORKER" }, Right),
         ("PUBLISHER", Left),
         ("CODECS", Left),
         ("RECEIVED", Right),

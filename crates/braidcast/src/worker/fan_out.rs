@@ -284,7 +284,7 @@ impl Worker {
                 session.push_control(&bytes);
             }
             Protocol::WebSocket(_) => session.push_control(&websocket::goodbye()),
-            Protocol::Http(_) | Protocol::Prefix(_) | Protocol::Unknown => {}
+            Protocol::Http(_) | Protocol::Prefix(_) | Protocol::Unknown | Protocol::Relay(_) => {}
         }
         // What is left still needs the stream's blocks: it goes with its last viewer.
         self.close_when_sent(slot);

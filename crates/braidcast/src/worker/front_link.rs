@@ -49,8 +49,12 @@ impl Worker {
             ToWorker::StopPull { conn } => self.end_pull(conn),
             ToWorker::Placed { conn, placement } => self.placed(conn, placement),
             ToWorker::Evict { conn } => self.evict(conn),
+            ToWorker::Settle { key, settling, .. } if self.config.relays() => self.settle_collected(key, settling),
             ToWorker::Settle { key, settling, next_segment } => self.settle(key, settling, next_segment),
+            ToWorker::EvictDownTo { stream_bytes } if self.config.relays() => self.evict_collected(stream_bytes),
             ToWorker::EvictDownTo { stream_bytes } => self.evict_down_to(stream_bytes),
+            ToWorker::Processes(processes) => self.processes_changed(processes),
+            ToWorker::CollectFrom { key, next_segment } => self.collect_from(key, next_segment),
             ToWorker::Stop => self.stop("the front says so"),
             ToWorker::TurnAway { conn } => self.turn_away(conn),
             ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } => {
@@ -69,6 +73,9 @@ impl Worker {
 
     /// A publisher lost its stream. If it does not publish any more, it has left by itself.
     fn evict(&mut self, conn: ConnId) {
+        if self.close_pair_of(conn, End::Peer("a newer publisher takes the stream over".into())) {
+            return;
+        }
         let Some(&slot) = self.by_conn.get(&conn) else { return };
         let session = &self.sessions[slot];
         if matches!(session.role, Role::Publishing(_) | Role::Opening(..)) {
@@ -78,6 +85,9 @@ impl Worker {
 
     /// The client that a proxy named is not let in. The front has logged it.
     fn turn_away(&mut self, conn: ConnId) {
+        if self.close_pair_of(conn, End::Done) {
+            return;
+        }
         let Some(&slot) = self.by_conn.get(&conn) else { return };
         let session = &self.sessions[slot];
         let end = match (&session.protocol, &session.role) {
@@ -141,7 +151,8 @@ impl Worker {
             super::session::Want::Play(_) => Intent::Play,
         };
         let pinned = self.sessions[slot].listener == Listener::Sub;
-        let asked = Asked { intent, key: wish.key.clone(), credential: credential(params), pinned };
+        let found_at = if self.config.relays() && intent == Intent::Play { self.found_at(&wish.key) } else { None };
+        let asked = Asked { intent, key: wish.key.clone(), credential: credential(params), pinned, found_at };
         self.ask(slot, wish, asked)
     }
 
@@ -151,7 +162,9 @@ impl Worker {
         let question = asked.question(session.conn);
         session.asked = Some(asked);
         session.enter(Role::Placing(wish));
-        session.deadline_ms = self.now.mono_ms + PLACING_MS;
+        // Where processes of another server have the streams, the front answers when one has this one.
+        let waits = question_is_for_later(&self.config, &question);
+        session.deadline_ms = self.now.mono_ms + if waits { self.config.play.play_wait.as_ms() } else { PLACING_MS };
         self.watch_deadline(slot);
         if self.stopping_since_ms.is_some() {
             return self.refuse(slot, Refusal::Unavailable);
@@ -174,6 +187,7 @@ impl Worker {
             Placement::Here { next_segment } => self.admit(slot, wish, next_segment),
             Placement::MoveTo(worker) if self.hand_over(slot, Some(worker)) => Ok(()),
             Placement::MoveTo(_) => self.refuse(slot, Refusal::DirectoryFull),
+            Placement::Process(process) => self.connect_through(slot, process),
             Placement::Refused(refusal) => self.refuse(slot, refusal),
         };
         if let Err(end) = result {
@@ -201,6 +215,11 @@ impl Worker {
         self.tell_front(&ToFront::Released { conn });
         self.answer_refusal(slot, refusal)
     }
+}
+
+/// Whether the front answers a question only when somebody publishes the stream.
+fn question_is_for_later(config: &crate::config::Config, question: &ToFront) -> bool {
+    config.relays() && matches!(question, ToFront::Place { intent: Intent::Play, .. })
 }
 
 /// What tells a publisher that comes back from a stranger: a hash, because the parameters may hold a secret.

@@ -42,6 +42,9 @@ impl Worker {
 
     /// The front wants a session to go elsewhere.
     pub(super) fn hand_over_conn(&mut self, conn: ConnId) {
+        if self.config.relays() {
+            return self.tell_front(&ToFront::Stays { conn });
+        }
         let Some(&slot) = self.by_conn.get(&conn) else { return };
         let session = &self.sessions[slot];
         let answers = matches!(session.protocol, Protocol::Client(_)) || session.answering || session.closing || session.draining;

@@ -32,7 +32,7 @@ const NO_ENDPOINT: &str = "no such endpoint; there are /api/v1/versions and, on 
 
 impl Worker {
     pub(super) fn http_settings(&self) -> Settings {
-        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES }
+        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on: self.config.relays() }
     }
 
     /// Gives bytes to the session's request reader; answers a request that is whole.
@@ -83,8 +83,13 @@ impl Worker {
             return self.respond(slot, &response::preflight(request.keep_alive));
         }
         let head_only = request.method == Method::Head;
+        if self.config.relays() && self.pass_on(slot, request)? {
+            return Ok(());
+        }
         let wants_api = self.sessions[slot].listener == Listener::Api;
-        let route = route(request, &self.config.server.vhosts).map_key(|key| self.played(key));
+        let route = route(request, &self.config.server.vhosts);
+        // With other servers a stream is where it is, and vhosts are theirs.
+        let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
         if let Route::Live { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route
         {
             if let Some(why) = self.loop_of(&request.via, key, false) {
@@ -96,6 +101,7 @@ impl Worker {
         match route {
             Route::Api(path) => self.answer_api(slot, &path, head_only),
             _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
+            Route::Live { .. } if head_only && self.config.relays() => self.pass_to_any(slot),
             Route::Live { form, .. } if head_only => {
                 self.sessions[slot].last_request = true;
                 self.respond(slot, &live_head(form_of(form), &Via::default()))
@@ -105,6 +111,7 @@ impl Worker {
                 session.last_request = true;
                 let mut form = form_of(form);
                 if form == Form::Flv
+                    && !self.config.relays()
                     && let Some(socket) = request.websocket_key.as_deref().and_then(WebSocket::new)
                 {
                     form = Form::WebSocket;
@@ -126,7 +133,7 @@ impl Worker {
             }
             Route::Segment { key, number, .. } => self.answer_segment(slot, &key, number, request),
             Route::Page if self.config.http.page => self.answer_asset(slot, "/", head_only),
-            Route::Asset(path) if self.config.http.page => self.answer_asset(slot, &format!("/assets/{path}"), head_only),
+            Route::Asset(path) if self.config.http.page && page::asset(&format!("/assets/{path}")).is_some() => self.answer_asset(slot, &format!("/assets/{path}"), head_only),
             Route::NotFound if self.config.http.page && request.path == STREAM_LIST => self.answer_streams(slot, head_only),
             Route::BadName(error) => {
                 self.count(WorkerCounter::RefusedNames);
@@ -136,6 +143,7 @@ impl Worker {
                 self.count(WorkerCounter::ProtocolErrors);
                 self.respond_text(slot, Status::BAD_REQUEST, &error.to_string(), head_only)
             }
+            Route::Asset(_) | Route::NotFound if self.config.relays() => self.pass_to_any(slot),
             Route::Page | Route::Asset(_) | Route::NotFound => self.respond_text(slot, Status::NOT_FOUND, "nothing here", head_only),
         }
     }
@@ -323,12 +331,12 @@ impl Worker {
         self.respond(slot, &answer)
     }
 
-    fn respond(&mut self, slot: usize, answer: &[u8]) -> Result<(), End> {
+    pub(super) fn respond(&mut self, slot: usize, answer: &[u8]) -> Result<(), End> {
         self.sessions[slot].push_control(answer);
         self.finish_response(slot)
     }
 
-    fn keeps_alive(&self, slot: usize) -> bool {
+    pub(super) fn keeps_alive(&self, slot: usize) -> bool {
         !self.sessions[slot].last_request && self.stopping_since_ms.is_none()
     }
 

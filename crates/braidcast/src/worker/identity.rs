@@ -71,7 +71,7 @@ impl Worker {
         let holder = Some(session.holder).filter(|_| form == Form::Proxy);
         let next = self.next_protocol(conn, session.listener, holder, deadline_ms);
         let session = &mut self.sessions[slot];
-        if matches!(next, Protocol::Rtmp(_)) {
+        if matches!(next, Protocol::Rtmp(_) | Protocol::Relay(_)) {
             // Its handshake has a timer of its own, for the time that is left.
             session.deadline_ms = 0;
         }

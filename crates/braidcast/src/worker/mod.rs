@@ -16,6 +16,7 @@ mod ledger;
 mod outgoing;
 mod play;
 mod publishers;
+mod relay;
 mod rendezvous;
 mod rendition;
 mod rtmp;
@@ -45,6 +46,7 @@ use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
 use ingest::Publisher;
 use outgoing::Outgoing;
+use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
 pub use save::VERSION as SAVED_VERSION;
@@ -99,6 +101,8 @@ const SIGNAL: u64 = u64::MAX - 2;
 const RENDEZVOUS: u64 = u64::MAX - 3;
 const NEWCOMER: u64 = u64::MAX - 4;
 const OUTGOING: u64 = u64::MAX - 5;
+const PROCESSES: u64 = u64::MAX - 6;
+const API_ANSWERS: u64 = u64::MAX - 7;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -200,6 +204,8 @@ pub(crate) struct Worker {
     clips: Clips,
     /// Connections to other servers.
     outgoing: Outgoing,
+    /// What goes through to processes of another server.
+    relays: Relays,
 }
 
 /// Runs a worker that talks to its front by the inherited descriptor `control`.
@@ -231,6 +237,8 @@ impl Worker {
         let rendezvous = Rendezvous::open(&config.server.shared_dir, id, &poller).context("listening for fronts")?;
         let outgoing = Outgoing::new(&config.server.shared_dir).context("connections to other servers")?;
         outgoing.watch(&poller, OUTGOING)?;
+        let relays = Relays::new(&config).context("what relays need")?;
+        relays.watch(&poller, PROCESSES, API_ANSWERS)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -290,6 +298,7 @@ impl Worker {
             status: status::Cached::default(),
             clips: Clips::default(),
             outgoing,
+            relays,
             config,
         })
     }
@@ -312,7 +321,10 @@ impl Worker {
                     RENDEZVOUS => self.meet(),
                     NEWCOMER => self.hear_newcomer(),
                     OUTGOING => self.outgoing_ready(),
+                    PROCESSES => self.processes_seen(),
+                    API_ANSWERS => self.api_answered(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
+                    token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),
                 }
             }
@@ -325,6 +337,7 @@ impl Worker {
             self.flush_unfinished();
             self.expire();
             self.expire_outgoing();
+            self.expire_relays();
             self.try_waiting();
             self.pump_segments();
             self.report();
@@ -362,6 +375,7 @@ impl Worker {
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
         sooner(self.pumps.next_ms());
         sooner(self.outgoing.next_ms());
+        sooner(self.relays.next_ms());
         Duration::from_millis(wake_ms.saturating_sub(clock::monotonic_ms()))
     }
 
@@ -381,6 +395,7 @@ impl Worker {
         self.set(WorkerCounter::LogLinesSuppressed, self.peer_lines.suppressed());
         self.report_gauges();
         self.report_outgoing();
+        self.look_for_awaited();
         self.check_front();
     }
 
@@ -402,6 +417,7 @@ impl Worker {
         self.listeners.clear();
         self.end_all_sessions();
         self.end_outgoing();
+        self.end_relays();
     }
 
     fn is_over(&self) -> bool {

@@ -93,10 +93,18 @@ impl Worker {
             listening: self.listeners.iter().map(|(listening, _)| *listening).collect(),
         };
         self.front.send(&ToFront::Inventory(inventory), listeners)?;
+        let mut inventory_pairs = Vec::new();
         let bells = self.bells.iter().map(|bell| bell.try_clone()).collect::<io::Result<Vec<_>>>()?;
         self.front.send(&ToFront::Bells, bells)?;
         for (_, session) in self.sessions.iter().filter(|(_, session)| !session.conn.is_own()) {
             self.front.send(&ToFront::Holding(holding(session)), vec![session.socket.try_clone()?])?;
+        }
+        for held in self.pairs_held() {
+            let (holding, socket) = held?;
+            inventory_pairs.push((holding, socket));
+        }
+        for (holding, socket) in inventory_pairs {
+            self.front.send(&ToFront::Holding(holding), vec![socket])?;
         }
         for departed in self.departed.values() {
             let (holding, socket) = departed.holding()?;
@@ -107,6 +115,7 @@ impl Worker {
             self.front.send(&ToFront::Segment { key: publisher.key.clone(), next }, Vec::new())?;
         }
         self.front.send(&ToFront::InventoryEnd, Vec::new())?;
+        self.say_who_keeps();
         // Questions that the other front did not answer.
         for (_, session) in &self.sessions {
             if let (Role::Placing(_), Some(asked)) = (&session.role, &session.asked) {
@@ -132,6 +141,7 @@ pub fn holding(session: &Session) -> Holding {
             intent: asked.intent,
             key: asked.key.clone(),
             credential: asked.credential,
+            process: None,
         }),
     }
 }

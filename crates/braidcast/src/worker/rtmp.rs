@@ -203,7 +203,7 @@ impl Worker {
                 let head = socket.head();
                 session.push_control(&head);
             }
-            Protocol::Prefix(_) | Protocol::Unknown => {}
+            Protocol::Prefix(_) | Protocol::Unknown | Protocol::Relay(_) => {}
         }
     }
 
@@ -213,14 +213,13 @@ impl Worker {
         if let Protocol::Client(_) = &self.sessions[slot].protocol {
             return Err(End::Peer(text));
         }
-        if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
+        if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
                 Refusal::PublishersFull | Refusal::DirectoryFull => status::PUBLISH_DENIED,
                 Refusal::Unavailable | Refusal::Unwelcome => status::CONNECT_REJECTED,
             };
-            rtmp.refuse(code, &text, self.now.mono_ms);
-            return self.refused_rtmp(slot);
+            return self.refuse_rtmp(slot, code, &text);
         }
         self.respond_text(slot, Status::UNAVAILABLE, &text, false)
     }
@@ -233,17 +232,26 @@ impl Worker {
     /// A client cannot have what it waited for, for this reason.
     pub(super) fn release_with(&mut self, slot: usize, text: &str) -> Result<(), End> {
         let session = &self.sessions[slot];
-        let (conn, placed) = (session.conn, matches!(session.role, Role::Waiting(_)));
+        let (conn, placed) = (session.conn, matches!(session.role, Role::Waiting(_) | Role::Placing(_)));
         let head_only = matches!(&session.role, Role::WaitingForIndex(wish) if wish.head_only);
         self.leave_role(slot, &text);
         if placed {
             self.tell_front(&ToFront::Released { conn });
         }
-        if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
-            rtmp.refuse(status::PLAY_STREAM_NOT_FOUND, text, self.now.mono_ms);
-            return self.refused_rtmp(slot);
+        if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
+            return self.refuse_rtmp(slot, status::PLAY_STREAM_NOT_FOUND, text);
         }
         self.respond_text(slot, Status::NOT_FOUND, text, head_only)
+    }
+
+    /// Tells a client that speaks RTMP that what it wants is refused.
+    fn refuse_rtmp(&mut self, slot: usize, code: &str, text: &str) -> Result<(), End> {
+        match &mut self.sessions[slot].protocol {
+            Protocol::Rtmp(rtmp) => rtmp.refuse(code, text, self.now.mono_ms),
+            Protocol::Relay(machine) => machine.refuse(code, text, self.now.mono_ms),
+            _ => {}
+        }
+        self.refused_rtmp(slot)
     }
 
     /// The refusal is on its way; the connection ends with it, because encoders and players seldom go on after one.
@@ -258,7 +266,7 @@ impl Worker {
         End::Peer(what.to_owned())
     }
 
-    fn rtmp_error(&mut self, error: &RtmpError) -> End {
+    pub(super) fn rtmp_error(&mut self, error: &RtmpError) -> End {
         let counter = match error.limit {
             Limit::MessageBytes => WorkerCounter::RefusedMessageBytes,
             Limit::ChunkStreams => WorkerCounter::RefusedChunkStreams,

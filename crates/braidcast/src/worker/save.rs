@@ -165,7 +165,7 @@ impl Worker {
         let session = &self.sessions[slot];
         let now_ms = self.now.mono_ms;
         let role = match &session.role {
-            Role::Idle => SavedRole::Idle,
+            Role::Idle | Role::Asking => SavedRole::Idle,
             Role::Placing(wish) => SavedRole::Placing(wish.clone()),
             Role::Opening(wish, _) => SavedRole::Opening(wish.clone()),
             Role::Waiting(wish) => SavedRole::Waiting(wish.clone()),
@@ -181,8 +181,8 @@ impl Worker {
             peer: session.peer,
             protocol: match &session.protocol {
                 Protocol::Prefix(reader) => SavedProtocol::Prefix(reader.clone()),
-                // Of a client nothing is saved.
-                Protocol::Unknown | Protocol::Client(_) => SavedProtocol::Unknown,
+                // Of a client, and of what goes through a relay, nothing is saved.
+                Protocol::Unknown | Protocol::Client(_) | Protocol::Relay(_) => SavedProtocol::Unknown,
                 Protocol::Rtmp(rtmp) => SavedProtocol::Rtmp(rtmp.save(now_ms)),
                 Protocol::Http(http) => SavedProtocol::Http(http.save()),
                 Protocol::WebSocket(socket) => SavedProtocol::WebSocket(socket.save()),

@@ -14,6 +14,7 @@ use braidcast_media::StreamKey;
 use braidcast_protocols::http::{Clip, RequestReader};
 use braidcast_protocols::proxy::PrefixReader;
 use braidcast_protocols::rtmp::ServerSession;
+use braidcast_protocols::rtmp::relay::RelaySession;
 use braidcast_protocols::via::Via;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -50,6 +51,8 @@ pub struct Session {
     pub ledger: Ledger,
     /// Control bytes of the ledger that are not yet sent.
     pub control: Vec<u8>,
+    /// HTTP at a relay: the head of the request at hand, as it was sent.
+    pub head: Vec<u8>,
     /// HTTP: the servers that pass the answer on.
     pub via: Option<Box<Via>>,
     /// What body extents of the ledger are of.
@@ -105,6 +108,8 @@ pub enum Protocol {
     WebSocket(Box<WebSocket>),
     /// The other end is a server: a connection that we opened.
     Client(Box<Client>),
+    /// RTMP at a relay, until it is known which process the client belongs to.
+    Relay(Box<RelaySession>),
 }
 
 impl Protocol {
@@ -113,6 +118,7 @@ impl Protocol {
         match self {
             Self::Rtmp(rtmp) => rtmp.outbox(),
             Self::Client(client) => client.outbox(),
+            Self::Relay(machine) => machine.client_outbox(),
             Self::Prefix(_) | Self::Unknown | Self::Http(_) | Self::WebSocket(_) => &[],
         }
     }
@@ -122,6 +128,7 @@ impl Protocol {
         match self {
             Self::Rtmp(rtmp) => rtmp.take_outbox(),
             Self::Client(client) => client.take_outbox(),
+            Self::Relay(machine) => machine.take_client_outbox(),
             Self::Prefix(_) | Self::Unknown | Self::Http(_) | Self::WebSocket(_) => Vec::new(),
         }
     }
@@ -140,6 +147,8 @@ pub enum Role {
     Waiting(Wish),
     /// It waits for an index that is not written yet.
     WaitingForIndex(IndexWish),
+    /// Processes of another server are asked for it.
+    Asking,
     /// It publishes; slot of the publisher.
     Publishing(usize),
     /// It plays.

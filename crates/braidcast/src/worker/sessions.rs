@@ -1,14 +1,14 @@
 //! The table of sessions: opening, reading, deadlines, closing.
 
 use super::kept::Kept;
-use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Session};
+use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Session, Want};
 use super::waiting::Awaited;
 use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, Origin, ToFront};
 use crate::saved::{Heap, RowId};
 use braidcast_media::StreamKey;
-use braidcast_protocols::http::RequestReader;
+use braidcast_protocols::http::{RequestReader, Status};
 use braidcast_protocols::proxy::Form;
 use braidcast_protocols::rtmp::{ServerSession, Settings};
 use braidcast_sys::fault::kill_point;
@@ -40,7 +40,9 @@ impl Worker {
         let Ok(Some(base)) = net::positions(&socket) else { return self.tell_front(&ToFront::Closed { conn: arrival.conn }) };
         let kept = Kept::new(arrival.row, base);
         if let Some(slot) = self.insert_session(arrival, socket, protocol, kept) {
-            if !matches!(self.sessions[slot].protocol, Protocol::Rtmp(_)) {
+            // What goes through a relay ends with it.
+            self.sessions[slot].kept.lost |= self.config.relays();
+            if !matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
                 self.sessions[slot].deadline_ms = handshake_ms;
             }
             self.save(slot);
@@ -50,7 +52,8 @@ impl Worker {
 
     /// Puts a session into the table and has its socket watched. On failure the connection is closed and the front told.
     pub(super) fn insert_session(&mut self, arrival: Arrival, socket: OwnedFd, protocol: Protocol, kept: Kept) -> Option<usize> {
-        self.generation = self.generation.wrapping_add(1);
+        // The highest bit means something else, see [`super::PAIR_TOKEN`].
+        self.generation = (self.generation + 1) & (u32::MAX >> 1);
         let entry = self.sessions.vacant_entry();
         let slot = entry.key();
         let token = (u64::from(self.generation) << 32) | slot as u64;
@@ -80,6 +83,7 @@ impl Worker {
             role: Role::Idle,
             ledger: Default::default(),
             control: Vec::new(),
+            head: Vec::new(),
             via: None,
             body: None,
             sent_mark: 0,
@@ -264,6 +268,7 @@ impl Worker {
             Protocol::Http(_) => self.feed_http(slot, bytes)?,
             Protocol::WebSocket(_) => self.feed_websocket(slot, bytes)?,
             Protocol::Client(_) => self.feed_client(slot, bytes)?,
+            Protocol::Relay(_) => self.feed_relay(slot, bytes)?,
             Protocol::Prefix(_) | Protocol::Unknown => 0,
         };
         if let Some(session) = self.sessions.get_mut(slot)
@@ -281,8 +286,10 @@ impl Worker {
     pub(super) fn watch_deadline(&mut self, slot: usize) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let mut next = if session.deadline_ms == 0 { u64::MAX } else { session.deadline_ms };
-        if let Protocol::Rtmp(rtmp) = &session.protocol {
-            next = next.min(rtmp.poll_timeout().unwrap_or(u64::MAX));
+        match &session.protocol {
+            Protocol::Rtmp(rtmp) => next = next.min(rtmp.poll_timeout().unwrap_or(u64::MAX)),
+            Protocol::Relay(machine) => next = next.min(machine.poll_timeout().unwrap_or(u64::MAX)),
+            _ => {}
         }
         if next != u64::MAX && (session.timer_ms == 0 || next < session.timer_ms) {
             session.timer_ms = next;
@@ -320,6 +327,11 @@ impl Worker {
         {
             return self.expire_rtmp(slot);
         }
+        if let Protocol::Relay(machine) = &session.protocol
+            && machine.poll_timeout().is_some_and(|at| at <= now_ms)
+        {
+            return self.expire_relay(slot);
+        }
         Ok(())
     }
 
@@ -336,6 +348,11 @@ impl Worker {
             return self.client_overdue(slot);
         }
         match &session.role {
+            Role::Placing(wish) if self.config.relays() && wish.what != Want::Publish => {
+                self.count(WorkerCounter::PlayWaitTimeouts);
+                self.not_found(slot)
+            }
+            Role::Asking => self.respond_text(slot, Status::GATEWAY_TIMEOUT, "the processes did not answer in time", false),
             Role::Placing(wish) => {
                 tracing::warn!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "the front did not say in time where a connection belongs");
                 self.refuse(slot, crate::control::Refusal::Unavailable)
@@ -399,7 +416,7 @@ impl Worker {
             Role::Viewing { stream, .. } => self.streams.get(*stream).map(|stream| &stream.key),
             Role::Placing(wish) | Role::Opening(wish, _) | Role::Waiting(wish) => Some(&wish.key),
             Role::WaitingForIndex(wish) => Some(&wish.key),
-            Role::Idle => None,
+            Role::Idle | Role::Asking => None,
         }
     }
 
@@ -426,7 +443,7 @@ impl Worker {
             }
             Role::Opening(wish, _) => self.waiting.remove(&(Awaited::Lock, wish.key), slot),
             Role::WaitingForIndex(wish) => self.waiting.remove(&(Awaited::Index, wish.key), slot),
-            Role::Idle | Role::Placing(_) => {}
+            Role::Idle | Role::Placing(_) | Role::Asking => {}
         }
     }
 
@@ -466,7 +483,10 @@ impl Worker {
         let settings = Settings { handshake_ms: deadline_ms.saturating_sub(self.now.mono_ms), ..self.rtmp_settings() };
         // The seed only has to differ between connections: it fills the handshake's random bytes.
         let seed = conn.0 ^ self.now.wall_ms.rotate_left(32) ^ (u64::from(std::process::id()) << 40);
-        Protocol::Rtmp(Box::new(ServerSession::new(settings, seed, self.now.mono_ms)))
+        match self.config.relays() {
+            true => self.new_relay(seed, settings),
+            false => Protocol::Rtmp(Box::new(ServerSession::new(settings, seed, self.now.mono_ms))),
+        }
     }
 }
 
@@ -475,7 +495,7 @@ impl Session {
     pub(super) fn may_read(&self) -> bool {
         match self.role {
             _ if self.draining => true,
-            Role::Placing(_) | Role::Opening(..) | Role::Waiting(_) | Role::WaitingForIndex(_) => false,
+            Role::Placing(_) | Role::Opening(..) | Role::Waiting(_) | Role::WaitingForIndex(_) | Role::Asking => false,
             Role::Idle | Role::Publishing(_) | Role::Viewing { .. } => {
                 !self.closing && !self.answering && self.control.len() < MAX_CONTROL_BYTES
             }

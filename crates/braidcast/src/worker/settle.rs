@@ -75,12 +75,14 @@ impl Worker {
                 None => {}
             }
         }
+        let (publishers, through_rtmp, through_http) = self.relays.counts();
+        (flv, rtmp) = (flv + through_http, rtmp + through_rtmp);
         self.set(WorkerCounter::FlvViewers, flv);
         self.set(WorkerCounter::RtmpViewers, rtmp);
         self.set(WorkerCounter::OtherViewers, other);
         let clients = self.sessions.iter().filter(|(_, session)| !matches!(session.protocol, Protocol::Client(_)));
-        self.set(WorkerCounter::Sessions, clients.count() as u64);
-        self.set(WorkerCounter::Publishers, self.publishers.len() as u64);
+        self.set(WorkerCounter::Sessions, (clients.count() + self.relays.len()) as u64);
+        self.set(WorkerCounter::Publishers, self.publishers.len() as u64 + publishers);
         let evicted: u64 = self.publishers.iter_mut().map(|(_, publisher)| publisher.newly_evicted()).sum();
         self.page.counter(WorkerCounter::BlocksEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
     }

@@ -3,6 +3,7 @@
 //! Bytes in, outputs out: nothing here opens a file or a socket or reads a clock.
 
 pub mod clock;
+pub mod media_playlist;
 pub mod playlist;
 pub mod segment_info;
 pub mod segmenter;

@@ -104,6 +104,11 @@ impl SegmentInfo {
         })
     }
 
+    /// Whether bytes, as far as they go, begin as a packet of ours does: one that was cut short or damaged while it was written.
+    pub fn begins(bytes: &[u8]) -> bool {
+        TS_HEADER.iter().chain(&MAGIC).zip(bytes).all(|(ours, byte)| ours == byte) && !bytes.is_empty()
+    }
+
     /// Reads the packet at the end of a segment's bytes.
     pub fn of_segment(segment: &[u8]) -> Option<Self> {
         Self::from_packet(segment.last_chunk::<PACKET_BYTES>()?)
@@ -138,6 +143,15 @@ mod tests {
         assert_eq!(packet[16..24], [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(packet[64..80], *b"\0\0\0\0\0\0\0\x07v/live/a");
         assert!(packet[80..184].iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn a_packet_that_was_cut_short_is_known_by_its_beginning() {
+        let packet = info("v/live/a".into()).to_packet();
+        assert!((1..=PACKET_BYTES).all(|cut| SegmentInfo::begins(&packet[..cut])));
+        assert!(
+            !SegmentInfo::begins(b"") && !SegmentInfo::begins(b"\x47\x40\x00\x10") && !SegmentInfo::begins(b"\x47\x1f\xff\x10BRAIDSEX")
+        );
     }
 
     #[test]

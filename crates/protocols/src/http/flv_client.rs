@@ -3,23 +3,19 @@
 //! Sends one request and reads its answer: head, chunked or plain body (RFC 9112 §7.1), FLV tags (FLV 10.1 annex E). Nothing is held but
 //! what a limit allows: the head, one tag, one line between chunks. Keeps no clock.
 
+use super::answer::{AnswerError, AnswerHead, Body, HeadBytes, fault};
 use crate::rtmp::ClientOutput;
 use crate::via::{self, Via};
 use braidcast_media::flv::TAG_HEADER_BYTES;
 use braidcast_media::{RecordHeader, RecordKind};
 use std::collections::VecDeque;
-use std::fmt;
 
-/// The longest line between chunks, in bytes: a length and what some servers put behind it.
-const MAX_LINE_BYTES: usize = 256;
 /// Signature, version, flags and length (annex E.2).
 const FILE_HEADER_BYTES: usize = 9;
 /// The longest file header; what it holds beyond [`FILE_HEADER_BYTES`] means nothing.
 const MAX_FILE_HEADER_BYTES: u32 = 4_096;
 /// `PreviousTagSize` behind the header and each tag.
 const SIZE_BYTES: u64 = 4;
-/// Header fields that are looked at.
-const MAX_FIELDS: usize = 96;
 /// What is kept of a reason or an address that the server says, in characters.
 const MAX_TEXT: usize = 1_024;
 /// In a tag's first byte: the tag is encrypted (annex E.4.1).
@@ -40,22 +36,6 @@ pub struct FlvSettings {
     pub message_bytes: usize,
 }
 
-/// Why the connection must be closed: what the server did wrong, for a log line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlvError(String);
-
-impl fmt::Display for FlvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the server broke the protocol: {}", self.0)
-    }
-}
-
-impl std::error::Error for FlvError {}
-
-fn fault<T>(what: impl Into<String>) -> Result<T, FlvError> {
-    Err(FlvError(what.into()))
-}
-
 /// The state machine. After an error it must not be used any more.
 #[derive(Debug)]
 pub struct FlvClient {
@@ -69,21 +49,9 @@ pub struct FlvClient {
 
 #[derive(Debug)]
 enum Phase {
-    /// The head so far.
-    Head(Vec<u8>),
-    /// The body, until the connection is closed, or for so many bytes.
-    Plain(Option<u64>),
-    Chunked(Chunk),
+    Head(HeadBytes),
+    Body(Body),
     Ended,
-}
-
-#[derive(Debug)]
-enum Chunk {
-    /// The line with the length so far.
-    Length(Vec<u8>),
-    Data(u64),
-    /// The line's end behind the data.
-    End(Vec<u8>),
 }
 
 impl FlvClient {
@@ -98,28 +66,31 @@ impl FlvClient {
             outbox: request.into_bytes(),
             outputs: VecDeque::new(),
             server_via: Via::default(),
-            phase: Phase::Head(Vec::new()),
+            phase: Phase::Head(HeadBytes::default()),
             tags: Tags::default(),
         }
     }
 
     /// Takes input, all of it. Drain [`FlvClient::poll_output`] after each call: what is in there is bounded by the input. A redirection is
     /// [`ClientOutput::Refused`] with a code that begins with `3` and the new address as its description.
-    pub fn handle_input(&mut self, bytes: &[u8]) -> Result<(), FlvError> {
+    pub fn handle_input(&mut self, bytes: &[u8]) -> Result<(), AnswerError> {
         let mut rest = bytes;
         if let Phase::Head(head) = &mut self.phase {
-            let before = head.len();
-            head.extend_from_slice(&rest[..rest.len().min(self.limits.0 + 1 - before.min(self.limits.0))]);
-            let from = before.saturating_sub(3);
-            let Some(end) = head[from..].windows(4).position(|four| four == b"\r\n\r\n").map(|at| from + at + 4) else {
-                return if head.len() > self.limits.0 { fault("the head of its answer is too long") } else { Ok(()) };
-            };
-            let head = std::mem::take(head);
-            rest = &rest[end - before..];
-            self.answered(&head[..end])?;
+            let Some((head, behind)) = head.take(rest, self.limits.0)? else { return Ok(()) };
+            rest = behind;
+            self.answered(&head)?;
         }
-        while !rest.is_empty() {
-            rest = self.body(rest)?;
+        while !rest.is_empty()
+            && let Phase::Body(body) = &mut self.phase
+        {
+            let (content, behind) = body.take(rest)?;
+            rest = behind;
+            let over = body.is_over();
+            self.tags.take(content, self.limits.1, &mut self.outputs)?;
+            if over {
+                self.phase = Phase::Ended;
+                self.outputs.push_back(ClientOutput::Status { code: "the stream has ended".to_owned() });
+            }
         }
         Ok(())
     }
@@ -146,7 +117,7 @@ impl FlvClient {
 
     /// The answer has come and is the stream.
     pub fn is_started(&self) -> bool {
-        matches!(self.phase, Phase::Plain(_) | Phase::Chunked(_))
+        matches!(self.phase, Phase::Body(_))
     }
 
     /// What is being waited for, in words.
@@ -161,112 +132,22 @@ impl FlvClient {
         outputs.sum::<usize>() + self.tags.held.capacity()
     }
 
-    fn answered(&mut self, head: &[u8]) -> Result<(), FlvError> {
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut answer = httparse::Response::new(&mut fields);
-        let Ok(httparse::Status::Complete(_)) = answer.parse(head) else { return fault("its answer is not HTTP/1.1") };
-        let code = answer.code.unwrap_or(0);
-        let field = |name: &str| {
-            answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| String::from_utf8_lossy(field.value))
-        };
-        let refused =
-            |description: &str| ClientOutput::Refused { code: code.to_string(), description: description.chars().take(MAX_TEXT).collect() };
-        if code != 200 {
-            let location = field("location").filter(|_| (300..400).contains(&code));
-            self.outputs.push_back(refused(&location.unwrap_or_else(|| answer.reason.unwrap_or_default().into())));
+    fn answered(&mut self, head: &AnswerHead) -> Result<(), AnswerError> {
+        if head.status != 200 {
+            let location = head.field("location").filter(|_| (300..400).contains(&head.status));
+            let description = location.unwrap_or(&head.reason).chars().take(MAX_TEXT).collect();
+            self.outputs.push_back(ClientOutput::Refused { code: head.status.to_string(), description });
             self.phase = Phase::Ended;
             return Ok(());
         }
-        if let Some(encoding) = field("content-encoding").filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        if let Some(encoding) = head.field("content-encoding").filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
             return fault(format!("its answer is encoded ({})", encoding.chars().take(20).collect::<String>()));
         }
-        self.server_via = Via::parse(&field(via::FIELD).unwrap_or_default());
-        self.phase = match field("transfer-encoding").map(|encoding| encoding.trim().to_ascii_lowercase()) {
-            Some(encoding) if encoding == "chunked" => Phase::Chunked(Chunk::Length(Vec::new())),
-            Some(_) => return fault("its answer has a transfer encoding that is not known"),
-            None => match field("content-length").map(|length| length.trim().parse()) {
-                Some(Ok(length)) => Phase::Plain(Some(length)),
-                Some(Err(_)) => return fault("the length of its answer is no number"),
-                None => Phase::Plain(None),
-            },
-        };
+        self.server_via = Via::parse(head.field(via::FIELD).unwrap_or_default());
+        self.phase = Phase::Body(head.body()?);
         self.outputs.push_back(ClientOutput::Started);
         Ok(())
     }
-
-    /// Takes the next piece of the body; gives what is left.
-    fn body<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], FlvError> {
-        match &mut self.phase {
-            Phase::Head(_) | Phase::Ended => Ok(&[]),
-            Phase::Plain(None) => {
-                self.tags.take(bytes, self.limits.1, &mut self.outputs)?;
-                Ok(&[])
-            }
-            Phase::Plain(Some(left)) | Phase::Chunked(Chunk::Data(left)) => {
-                let now = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= now as u64;
-                let over = *left == 0;
-                self.tags.take(&bytes[..now], self.limits.1, &mut self.outputs)?;
-                if over {
-                    if let Phase::Chunked(chunk) = &mut self.phase { *chunk = Chunk::End(Vec::new()) } else { self.end() }
-                }
-                Ok(&bytes[now..])
-            }
-            Phase::Chunked(Chunk::Length(line)) => {
-                let (whole, rest) = take_line(line, bytes)?;
-                if whole {
-                    match chunk_length(line) {
-                        // What follows the last chunk says nothing that is needed here.
-                        Some(0) => self.end(),
-                        Some(length) => self.phase = Phase::Chunked(Chunk::Data(length)),
-                        None => return fault("the length of a chunk is no number"),
-                    }
-                }
-                Ok(rest)
-            }
-            Phase::Chunked(Chunk::End(line)) => {
-                let (whole, rest) = take_line(line, bytes)?;
-                if whole && !line.is_empty() {
-                    return fault("a chunk is longer than it says");
-                }
-                if whole {
-                    self.phase = Phase::Chunked(Chunk::Length(Vec::new()));
-                }
-                Ok(rest)
-            }
-        }
-    }
-
-    fn end(&mut self) {
-        self.phase = Phase::Ended;
-        self.outputs.push_back(ClientOutput::Status { code: "the stream has ended".to_owned() });
-    }
-}
-
-/// Takes bytes up to the end of a line, which is not kept; whether it has come, and what is left.
-fn take_line<'a>(line: &mut Vec<u8>, bytes: &'a [u8]) -> Result<(bool, &'a [u8]), FlvError> {
-    let end = bytes.iter().position(|byte| *byte == b'\n');
-    let now = &bytes[..end.unwrap_or(bytes.len())];
-    if line.len() + now.len() > MAX_LINE_BYTES {
-        return fault("a line between its chunks is too long");
-    }
-    line.extend_from_slice(now);
-    match end {
-        Some(end) => {
-            if line.last() == Some(&b'\r') {
-                line.pop();
-            }
-            Ok((true, &bytes[end + 1..]))
-        }
-        None => Ok((false, &[])),
-    }
-}
-
-/// Hexadecimal digits, at most 15, before any extension (RFC 9112 §7.1.1).
-fn chunk_length(line: &[u8]) -> Option<u64> {
-    let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
-    let digits = std::str::from_utf8(digits).ok().filter(|digits| (1..=15).contains(&digits.len()))?;
-    if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) { u64::from_str_radix(digits, 16).ok() } else { None }
 }
 
 /// From the bytes of an FLV file to media. What it holds is what has arrived of one tag.
@@ -287,7 +168,7 @@ enum Step {
 }
 
 impl Tags {
-    fn take(&mut self, mut bytes: &[u8], limit: usize, outputs: &mut VecDeque<ClientOutput>) -> Result<(), FlvError> {
+    fn take(&mut self, mut bytes: &[u8], limit: usize, outputs: &mut VecDeque<ClientOutput>) -> Result<(), AnswerError> {
         while !bytes.is_empty() {
             let wanted = match &self.step {
                 Step::FileHeader => FILE_HEADER_BYTES,
@@ -314,7 +195,7 @@ impl Tags {
         Ok(())
     }
 
-    fn whole(&self, held: Vec<u8>, limit: usize, outputs: &mut VecDeque<ClientOutput>) -> Result<Step, FlvError> {
+    fn whole(&self, held: Vec<u8>, limit: usize, outputs: &mut VecDeque<ClientOutput>) -> Result<Step, AnswerError> {
         match &self.step {
             Step::FileHeader => {
                 let length = u32::from_be_bytes([held[5], held[6], held[7], held[8]]);
@@ -372,7 +253,7 @@ mod tests {
         file
     }
 
-    fn outputs(answer: &[u8], cut: usize) -> Result<Vec<ClientOutput>, FlvError> {
+    fn outputs(answer: &[u8], cut: usize) -> Result<Vec<ClientOutput>, AnswerError> {
         let mut client = client();
         let mut outputs = Vec::new();
         for piece in answer.chunks(cut) {

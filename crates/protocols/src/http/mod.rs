@@ -3,6 +3,7 @@
 //! A [`RequestReader`] takes a connection's bytes and gives one [`Request`] at a time; [`route`] says what it asks for; the
 //! heads of [`response`] answer it. Nothing here reads a file, knows a clock, or writes a body. Sources: RFC 9110 and RFC 9112.
 
+mod answer;
 pub mod flv_client;
 mod forwarded;
 mod range;
@@ -13,6 +14,7 @@ mod route;
 mod target;
 pub mod websocket;
 
+pub use answer::{Answer, AnswerError, AnswerHead, AnswerReader};
 pub use flv_client::{FlvClient, FlvSettings};
 pub use forwarded::Forwarded;
 pub use range::{ByteRange, Span};

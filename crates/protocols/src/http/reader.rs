@@ -14,11 +14,13 @@ pub struct Settings {
     pub head_bytes: usize,
     /// The longest request body that is read and thrown away, in bytes.
     pub body_bytes: u64,
+    /// Requests may be passed on to another server: they may have any method, their heads are kept, and their bodies are not taken.
+    pub passes_on: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { head_bytes: 16 << 10, body_bytes: 16 << 10 }
+        Self { head_bytes: 16 << 10, body_bytes: 16 << 10, passes_on: false }
     }
 }
 
@@ -147,7 +149,13 @@ impl RequestReader {
             gathered.push(byte);
             match byte {
                 b'\n' if *line_is_blank && !first => {
-                    let request = request::parse(gathered)?;
+                    let passes_on = self.settings.passes_on;
+                    let mut request = request::parse(gathered, passes_on)?;
+                    if passes_on {
+                        request.head = std::mem::take(gathered);
+                        self.phase = Phase::Complete(Box::new(request));
+                        return Ok(index + 1);
+                    }
                     self.begin_body(request)?;
                     return Ok(index + 1);
                 }

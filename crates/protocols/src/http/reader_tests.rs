@@ -7,7 +7,7 @@ use super::super::request::Method;
 use super::*;
 use proptest::prelude::*;
 
-const LIMITS: Settings = Settings { head_bytes: 512, body_bytes: 16 };
+const LIMITS: Settings = Settings { head_bytes: 512, body_bytes: 16, passes_on: false };
 
 /// Feeds pieces as a connection would: what was not consumed is offered again, together with what follows.
 struct Connection {

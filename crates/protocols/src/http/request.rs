@@ -22,6 +22,8 @@ pub enum Method {
     Head,
     /// OPTIONS: a browser's preflight.
     Options,
+    /// Any other, of a request that may be passed on.
+    Other,
 }
 
 /// A request, ready to be routed and answered.
@@ -45,8 +47,39 @@ pub struct Request {
     pub forwarded: Forwarded,
     /// The servers that pass the answer on.
     pub via: Via,
-    /// Bytes of a body that follows the head, already discarded when the request is handed out.
-    pub(super) body_bytes: u64,
+    /// Bytes of a body that follows the head, already discarded when the request is handed out, unless it may be passed on.
+    pub body_bytes: u64,
+    /// The head as it was sent, blank line included, of a request that may be passed on; else empty.
+    pub head: Vec<u8>,
+}
+
+impl Request {
+    /// Whether it is one that we answer ourselves: GET, HEAD, OPTIONS.
+    pub fn is_known_method(&self) -> bool {
+        self.method != Method::Other
+    }
+
+    /// Its method's name, of a request that may be passed on.
+    pub fn method_name(&self) -> Option<&str> {
+        self.line().next()
+    }
+
+    /// Its target as it was sent, likewise.
+    pub fn target(&self) -> &str {
+        self.line().nth(1).unwrap_or_default()
+    }
+
+    /// A field's value, likewise; the first one of that name.
+    pub fn field(&self, name: &str) -> Option<String> {
+        let lines = std::str::from_utf8(&self.head).ok()?.lines().skip(1);
+        let of_name = |line: &str| line.split_once(':').filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned());
+        lines.map(of_name).find(Option::is_some).flatten()
+    }
+
+    fn line(&self) -> impl Iterator<Item = &str> {
+        let end = self.head.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or_default();
+        std::str::from_utf8(&self.head[..end]).unwrap_or_default().split(' ')
+    }
 }
 
 /// What is malformed about a request.
@@ -151,8 +184,8 @@ impl Fields {
     }
 }
 
-/// Parses a whole head, blank line included.
-pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
+/// Parses a whole head, blank line included; `passes_on` as in [`super::reader::Settings`].
+pub(super) fn parse(head: &[u8], passes_on: bool) -> Result<Request, HttpError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
     match parsed.parse(head) {
@@ -169,6 +202,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         "OPTIONS" => Method::Options,
+        _ if passes_on => Method::Other,
         _ => return Err(HttpError::Method),
     };
     let mut fields = gather(parsed.headers)?;
@@ -191,6 +225,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Request, HttpError> {
         forwarded: fields.forwarded,
         via: fields.via,
         body_bytes: fields.content_length.unwrap_or(0),
+        head: Vec::new(),
     })
 }
 

@@ -26,7 +26,9 @@ impl Status {
     pub const EXPECTATION_FAILED: Self = Self(417);
     pub const HEAD_TOO_LARGE: Self = Self(431);
     pub const INTERNAL_ERROR: Self = Self(500);
+    pub const BAD_GATEWAY: Self = Self(502);
     pub const UNAVAILABLE: Self = Self(503);
+    pub const GATEWAY_TIMEOUT: Self = Self(504);
     pub const VERSION_NOT_SUPPORTED: Self = Self(505);
     pub const LOOP_DETECTED: Self = Self(508);
 
@@ -36,7 +38,10 @@ impl Status {
             200 => "OK",
             204 => "No Content",
             206 => "Partial Content",
+            201 => "Created",
+            302 => "Found",
             400 => "Bad Request",
+            401 => "Unauthorized",
             403 => "Forbidden",
             404 => "Not Found",
             405 => "Method Not Allowed",
@@ -46,7 +51,9 @@ impl Status {
             417 => "Expectation Failed",
             431 => "Request Header Fields Too Large",
             500 => "Internal Server Error",
+            502 => "Bad Gateway",
             503 => "Service Unavailable",
+            504 => "Gateway Timeout",
             505 => "HTTP Version Not Supported",
             508 => "Loop Detected",
             _ => "Unknown",

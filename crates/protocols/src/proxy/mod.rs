@@ -9,6 +9,8 @@ mod real_ip;
 mod v1;
 mod v2;
 
+pub use real_ip::real_ip_prefix;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;

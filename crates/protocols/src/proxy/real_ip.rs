@@ -2,13 +2,22 @@
 //! are the address, IPv4; what follows is to be ignored. RTMP itself begins with 3 or 6.
 
 use super::{Parsed, PrefixError, Sender};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The first byte.
 pub(super) const MARK: u8 = 0xf3;
 /// The most bytes that may follow the length; SRS refuses more too.
 pub(super) const MAX_BODY_BYTES: usize = 1024;
 const HEAD_BYTES: usize = 3;
+
+/// The prefix that says whose connection it is, for a server that reads it (SRS always does). It has no form for an address that is
+/// of IPv6 only: then it is empty, and the server takes the sender for the client.
+pub fn real_ip_prefix(client: IpAddr) -> Vec<u8> {
+    match client.to_canonical() {
+        IpAddr::V4(ip) => [&[MARK, 0, 4][..], &ip.octets()].concat(),
+        IpAddr::V6(_) => Vec::new(),
+    }
+}
 
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     match *bytes {

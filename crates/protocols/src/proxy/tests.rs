@@ -131,6 +131,14 @@ fn version_2_is_refused_unless_it_is_right() {
 }
 
 #[test]
+fn a_real_ip_prefix_that_we_write_is_read() {
+    for (ip, expected) in [("192.0.2.1", is("192.0.2.1:0")), ("::ffff:192.0.2.1", is("192.0.2.1:0")), ("2001:db8::1", Sender::Unsaid)] {
+        assert_read(Form::RealIp, &real_ip_prefix(ip.parse().expect("an address")), expected);
+    }
+    assert_eq!(real_ip_prefix(std::net::Ipv4Addr::LOCALHOST.into()), b"\xf3\0\x04\x7f\0\0\x01");
+}
+
+#[test]
 fn the_real_ip_prefix_of_srs_may_be_there() {
     assert_read(Form::RealIp, b"\xf3\0\x04\xc0\x00\x02\x01", is("192.0.2.1:0"));
     assert_read(Form::RealIp, b"\xf3\0\x07\xc0\x00\x02\x01abc", is("192.0.2.1:0"));

@@ -163,6 +163,19 @@ impl ChunkReader {
     pub fn read(&mut self, input: &[u8]) -> Result<(usize, Option<Message>), RtmpError> {
         let mut used = 0;
         loop {
+            let (step, message) = self.read_any(&input[used..])?;
+            used += step;
+            match message {
+                Some(message) if is_for_the_reader(&message) => {}
+                other => return Ok((used, other)),
+            }
+        }
+    }
+
+    /// As [`ChunkReader::read`], but hands out also what acted on the reader itself.
+    pub(super) fn read_any(&mut self, input: &[u8]) -> Result<(usize, Option<Message>), RtmpError> {
+        let mut used = 0;
+        loop {
             let message = if self.again.filled > 0 {
                 let again = std::mem::take(&mut self.again);
                 let bytes = &again.bytes[..usize::from(again.filled)];
@@ -176,11 +189,24 @@ impl ChunkReader {
             } else {
                 return Ok((used, None));
             };
-            match message {
-                Some(message) if !self.apply(&message)? => return Ok((used, Some(message))),
-                _ => {}
+            if let Some(message) = message {
+                if is_for_the_reader(&message) {
+                    self.apply(&message)?;
+                }
+                return Ok((used, Some(message)));
             }
         }
+    }
+
+    /// Whether all that was taken are whole messages: the next byte starts one, and none is under way on any chunk stream.
+    pub(super) fn is_between_messages(&self) -> bool {
+        let at_a_header = matches!(self.state, State::Header { filled: 0, .. });
+        at_a_header && self.again.filled == 0 && self.streams.iter().all(|stream| !stream.open)
+    }
+
+    /// The peer's chunk size.
+    pub(super) fn chunk_bytes(&self) -> u32 {
+        self.chunk_bytes
     }
 
     #[cfg(test)]
@@ -383,11 +409,8 @@ impl ChunkReader {
         }
     }
 
-    /// Carries out a message that is meant for the reader; false if it is for others.
-    fn apply(&mut self, message: &Message) -> Result<bool, RtmpError> {
-        if !matches!(message.message_type, message_type::SET_CHUNK_SIZE | message_type::ABORT) {
-            return Ok(false);
-        }
+    /// Carries out a message that is meant for the reader.
+    fn apply(&mut self, message: &Message) -> Result<(), RtmpError> {
         let Some(&value) = message.payload.first_chunk() else {
             return Err(self.error(Limit::Protocol, message.chunk_stream, "a control message of less than 4 bytes"));
         };
@@ -401,12 +424,16 @@ impl ChunkReader {
         } else {
             self.chunk_bytes = value.min(MAX_CHUNK_BYTES);
         }
-        Ok(true)
+        Ok(())
     }
 
     fn error(&self, limit: Limit, chunk_stream: u32, detail: impl Into<std::borrow::Cow<'static, str>>) -> RtmpError {
         RtmpError { chunk_stream: Some(chunk_stream), ..RtmpError::new(limit, self.position, detail) }
     }
+}
+
+fn is_for_the_reader(message: &Message) -> bool {
+    matches!(message.message_type, message_type::SET_CHUNK_SIZE | message_type::ABORT)
 }
 
 /// Bytes of the basic header and of the message header that a chunk's first byte announces.

@@ -206,6 +206,11 @@ impl ClientHandshake {
         Self { seed, state: State::Opening(Opening::default()) }
     }
 
+    /// Goes on with a handshake whose C0 and C1 are another's, and were sent already.
+    pub(super) fn continued(seed: u64) -> Self {
+        Self { seed, state: State::Opening(Opening::default()) }
+    }
+
     /// As [`ServerHandshake::handle_input`]. The answer is signed if the server's packet is.
     pub fn handle_input(&mut self, input: &[u8], out: &mut Vec<u8>, position: u64) -> Result<(usize, bool), RtmpError> {
         let mut used = 0;

@@ -5,7 +5,7 @@
 //! decides who may publish.
 //!
 //! Reading order: [`server`] (what a worker drives), [`chunk`] (bytes to messages), [`egress`] (records to the bytes of a
-//! viewer), [`client`] (the other end, for tests and load), then the small parts.
+//! viewer), [`client`] (the other end, for tests and load), [`relay`] (between a client and another server), then the small parts.
 
 pub mod amf0;
 mod amf3;
@@ -16,6 +16,7 @@ pub mod egress;
 mod error;
 pub mod handshake;
 mod link;
+pub mod relay;
 mod saved;
 pub mod server;
 mod timers;
@@ -24,6 +25,7 @@ pub mod url;
 pub use chunk::ChunkLimits;
 pub use client::{ClientOutput, ClientRole, ClientSession, ClientSettings};
 pub use error::{Limit, RtmpError};
+pub use relay::{RelayOutput, RelaySession, RelaySettings};
 pub use saved::RestoreError;
 pub use server::{Output, Request, ServerSession, Settings, Stage, status};
 

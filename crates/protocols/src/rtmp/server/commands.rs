@@ -94,7 +94,8 @@ impl ServerSession {
             without_video: false,
         };
         self.core.phase = Phase::Commanding(Commanding { connection: Box::new(connection) });
-        self.core.link.send_connected(command, &self.core.settings.instance);
+        let enhanced = enhanced::is_spoken_by(&command.object) && !self.core.speaks_for_another;
+        self.core.link.send_connected(command, &self.core.settings.instance, enhanced);
         Ok(())
     }
 
@@ -190,14 +191,14 @@ impl Link {
         self.send_command(message_stream, "onStatus", 0.0, &[Value::Null, information(level, code, description)]);
     }
 
-    fn send_connected(&mut self, command: &Command, instance: &str) {
+    fn send_connected(&mut self, command: &Command, instance: &str, enhanced: bool) {
         self.send_control(message_type::WINDOW_ACKNOWLEDGEMENT_SIZE, &WINDOW_BYTES.to_be_bytes());
         let [b0, b1, b2, b3] = WINDOW_BYTES.to_be_bytes();
         self.send_control(message_type::SET_PEER_BANDWIDTH, &[b0, b1, b2, b3, DYNAMIC]);
         self.send_chunk_size();
         let mut properties =
             vec![("fmsVer".to_owned(), FMS_VERSION.into()), ("capabilities".to_owned(), 127.0.into()), ("mode".to_owned(), 1.0.into())];
-        if enhanced::is_spoken_by(&command.object) {
+        if enhanced {
             properties.extend(enhanced::properties());
         }
         // Only who says that it is a server too wants to know who we are.

@@ -173,6 +173,9 @@ struct Core {
     link: Link,
     outputs: VecDeque<Output>,
     phase: Phase,
+    /// Nothing is said of Enhanced RTMP: it is for another server to say. A session that was restored speaks for itself.
+    #[serde(skip)]
+    speaks_for_another: bool,
 }
 
 impl ServerSession {
@@ -181,7 +184,15 @@ impl ServerSession {
         let mut timers = Timers::default();
         timers.set(Timer::Handshake, now_ms.saturating_add(settings.handshake_ms));
         let phase = Phase::Handshaking(Handshaking { handshake: Box::new(ServerHandshake::new(seed)) });
-        Self { core: Core { link: Link::new(negotiating(settings.chunks)), settings, outputs: VecDeque::new(), phase }, timers }
+        let link = Link::new(negotiating(settings.chunks));
+        Self { core: Core { link, settings, outputs: VecDeque::new(), phase, speaks_for_another: false }, timers }
+    }
+
+    /// A session that answers only until it is known what the client wants, and says nothing that another server may not keep.
+    pub(super) fn for_another(settings: Settings, seed: u64, now_ms: u64) -> Self {
+        let mut session = Self::new(Settings { instance: String::new(), ..settings }, seed, now_ms);
+        session.core.speaks_for_another = true;
+        session
     }
 
     /// Takes input; returns how many bytes it used. Less than all means that a decision is pending: offer the rest again
@@ -301,6 +312,12 @@ impl ServerSession {
             tracks: connection.tracks(),
             via: Via::parse(&connection.via),
         })
+    }
+
+    /// The message stream of what waits for a decision.
+    pub(super) fn undecided_message_stream(&self) -> Option<u32> {
+        let Phase::Deciding(Deciding { wanted, .. }) = &self.core.phase else { return None };
+        Some(wanted.message_stream)
     }
 
     /// The stream that [`ServerSession::request`] is about.

@@ -1,0 +1,454 @@
+//! A site's SRS configuration as this server's own: what there is a setting for, and a comment for each directive that there is none for.
+//!
+//! Each setting is taken only if the file so far is still accepted with it, so that what comes out always is.
+
+use super::directive::{Directive, Origin};
+use super::rules::{Note, NoteKind};
+use super::site::Listens;
+use crate::config;
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+/// The one vhost whose name need not be said.
+const DEFAULT_VHOST: &str = "__defaultVhost__";
+
+/// What a directive's value is in the native file.
+type Value = fn(&str) -> Option<String>;
+
+/// Directives of the root and the keys that they become.
+const ROOT: &[(&str, &str, &str, Value)] = &[("max_connections", "limits", "connections", number)];
+
+/// Directives of vhosts and the keys that they become. One value holds for all vhosts here.
+const VHOST: &[(&str, &str, &str, Value)] = &[
+    ("hls.hls_window", "hls", "window", seconds),
+    ("hls.hls_fragment", "hls", "fragment", seconds),
+    ("hls.hls_dispose", "hls", "hls_dispose", seconds),
+    ("play.queue_length", "play", "max_lag", seconds),
+    ("play.mw_latency", "play", "flush_interval", milliseconds),
+    ("publish.firstpkt_timeout", "limits", "first_packet", milliseconds),
+    ("publish.normal_timeout", "limits", "idle", milliseconds),
+];
+
+/// What is looked at otherwise, or needs no setting: nothing is said of it.
+const SILENT: &[&str] = &[
+    "listen",
+    "rtmp",
+    "rtmp.listen",
+    "http_api",
+    "http_api.enabled",
+    "http_api.listen",
+    "http_server",
+    "http_server.enabled",
+    "http_server.listen",
+    "srs_log_level",
+    "srs_log_level_v2",
+    "vhost",
+    "vhost.enabled",
+    "vhost.hls",
+    "vhost.hls.enabled",
+    "vhost.play",
+    "vhost.publish",
+    "vhost.forward",
+    "vhost.cluster",
+    "vhost.ingest",
+    "vhost.http_remux",
+    "vhost.http_remux.enabled",
+    "vhost.cluster.mode",
+    "vhost.cluster.origin",
+    "vhost.cluster.vhost",
+    "vhost.cluster.protocol",
+    "vhost.forward.enabled",
+    "vhost.forward.destination",
+    "daemon",
+    "asprocess",
+    "is_full",
+    "empty_ip_ok",
+    "in_docker",
+    "disable_daemon_for_docker",
+];
+
+/// Why a directive, or a whole block, has no equivalent, and what to do about it.
+const REASONS: &[(&str, &str)] = &[
+    ("pid", "this server keeps no pid file; its supervisor knows its pid"),
+    ("work_dir", "paths are absolute here"),
+    ("srs_log_tank", "log lines go to standard error; let the supervisor write them where they belong"),
+    ("srs_log_file", "log lines go to standard error; let the supervisor write them where they belong"),
+    ("ff_log_dir", "ffmpeg is started for pulls of HLS alone, and logs with the server"),
+    ("ff_log_level", "ffmpeg is started for pulls of HLS alone, and logs with the server"),
+    ("chunk_size", "chunks are as large as fits the frames"),
+    ("rtmp.chunk_size", "chunks are as large as fits the frames"),
+    ("vhost.chunk_size", "chunks are as large as fits the frames"),
+    ("http_api.auth", "the API asks for no password: keep it on loopback, or put something in front that does"),
+    ("http_api.raw_api", "`braidcast reload` reads the configuration anew"),
+    ("http_api.https", "TLS has to end in front of this server"),
+    ("http_server.https", "TLS has to end in front of this server"),
+    ("rtmps", "TLS has to end in front of this server"),
+    ("http_server.dir", "no files are served but streams and the page; let a web server have them"),
+    ("vhost.http_static", "no files are served but streams and the page; let a web server have them"),
+    ("rtc_server", "WebRTC is not served; with engine = \"srs\" it is, by SRS"),
+    ("vhost.rtc", "WebRTC is not served; with engine = \"srs\" it is, by SRS"),
+    ("srt_server", "SRT is not served; with engine = \"srs\" it is, by SRS"),
+    ("vhost.srt", "SRT is not served; with engine = \"srs\" it is, by SRS"),
+    ("rtsp_server", "RTSP is not served; with engine = \"srs\" it is, by SRS"),
+    ("vhost.rtsp", "RTSP is not served; with engine = \"srs\" it is, by SRS"),
+    ("stream_caster", "streams come in by RTMP alone; ffmpeg can publish what comes in otherwise"),
+    ("heartbeat", "nothing is reported by itself; ask the server (`braidcast status`)"),
+    ("vhost.http_hooks", "no hooks are called; with engine = \"srs\" they are, by SRS"),
+    ("vhost.exec", "no programs are started for publishers; with engine = \"srs\" they are, by SRS"),
+    ("vhost.dvr", "streams are not recorded; ffmpeg can record rtmp:// or .flv of this server"),
+    ("vhost.dash", "there is HLS, no DASH"),
+    ("vhost.hds", "there is HLS, no HDS"),
+    ("vhost.security", "whom to let in is for the firewall or a proxy to say"),
+    ("vhost.refer", "pages that viewers come from are not looked at"),
+    ("vhost.transcode", "streams are not transcoded; ffmpeg can play one from this server and publish another"),
+    ("vhost.tcp_nodelay", "it is always on"),
+    ("vhost.min_latency", "[play] flush_interval says how long frames may be gathered"),
+    ("vhost.play.gop_cache", "viewers always begin at the newest keyframe"),
+    ("vhost.play.gop_cache_max_frames", "[log] stream_budget says how much of a stream is kept"),
+    ("vhost.play.mw_msgs", "[play] flush_interval says how long frames may be gathered"),
+    ("vhost.publish.mr", "what has come is read at once"),
+    ("vhost.publish.mr_latency", "what has come is read at once"),
+    ("vhost.hls.hls_path", "segments lie in [server] shared_dir"),
+    ("vhost.hls.hls_m3u8_file", "an index is played at /app/stream.m3u8"),
+    ("vhost.hls.hls_ts_file", "segments are numbered, one directory for each stream"),
+    ("vhost.hls.hls_cleanup", "[hls] retention says how long segments stay"),
+    ("vhost.hls.hls_keys", "segments are not encrypted"),
+    ("vhost.http_remux.mount", "streams are played at /app/stream.flv"),
+    ("vhost.cluster.origin_cluster", "the workers of this server are the cluster"),
+    ("vhost.cluster.coworkers", "the workers of this server are the cluster"),
+    ("vhost.cluster.token_traverse", "what viewers say of themselves is not passed on to the origin"),
+    ("vhost.forward.backend", "no hooks are called; name the targets in [[forward]]"),
+];
+
+/// Blocks that do nothing unless their `enabled` says on.
+const OFF_BY_DEFAULT: &[&str] = &[
+    "http_api.auth",
+    "http_api.raw_api",
+    "http_api.https",
+    "http_server.https",
+    "heartbeat",
+    "exporter",
+    "rtc_server",
+    "srt_server",
+    "rtmps",
+    "rtsp_server",
+    "stream_caster",
+    "tencentcloud_cls",
+    "tencentcloud_apm",
+    "vhost.dvr",
+    "vhost.dash",
+    "vhost.hds",
+    "vhost.exec",
+    "vhost.http_hooks",
+    "vhost.http_static",
+    "vhost.security",
+    "vhost.refer",
+    "vhost.transcode",
+    "vhost.rtc",
+    "vhost.srt",
+    "vhost.rtsp",
+    "vhost.forward",
+    "vhost.hls",
+    "vhost.ingest",
+];
+
+fn number(text: &str) -> Option<String> {
+    text.parse::<u64>().ok().map(|number| number.to_string())
+}
+
+fn seconds(text: &str) -> Option<String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    text.parse::<f64>().ok().filter(|_| digits)?;
+    Some(format!("\"{text}s\""))
+}
+
+fn milliseconds(text: &str) -> Option<String> {
+    number(text).map(|number| format!("\"{number}ms\""))
+}
+
+/// The TOML. `notes` are those of the site; what is odd is repeated.
+pub(super) fn native(root: &Directive, listens: &Listens, notes: &[Note]) -> String {
+    let mut native = Native::default();
+    native.listens(root, listens);
+    for (path, section, key, value) in ROOT {
+        if let Some(directive) = root.at(path) {
+            native.convert(path, directive, section, key, *value);
+        }
+    }
+    native.log_level(root);
+    native.vhosts(root);
+    native.left_out(root, "");
+    for note in notes.iter().filter(|note| note.kind == NoteKind::Odd) {
+        native.leave(&note.origin, &note.directive, &note.text);
+    }
+    native.text(true)
+}
+
+#[derive(Default)]
+struct Native {
+    /// Sections in the order in which they came up, with their lines.
+    sections: Vec<(String, Vec<String>)>,
+    /// `[[forward]]` and `[[pull]]`, each as it is written.
+    tables: Vec<String>,
+    /// Comments on what is not there.
+    left: Vec<String>,
+}
+
+impl Native {
+    fn text(&self, with_comments: bool) -> String {
+        let mut out = String::new();
+        if with_comments {
+            out.push_str("# Made by `braidcast import-srs`. `braidcast check -c FILE` says whether this machine can run it.\n");
+        }
+        for (section, lines) in &self.sections {
+            write!(out, "\n[{section}]\n{}\n", lines.join("\n")).expect("writing to a string does not fail");
+        }
+        for table in &self.tables {
+            write!(out, "\n{table}\n").expect("writing to a string does not fail");
+        }
+        if with_comments && !self.left.is_empty() {
+            out.push_str("\n# Directives that have no equivalent, and why:\n#\n");
+            for line in &self.left {
+                writeln!(out, "# {line}").expect("writing to a string does not fail");
+            }
+        }
+        out
+    }
+
+    /// What is wrong with the file as it is, if anything.
+    fn fault(&self) -> Option<String> {
+        let problems = config::load_text(Path::new("import"), &self.text(false)).err()?;
+        Some(problems.0.first().map_or(String::new(), |problem| problem.message.clone()))
+    }
+
+    fn leave(&mut self, origin: &Origin, directive: &str, why: &str) {
+        let line = format!("{origin}: {directive}: {why}");
+        self.left.push(line.chars().map(|c| if c.is_control() { '?' } else { c }).collect());
+    }
+
+    /// Adds a key; what is refused is left out, with the reason.
+    fn key(&mut self, section: &str, key: &str, value: &str, from: (&Origin, &str)) -> bool {
+        let index = self.sections.iter().position(|(name, _)| name == section).unwrap_or_else(|| {
+            self.sections.push((section.to_owned(), Vec::new()));
+            self.sections.len() - 1
+        });
+        self.sections[index].1.push(format!("{key} = {value}"));
+        let Some(fault) = self.fault() else { return true };
+        self.sections[index].1.pop();
+        self.sections.retain(|(_, lines)| !lines.is_empty());
+        self.leave(from.0, from.1, &fault);
+        false
+    }
+
+    fn table(&mut self, table: String, from: (&Origin, &str)) {
+        self.tables.push(table);
+        if let Some(fault) = self.fault() {
+            self.tables.pop();
+            self.leave(from.0, from.1, &fault);
+        }
+    }
+
+    fn convert(&mut self, path: &str, directive: &Directive, section: &str, key: &str, value: Value) {
+        let from = (&directive.origin, path);
+        match value(directive.arg()) {
+            Some(value) => {
+                self.key(section, key, &value, from);
+            }
+            None => self.leave(from.0, from.1, "its value is not understood"),
+        }
+    }
+
+    fn listens(&mut self, root: &Directive, listens: &Listens) {
+        let made = Origin::Made;
+        let origin = |path: &str| root.at(path).map_or(&made, |directive| &directive.origin);
+        // The API, which lets everybody in, stays on loopback unless the site named an address.
+        let api: Vec<SocketAddr> = listens
+            .api
+            .iter()
+            .filter(|address| address.is_ipv4() || !address.ip().is_unspecified())
+            .map(|address| if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, address.port()).into() } else { *address })
+            .collect();
+        let both = !listens.api.is_empty() && listens.api.iter().any(|address| listens.http.contains(address));
+        let sections = [("rtmp", &listens.rtmp, "listen"), ("http", &listens.http, "http_server.listen")];
+        for (section, addresses, path) in sections {
+            self.key(section, "listen", &list(addresses), (origin(path), path));
+        }
+        if both {
+            self.leave(origin("http_api.listen"), "http_api.listen", "the API has a port of its own here, on loopback: 1985");
+        } else {
+            self.key("api", "listen", &list(&api), (origin("http_api.listen"), "http_api.listen"));
+            if api != listens.api {
+                let why = "the API asks for no password, so it listens on loopback; name an address in [api] listen to change that";
+                self.leave(origin("http_api.listen"), "http_api.listen", why);
+            }
+        }
+    }
+
+    fn log_level(&mut self, root: &Directive) {
+        let (path, level) = match (root.at("srs_log_level_v2"), root.at("srs_log_level")) {
+            (Some(level), _) => ("srs_log_level_v2", level),
+            (None, Some(level)) => ("srs_log_level", level),
+            (None, None) => return,
+        };
+        // What the first version calls trace is what happens to streams.
+        let value = match (path, level.arg()) {
+            (_, "warn") => "warn",
+            (_, "error") => "error",
+            ("srs_log_level", "trace") | ("srs_log_level_v2", "info") => "info",
+            ("srs_log_level", "info") | ("srs_log_level_v2", "debug") => "debug",
+            ("srs_log_level", "verbose") | ("srs_log_level_v2", "trace") => "trace",
+            _ => return self.leave(&level.origin, path, "its value is not understood"),
+        };
+        self.key("server", "log_level", &format!("{value:?}"), (&level.origin, path));
+    }
+
+    fn vhosts(&mut self, root: &Directive) {
+        let vhosts = root.vhosts();
+        let names: Vec<&str> = vhosts.iter().map(|vhost| vhost.arg()).collect();
+        if let Some(first) = vhosts.first() {
+            self.key("server", "vhosts", &format!("{names:?}"), (&first.origin, "vhost"));
+        }
+        let segmented: Vec<&&Directive> = vhosts.iter().filter(|vhost| vhost.on("hls.enabled")).collect();
+        let at = vhosts.iter().find_map(|vhost| vhost.at("hls.enabled")).map_or(&Origin::Made, |directive| &directive.origin);
+        self.key("hls", "enabled", if segmented.is_empty() { "false" } else { "true" }, (at, "vhost.hls.enabled"));
+        if !segmented.is_empty() && segmented.len() < vhosts.len() {
+            self.leave(at, "vhost.hls.enabled", "is for all vhosts here: those without get HLS too");
+        }
+        for (path, section, key, value) in VHOST {
+            self.vhost_value(&vhosts, path, section, key, *value);
+        }
+        for vhost in vhosts {
+            self.forward(vhost);
+            self.edge(vhost);
+            for ingest in vhost.children.iter().filter(|child| child.name == "ingest" && child.on("enabled")) {
+                self.ingest(vhost, ingest);
+            }
+        }
+    }
+
+    /// The value of the default vhost, or of the first that says one.
+    fn vhost_value(&mut self, vhosts: &[&Directive], path: &str, section: &str, key: &str, value: Value) {
+        let of_hls = path.starts_with("hls.");
+        let counts = |vhost: &&&Directive| !of_hls || vhost.on("hls.enabled");
+        let mut said: Vec<&Directive> = Vec::new();
+        let (default, others): (Vec<&Directive>, Vec<&Directive>) =
+            vhosts.iter().filter(counts).partition(|vhost| vhost.arg() == DEFAULT_VHOST);
+        said.extend(default.iter().chain(&others).filter_map(|vhost| vhost.at(path)));
+        let Some((first, rest)) = said.split_first() else { return };
+        let path = format!("vhost.{path}");
+        let text = first.arg();
+        // These have to fit what the site says.
+        match (section, key, text.parse::<f64>()) {
+            ("hls", "window", Ok(window)) if window > 300.0 => {
+                self.key("hls", "retention", &format!("\"{text}s\""), (&first.origin, &path));
+            }
+            ("play", "max_lag", Ok(lag)) if lag > 20.0 => {
+                self.key("log", "keep", &format!("\"{text}s\""), (&first.origin, &path));
+            }
+            _ => {}
+        }
+        self.convert(&path, first, section, key, value);
+        for other in rest.iter().filter(|other| other.arg() != text) {
+            self.leave(&other.origin, &path, &format!("one value holds for all vhosts here: {text}, of {}", first.origin));
+        }
+    }
+
+    fn forward(&mut self, vhost: &Directive) {
+        let Some(destination) = vhost.at("forward.destination").filter(|_| vhost.on("forward.enabled")) else { return };
+        let query = if vhost.arg() == DEFAULT_VHOST { "" } else { "?vhost={vhost}" };
+        let to: Vec<String> = destination.args.iter().map(|server| format!("rtmp://{server}/{{app}}/{{stream}}{query}")).collect();
+        let table = format!("[[forward]]\nstreams = \"**\"\nvhost = {:?}\nto = {to:?}", vhost.arg());
+        self.table(table, (&destination.origin, "vhost.forward.destination"));
+    }
+
+    fn edge(&mut self, vhost: &Directive) {
+        let Some(mode) = vhost.at("cluster.mode").filter(|mode| mode.arg() == "remote") else { return };
+        let Some(origin) = vhost.at("cluster.origin").filter(|origin| !origin.args.is_empty()) else {
+            return self.leave(&mode.origin, "vhost.cluster.mode", "is remote, but there is no origin");
+        };
+        let wanted = vhost.value("cluster.vhost").unwrap_or(vhost.arg());
+        let query = if wanted == DEFAULT_VHOST || wanted == "[vhost]" { String::new() } else { format!("?vhost={wanted}") };
+        let server = origin.arg();
+        let from = match vhost.value("cluster.protocol") {
+            Some("flv") => format!("http://{server}/{{app}}/{{stream}}.flv{query}"),
+            Some("flvs") => format!("https://{server}/{{app}}/{{stream}}.flv{query}"),
+            _ => format!("rtmp://{server}/{{app}}/{{stream}}{query}"),
+        };
+        let table = format!("[[pull]]\nstream = \"**\"\nvhost = {:?}\nfrom = {from:?}\nwhen = \"demand\"", vhost.arg());
+        self.table(table, (&origin.origin, "vhost.cluster.origin"));
+        for other in &origin.args[1..] {
+            self.leave(&origin.origin, "vhost.cluster.origin", &format!("a stream is pulled from one server; {other} is not asked"));
+        }
+        self.leave(
+            &mode.origin,
+            "vhost.cluster.mode",
+            "what is published here is not sent to the origin: publish there, or say [[forward]]",
+        );
+    }
+
+    /// A source in the network that is taken as it is is a pull; anything else needs an ffmpeg of its own.
+    fn ingest(&mut self, vhost: &Directive, ingest: &Directive) {
+        let own_ffmpeg = "run ffmpeg beside this server: ffmpeg -i SOURCE … -f flv rtmp://127.0.0.1/APP/STREAM";
+        let from = (&ingest.origin, "vhost.ingest");
+        let recoded = ingest.children.iter().filter(|child| child.name == "engine" && child.on("enabled")).any(|engine| {
+            let copied = |name| engine.value(name) == Some("copy");
+            !copied("vcodec") || !copied("acodec")
+        });
+        let output = ingest.at("engine.output").and_then(|output| published(output.arg()));
+        let (Some("stream"), Some(url), Some(stream), false) = (ingest.value("input.type"), ingest.value("input.url"), output, recoded)
+        else {
+            return self.leave(from.0, from.1, own_ffmpeg);
+        };
+        let table = format!("[[pull]]\nstream = {stream:?}\nvhost = {:?}\nfrom = {url:?}\nwhen = \"always\"", vhost.arg());
+        self.table(table, from);
+    }
+
+    /// A comment for each directive that nothing was made of; one for a whole block if there is one reason.
+    fn left_out(&mut self, block: &Directive, scope: &str) {
+        for directive in &block.children {
+            let path = if scope.is_empty() { directive.name.clone() } else { format!("{scope}.{}", directive.name) };
+            let off = directive.value("enabled").map_or(OFF_BY_DEFAULT.contains(&path.as_str()), |value| value == "off");
+            let converted = ROOT.iter().any(|(root, ..)| *root == path)
+                || VHOST.iter().any(|(of_vhost, ..)| path.strip_prefix("vhost.") == Some(*of_vhost));
+            if let Some((_, why)) = REASONS.iter().find(|(of, _)| *of == path) {
+                if !(off && directive.args.is_empty()) {
+                    self.leave(&directive.origin, &path, why);
+                }
+            } else if off && !directive.children.is_empty() || converted || path == "vhost.ingest" {
+                continue;
+            } else if SILENT.contains(&path.as_str()) {
+                self.left_out(directive, &path);
+            } else {
+                self.leave(&directive.origin, &path, "there is no setting for it");
+            }
+        }
+    }
+}
+
+/// As it is written in a file: all addresses of a port are the port.
+fn list(addresses: &[SocketAddr]) -> String {
+    let mut out: Vec<String> = Vec::new();
+    for address in addresses {
+        let both = address.ip().is_unspecified()
+            && addresses
+                .iter()
+                .any(|other| other.ip().is_unspecified() && other.port() == address.port() && other.is_ipv4() != address.is_ipv4());
+        let item = if both { address.port().to_string() } else { format!("\"{address}\"") };
+        if !out.contains(&item) {
+            out.push(item);
+        }
+    }
+    format!("[{}]", out.join(", "))
+}
+
+/// `app/stream` of a URL on this server that says both: `rtmp://127.0.0.1:[port]/live/x`, or in the older way with the vhost in the middle.
+fn published(url: &str) -> Option<String> {
+    let (_, path) = url.strip_prefix("rtmp://")?.split_once('/')?;
+    let name = match path.split_once('?') {
+        Some((app, query)) if !app.contains('/') => format!("{app}/{}", query.rsplit_once('/')?.1),
+        Some((name, _)) => name.to_owned(),
+        None => path.to_owned(),
+    };
+    Some(name).filter(|name| !name.contains(['[', '*', '?']))
+}

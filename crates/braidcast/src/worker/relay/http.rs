@@ -1,0 +1,152 @@
+//! HTTP requests at a relay: indexes and segments are answered from the shared directory as everywhere; live streams, and what we do not
+//! know, are asked of a process.
+
+use super::super::session::{Role, Session, Want, Wish};
+use super::super::{End, Worker};
+use super::pair::{CLIENT, Flow, Pair, SERVER, Side};
+use super::{Leaving, connect};
+use crate::config::EngineKind;
+use crate::control::{Listener, ProcessId, ToFront};
+use braidcast_protocols::http::{Request, Status};
+use std::net::SocketAddr;
+
+/// Requests for WebRTC, which one process alone has (SRS's WHIP, WHEP and older forms).
+const RTC: &str = "/rtc/";
+
+impl Worker {
+    /// Whether a request is for a process, whatever its route would be: then it is on its way.
+    pub(in super::super) fn pass_on(&mut self, slot: usize, request: &Request) -> Result<bool, End> {
+        self.sessions[slot].head.clone_from(&request.head);
+        if request.body_bytes > 0 || !request.is_known_method() {
+            // Its body was not taken: no request can follow it here.
+            self.sessions[slot].last_request = true;
+        }
+        let (srs, at_api) = (self.config.engine.kind == EngineKind::Srs, self.sessions[slot].listener == Listener::Api);
+        if srs && request.path.starts_with(RTC) {
+            let carries = ProcessId(self.config.engine.carries_others);
+            return match self.relays.process(carries) {
+                Some(process) => self.connect_http(slot, None, process.api),
+                None => self.respond_text(slot, Status::UNAVAILABLE, "the process that has WebRTC does not run now", false),
+            }
+            .map(|()| true);
+        }
+        if srs && at_api && request.path.starts_with("/api/") && request.path != "/api/v2/status" {
+            return self.ask_api(slot, request).map(|()| true);
+        }
+        if !request.is_known_method() {
+            return self.pass_to_any(slot).map(|()| true);
+        }
+        Ok(false)
+    }
+
+    /// Has a request answered by the process that has least to do: files that the site serves, pages, whatever else.
+    pub(in super::super) fn pass_to_any(&mut self, slot: usize) -> Result<(), End> {
+        let load = |process: ProcessId| self.relays.pairs.iter().filter(|(_, pair)| pair.process == Some(process)).count();
+        let serving = self.relays.processes.iter().filter(|process| process.serves);
+        match serving.min_by_key(|process| load(process.process)).copied() {
+            Some(process) => self.connect_http(slot, None, process.http),
+            None => self.respond_text(slot, Status::UNAVAILABLE, "no process serves now", false),
+        }
+    }
+
+    /// Connects a client with a process, which gets the request as it was sent but for whom it comes from.
+    pub(super) fn connect_http(&mut self, slot: usize, process: Option<ProcessId>, address: SocketAddr) -> Result<(), End> {
+        let server = match connect(address) {
+            Ok(server) => server,
+            Err(error) => {
+                let Session { conn, peer, .. } = self.sessions[slot];
+                tracing::warn!(%conn, %peer, %address, %error, "a process takes no connection");
+                if process.is_some() {
+                    self.tell_front(&ToFront::Released { conn });
+                }
+                return self.respond_text(slot, Status::BAD_GATEWAY, "the process does not speak HTTP", false);
+            }
+        };
+        let Leaving { session, owed, unread } = self.leave_table(slot);
+        let request = with_client(&session.head, session.peer);
+        let placed = match session.role {
+            Role::Placing(Wish { ref key, what }) => Some((key.clone(), what)),
+            _ => None,
+        };
+        let origin = session.origin();
+        let (key, want): (_, Option<Want>) = placed.unzip();
+        let mut pair = Pair {
+            conn: session.conn,
+            row: session.kept.row,
+            origin,
+            peer: session.peer,
+            generation: 0,
+            key,
+            want,
+            credential: session.asked.as_ref().map_or(0, |asked| asked.credential),
+            process,
+            taken: process.is_some(),
+            machine: None,
+            unread: Vec::new(),
+            ends: [Side::new(session.socket), Side::new(server)],
+            flows: [Flow::default(), Flow::default()],
+            deadline_ms: 0,
+        };
+        pair.owe(CLIENT, &owed);
+        pair.owe(SERVER, &request);
+        pair.owe(SERVER, &unread);
+        let (conn, taken) = (pair.conn, pair.taken);
+        let Some(slot) = self.pair_up(pair) else { return Ok(()) };
+        if taken {
+            self.tell_front(&ToFront::Taken { conn });
+        }
+        match self.carry(slot, CLIENT) {
+            Ok(()) => self.rewatch(slot),
+            Err(end) => self.close_pair(slot, &end),
+        }
+        Ok(())
+    }
+}
+
+/// A request's head with the client's address in it, and without the wish for another request after it: the connection is this request's.
+pub fn with_client(head: &[u8], client: SocketAddr) -> Vec<u8> {
+    let ip = client.ip().to_canonical().to_string();
+    let mut lines = head.split_inclusive(|byte| *byte == b'\n');
+    let mut out = Vec::with_capacity(head.len() + 128);
+    out.extend_from_slice(lines.next().unwrap_or_default());
+    for line in lines {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let replaced = [&b"connection"[..], b"keep-alive", b"x-forwarded-for", b"x-real-ip"];
+        let upgrades = name.eq_ignore_ascii_case(b"connection") && line.to_ascii_lowercase().windows(7).any(|word| word == b"upgrade");
+        if line.trim_ascii().is_empty() {
+            break;
+        }
+        if upgrades || !replaced.iter().any(|replaced| name.trim_ascii().eq_ignore_ascii_case(replaced)) {
+            out.extend_from_slice(line);
+        }
+    }
+    let closes = !head.to_ascii_lowercase().windows(8).any(|word| word == b"upgrade:");
+    out.extend_from_slice(format!("X-Forwarded-For: {ip}\r\nX-Real-IP: {ip}\r\n").as_bytes());
+    out.extend_from_slice(if closes { b"Connection: close\r\n\r\n" } else { b"\r\n" });
+    out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn text(head: &str) -> String {
+        String::from_utf8(with_client(head.as_bytes(), "[::ffff:192.0.2.7]:99".parse().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn a_request_says_whose_it_is_and_keeps_what_it_said() {
+        let head = "GET /live/a.flv?token=x HTTP/1.1\r\nHost: v.example\r\nConnection: keep-alive\r\nX-Forwarded-For: 9.9.9.9\r\nReferer: r\r\n\r\n";
+        assert_eq!(
+            text(head),
+            "GET /live/a.flv?token=x HTTP/1.1\r\nHost: v.example\r\nReferer: r\r\nX-Forwarded-For: 192.0.2.7\r\nX-Real-IP: 192.0.2.7\r\nConnection: close\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn an_upgrade_is_asked_for_as_it_was() {
+        let upgraded = text("GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        assert!(upgraded.contains("Connection: Upgrade\r\nUpgrade: websocket\r\n") && !upgraded.contains("close"), "{upgraded}");
+    }
+}
