@@ -234,10 +234,10 @@ pub fn every_player_gets_the_stream(server: &Server) -> Result<()> {
     let _publisher = media::publish_live(&server.rtmp("x"))?;
     server.wait_live("x")?;
     let players = (0..PLAYERS).map(|_| Viewer::rtmp(&server.rtmp("x"))).collect::<Result<Vec<_>>>()?;
-    for player in players {
-        player.wait_more(FRAMES).with_context(|| server.log_text())?;
-        player.end()?;
-    }
+    let fed = || players.iter().filter(|player| player.frames() >= FRAMES).count();
+    eventually(PATIENCE, || (fed() == PLAYERS).then_some(()))
+        .with_context(|| format!("{} of {PLAYERS} are fed:\n{}", fed(), server.log_text()))?;
+    players.into_iter().try_for_each(Viewer::end)?;
     let names = ["s0", "s1", "x"];
     let places = names.iter().map(|name| server.process_of(name)).collect::<Result<BTreeSet<_>>>()?;
     ensure!(places.len() == names.len(), "three streams are at the processes {places:?}");

@@ -130,7 +130,9 @@ fn engine(config: &Config, findings: &mut Findings) {
             let program = recipe.program(&config.engine);
             match program.is_file() {
                 true => findings.add(Verdict::Ok, format!("engine: {} processes of {}", config.processes(), program.display())),
-                false => findings.add(Verdict::Error, format!("engine: {} is no file: say [engine] srs_binary or command", program.display())),
+                false => {
+                    findings.add(Verdict::Error, format!("engine: {} is no file: say [engine] srs_binary or command", program.display()))
+                }
             }
             for note in recipe.notes() {
                 findings.add(if note.kind == NoteKind::Changed { Verdict::Ok } else { Verdict::Warn }, format!("engine: {note}"));

@@ -1,8 +1,8 @@
 //! `braidcast drain`, `braidcast rebalance`: orders to a running instance, and what it says about them.
 
-use crate::control::{ProcessId, WorkerId};
 use crate::control::channel::Channel;
 use crate::control::orders::{Order, Report, socket_path};
+use crate::control::{ProcessId, WorkerId};
 use anyhow::{Context, bail};
 use braidcast_sys::net;
 use clap::Args;

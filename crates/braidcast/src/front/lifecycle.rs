@@ -84,7 +84,10 @@ impl Lifecycle {
     /// Nobody publishes the stream here, and it is live all the same: it ends at `at_ms`, whatever was planned before.
     pub fn ends_at(&mut self, key: &StreamKey, at_ms: u64) {
         self.unplan(key);
-        self.idle.insert(key.clone(), Idle { gone_ms: at_ms.saturating_sub(self.reconnect_grace_ms), next: Settling::End, at_ms, worker: None, attempts: 0 });
+        self.idle.insert(
+            key.clone(),
+            Idle { gone_ms: at_ms.saturating_sub(self.reconnect_grace_ms), next: Settling::End, at_ms, worker: None, attempts: 0 },
+        );
         self.due.insert((at_ms, key.clone()));
     }
 

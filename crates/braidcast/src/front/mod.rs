@@ -210,7 +210,8 @@ impl Front {
     }
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
-        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine } = opened;
+        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine } =
+            opened;
         let now_ms = clock::monotonic_ms();
         let poller = Poller::new().context("epoll")?;
         for (place, pipe) in signals.pipes() {

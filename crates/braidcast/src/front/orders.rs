@@ -3,9 +3,9 @@
 use super::Front;
 use super::succession::Reason;
 use super::timers::Timer;
-use crate::control::{ProcessId, WorkerId};
 use crate::control::channel::Channel;
 use crate::control::orders::{Order, Report, socket_path};
+use crate::control::{ProcessId, WorkerId};
 use braidcast_sys::{Interest, net};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -133,7 +133,10 @@ impl Front {
                 let run = self.process_run(*process).map_or(0, |(run, _)| run);
                 self.drain_process(*process, None)?;
                 let publishers = self.registry.process_load(*process).publishers;
-                Ok((Waits::ProcessDrained { process: *process, run }, format!("process {process} gets no publishers any more and ends when its {publishers} have gone")))
+                Ok((
+                    Waits::ProcessDrained { process: *process, run },
+                    format!("process {process} gets no publishers any more and ends when its {publishers} have gone"),
+                ))
             }
             Order::UpgradeProcesses(program) => {
                 let program = super::engine::program_at(program).map_err(|error| format!("{error:#}"))?;

@@ -133,7 +133,9 @@ impl Worker {
             }
             Route::Segment { key, number, .. } => self.answer_segment(slot, &key, number, request),
             Route::Page if self.config.http.page => self.answer_asset(slot, "/", head_only),
-            Route::Asset(path) if self.config.http.page && page::asset(&format!("/assets/{path}")).is_some() => self.answer_asset(slot, &format!("/assets/{path}"), head_only),
+            Route::Asset(path) if self.config.http.page && page::asset(&format!("/assets/{path}")).is_some() => {
+                self.answer_asset(slot, &format!("/assets/{path}"), head_only)
+            }
             Route::NotFound if self.config.http.page && request.path == STREAM_LIST => self.answer_streams(slot, head_only),
             Route::BadName(error) => {
                 self.count(WorkerCounter::RefusedNames);

@@ -5,10 +5,10 @@
 mod launch;
 mod process;
 
+use super::Front;
 use super::placement::Load;
 use super::registry::{Circumstances, Question};
 use super::timers::Timer;
-use super::Front;
 use crate::control::counters::FrontCounter;
 use crate::control::pages::WorkerState;
 use crate::control::{ConnId, EngineProcess, Intent, ProcessId, ToFront, ToWorker, WorkerId};
@@ -61,8 +61,7 @@ impl Engine {
         }
         let recipe = Recipe::read(&config.engine)?;
         let program = recipe.program(&config.engine);
-        let mut processes: Vec<Process> =
-            (1..=config.processes()).map(|id| Process::new(config.worker(id), program.clone())).collect();
+        let mut processes: Vec<Process> = (1..=config.processes()).map(|id| Process::new(config.worker(id), program.clone())).collect();
         for process in &mut processes {
             process.adopt(&process_dir(&config.server.shared_dir, process.id), now_ms)?;
         }
@@ -196,7 +195,9 @@ impl Front {
         process.restarts += u32::from(!expected);
         match expected {
             true => tracing::info!(process = %id, pid, "the drained process {ending}; it is started anew"),
-            false => tracing::error!(process = %id, pid, publishers, "the process {ending} after {lived_ms} ms; its publishers are placed elsewhere when they come back; it is started again in {pause_ms} ms"),
+            false => {
+                tracing::error!(process = %id, pid, publishers, "the process {ending} after {lived_ms} ms; its publishers are placed elsewhere when they come back; it is started again in {pause_ms} ms")
+            }
         }
         if !expected {
             self.count(FrontCounter::ProcessRestarts);

@@ -8,10 +8,10 @@ use super::super::session::{Role, Session};
 use crate::config::{Config, EngineKind};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Intent, ProcessId, Settling, ToFront};
+use crate::engine::DIRECTORY;
 use crate::engine::api::{LiveStream, Seen, Watch};
 use crate::engine::live::Live;
 use crate::engine::probe::Probe;
-use crate::engine::DIRECTORY;
 use crate::hls::{Collector, StoreOptions};
 use braidcast_media::StreamKey;
 use braidcast_sys::file;
@@ -297,7 +297,10 @@ impl Worker {
         let known = &mut self.relays.keeper.known;
         if now_ms >= known.0 {
             known.0 = now_ms + WATCH_MS;
-            let all = Live::read(&self.config.server.shared_dir).processes.into_iter().flat_map(|(process, streams)| streams.into_iter().map(move |stream| (process, stream)));
+            let all = Live::read(&self.config.server.shared_dir)
+                .processes
+                .into_iter()
+                .flat_map(|(process, streams)| streams.into_iter().map(move |stream| (process, stream)));
             known.1 = all
                 .filter(|(_, stream)| stream.publishing)
                 .filter_map(|(process, stream)| Some((StreamKey::new(&stream.vhost, &stream.app, &stream.name).ok()?, ProcessId(process))))

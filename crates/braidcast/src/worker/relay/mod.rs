@@ -10,7 +10,6 @@ mod keeper;
 mod pair;
 mod rtmp;
 
-
 use super::session::{Protocol, Session, Want};
 use super::timers::Timers;
 use super::{End, Worker};

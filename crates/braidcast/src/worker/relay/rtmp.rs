@@ -8,8 +8,8 @@ use super::{Leaving, connect};
 use crate::config::{ClientAddress, EngineKind};
 use crate::control::{EngineProcess, Refusal};
 use braidcast_protocols::proxy;
-use braidcast_protocols::rtmp::{Request, Settings};
 use braidcast_protocols::rtmp::relay::{RelayOutput, RelaySession, RelaySettings};
+use braidcast_protocols::rtmp::{Request, Settings};
 use std::net::SocketAddr;
 
 impl Worker {
