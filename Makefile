@@ -5,7 +5,7 @@ RUN := env --default-signal=INT,TERM,HUP
 
 .PHONY: help
 help: ## List the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 .PHONY: run
 run: ## Serve a moving test picture and say where to watch it (RTMP_PORT, HTTP_PORT, API_PORT, WORKERS, PUBLIC=1)
@@ -14,6 +14,10 @@ run: ## Serve a moving test picture and say where to watch it (RTMP_PORT, HTTP_P
 .PHONY: test
 test: ## Run all tests: formatting, lints, unit, real processes, browsers
 	@$(RUN) scripts/test.sh
+
+.PHONY: test-srs
+test-srs: ## Run the tests of the engine `srs` with a real SRS (SRS_BINARY) instead of a stand-in
+	@$(RUN) scripts/test-srs.sh
 
 .PHONY: soak
 soak: ## Kill, stop, drain, upgrade for two minutes under load; nobody may notice (BRAIDCAST_TEST_SEED)

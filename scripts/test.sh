@@ -108,7 +108,10 @@ step 'looking for what was left behind' 'a second'
 leftovers() {
   local process processes='' directories
   for process in /proc/[0-9]*; do
-    [ "$(readlink "$process/exe")" != "$BRAIDCAST_BIN" ] || processes+="$(tr '\0' ' ' <"$process/cmdline")"$'\n'
+    # Processes of other servers are known by the test's directory that their configuration lies in.
+    if [ "$(readlink "$process/exe")" = "$BRAIDCAST_BIN" ] || grep -q /dev/shm/braidcast-test- "$process/cmdline"; then
+      processes+="$(tr '\0' ' ' <"$process/cmdline")"$'\n'
+    fi
   done 2>/dev/null
   directories=$(comm -13 <(printf '%s\n' "$directories_before") <(shared_directories))
   [ -z "$processes$directories" ] || { printf 'left behind:\n%s%s\n' "$processes" "$directories"; return 1; }

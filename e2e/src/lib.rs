@@ -3,6 +3,7 @@
 //! Everything that is started is ended and everything that is made is removed when its handle is dropped, also when a test fails.
 
 pub mod chaos;
+pub mod engine;
 pub mod hostile;
 pub mod media;
 pub mod next;

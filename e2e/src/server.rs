@@ -420,18 +420,24 @@ impl Server {
     }
 }
 
-/// Ends workers that outlive their front: those that have the test's shared directory open. Waits until they are dead.
+/// Ends workers and processes of other servers that outlive their front. Waits until they are dead.
 fn end_processes_of(shared_dir: &Path) {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return };
-    let uses =
-        |process: &Path| std::fs::read_to_string(process.join("maps")).is_ok_and(|maps| maps.contains(&*shared_dir.to_string_lossy()));
-    for process in processes.flatten() {
-        let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
-        if let Some(pid) = pid.filter(|_| uses(&process.path())) {
-            let _ = signal(pid, "KILL");
-            let _ = eventually(Duration::from_secs(10), || (!alive(pid)).then_some(()));
-        }
+    for pid in processes_of(shared_dir) {
+        let _ = signal(pid, "KILL");
+        let _ = eventually(Duration::from_secs(10), || (!alive(pid)).then_some(()));
     }
+}
+
+/// Those that use a test's shared directory: they have something in it open, or were started with a file in it.
+pub fn processes_of(shared_dir: &Path) -> Vec<u32> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let shared_dir = shared_dir.to_string_lossy();
+    let names = |process: &Path, file: &str| {
+        std::fs::read(process.join(file)).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(&*shared_dir))
+    };
+    let uses = |process: &Path| names(process, "maps") || names(process, "cmdline");
+    let pid = |process: &Path| process.file_name()?.to_str()?.parse().ok();
+    processes.flatten().filter_map(|process| pid(&process.path()).filter(|_| uses(&process.path()))).collect()
 }
 
 /// Whether a process runs, or has still something to close: its memory goes first, its first thread may be gone before the others, and

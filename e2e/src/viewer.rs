@@ -236,24 +236,22 @@ fn is_timeout(error: &std::io::Error) -> bool {
 
 fn watch_flv(stream: &mut impl Read, seen: &Seen, most: u64) -> Result<()> {
     let mut judge = Judge::new(seen);
-    let (mut bytes, mut body) = (Vec::new(), false);
+    let (mut answer, mut bytes, mut begun) = (FlvAnswer::Head(Vec::new()), Vec::new(), false);
     let mut buffer = [0; 64 << 10];
     while !seen.stop.load(Ordering::Relaxed) && seen.video_frames.load(Ordering::Relaxed) < most {
         match stream.read(&mut buffer) {
             Ok(0) => anyhow::bail!("the server closed the viewer"),
-            Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+            Ok(read) => answer.read(&buffer[..read], &mut bytes)?,
             Err(error) if is_timeout(&error) => continue,
             Err(error) => return Err(error.into()),
         }
-        if !body {
-            let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-            ensure!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes[..end]));
-            if bytes.len() < end + 4 + flv::FILE_HEADER.len() {
+        if !begun {
+            if bytes.len() < flv::FILE_HEADER.len() {
                 continue;
             }
-            ensure!(bytes[end + 4..].starts_with(b"FLV"), "no FLV header");
-            bytes.drain(..end + 4 + flv::FILE_HEADER.len());
-            body = true;
+            ensure!(bytes.starts_with(b"FLV"), "no FLV header");
+            bytes.drain(..flv::FILE_HEADER.len());
+            begun = true;
         }
         let mut used = 0;
         for record in flv::records(&bytes) {
@@ -273,6 +271,58 @@ fn watch_flv(stream: &mut impl Read, seen: &Seen, most: u64) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// An answer as it comes: its head, then its body, in chunks (RFC 9112 §7.1) or until the end.
+enum FlvAnswer {
+    Head(Vec<u8>),
+    Plain,
+    /// How much of the chunk is to come, and what has come of the next one's size.
+    Chunked(usize, Vec<u8>),
+}
+
+impl FlvAnswer {
+    /// Takes bytes; appends those of the body.
+    fn read(&mut self, mut bytes: &[u8], body: &mut Vec<u8>) -> Result<()> {
+        while !bytes.is_empty() {
+            match self {
+                Self::Head(head) => {
+                    let (byte, rest) = bytes.split_first().context("not empty")?;
+                    head.push(*byte);
+                    bytes = rest;
+                    if head.ends_with(b"\r\n\r\n") {
+                        let text = String::from_utf8_lossy(head).to_lowercase();
+                        ensure!(text.starts_with("http/1.1 200"), "{text}");
+                        let chunked = text.lines().any(|line| line.replace(' ', "") == "transfer-encoding:chunked");
+                        *self = if chunked { Self::Chunked(0, Vec::new()) } else { Self::Plain };
+                    }
+                }
+                Self::Plain => {
+                    body.extend_from_slice(bytes);
+                    bytes = &[];
+                }
+                Self::Chunked(0, size) => {
+                    let (byte, rest) = bytes.split_first().context("not empty")?;
+                    bytes = rest;
+                    size.push(*byte);
+                    // The line break behind the last chunk comes first.
+                    let text = std::str::from_utf8(size)?.trim_start().to_owned();
+                    if let Some(digits) = text.strip_suffix("\r\n") {
+                        let length = usize::from_str_radix(digits, 16).with_context(|| format!("a chunk of {digits:?} bytes"))?;
+                        ensure!(length > 0, "the server ended the answer");
+                        *self = Self::Chunked(length, Vec::new());
+                    }
+                }
+                Self::Chunked(left, _) => {
+                    let (piece, rest) = bytes.split_at(bytes.len().min(*left));
+                    body.extend_from_slice(piece);
+                    *left -= piece.len();
+                    bytes = rest;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn watch_rtmp(client: &mut RtmpClient, seen: &Seen) -> Result<()> {

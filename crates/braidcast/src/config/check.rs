@@ -229,22 +229,25 @@ fn pulls(found: &mut Vec<Finding>, config: &Config) {
 }
 
 fn workers(found: &mut Vec<Finding>, config: &Config) {
+    let (count, configured, called, key) = match config.relays() {
+        true => (config.processes(), config.engine.processes, "processes", "[engine] processes"),
+        false => (config.workers(), config.server.workers, "workers", "[server] workers"),
+    };
     for (index, Worker { id, .. }) in config.worker.iter().enumerate() {
         if config.worker[..index].iter().any(|other| other.id == *id) {
             found.push(Finding { key: ("worker", "id"), message: format!("[[worker]] id = {id} is there twice"), harmless: false });
         }
-        if *id > config.workers() {
-            let message =
-                format!("[[worker]] id = {id}: there are only {} workers ([server] workers = {})", config.workers(), config.server.workers);
-            // With one worker a core, the same file is used on machines of different sizes.
-            found.push(Finding { key: ("worker", "id"), message, harmless: config.server.workers == 0 });
+        if *id > count {
+            let message = format!("[[worker]] id = {id}: there are only {count} {called} ({key} = {configured})");
+            // With one a core, the same file is used on machines of different sizes.
+            found.push(Finding { key: ("worker", "id"), message, harmless: configured == 0 });
         }
     }
     let publishers: u64 = config.worker.iter().map(|worker| u64::from(worker.max_publishers)).sum();
-    let all_limited = (1..=config.workers()).all(|id| config.worker(id).max_publishers != 0);
+    let all_limited = (1..=count).all(|id| config.worker(id).max_publishers != 0);
     let total = u64::from(config.placement.max_publishers);
     if all_limited && total > publishers {
-        let message = format!("[placement] max_publishers = {total} is never reached: the workers take {publishers} in all");
+        let message = format!("[placement] max_publishers = {total} is never reached: the {called} take {publishers} in all");
         found.push(Finding { key: ("placement", "max_publishers"), message, harmless: true });
     }
     if config.play.reconnect_grace > config.hls.retention && config.hls.enabled {

@@ -72,7 +72,9 @@ impl Request {
     /// A field's value, likewise; the first one of that name.
     pub fn field(&self, name: &str) -> Option<String> {
         let lines = std::str::from_utf8(&self.head).ok()?.lines().skip(1);
-        let of_name = |line: &str| line.split_once(':').filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned());
+        let of_name = |line: &str| {
+            line.split_once(':').filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
+        };
         lines.map(of_name).find(Option::is_some).flatten()
     }
 

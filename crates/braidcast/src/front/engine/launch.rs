@@ -6,6 +6,7 @@ use crate::control::ProcessId;
 use crate::engine::{process_dir, words};
 use crate::srs_conf::{Note, Place, Site};
 use anyhow::{Context, bail};
+use braidcast_media::key::DEFAULT_VHOST;
 use braidcast_sys::child;
 use std::collections::HashMap;
 use std::fs;
@@ -68,7 +69,8 @@ impl Recipe {
     pub fn start(&self, engine: &Engine, program: &Path, shared_dir: &Path, id: ProcessId, ports: Ports) -> anyhow::Result<u32> {
         let directory = process_dir(shared_dir, id);
         let (hls_dir, conf) = (directory.join("hls"), directory.join(CONF));
-        for needed in [&hls_dir, &directory.join("run")] {
+        // There are servers that make the last directory of a path alone.
+        for needed in [&hls_dir.join(DEFAULT_VHOST), &directory.join("run")] {
             fs::create_dir_all(needed).with_context(|| format!("making {}", needed.display()))?;
         }
         let run_dir = directory.join("run");
