@@ -3,7 +3,7 @@
 //! Each setting is taken only if the file so far is still accepted with it, so that what comes out always is.
 
 use super::directive::{Directive, Origin};
-use super::rules::{Note, NoteKind};
+use super::rules::{MOUNT, Note, NoteKind};
 use super::site::Listens;
 use crate::config;
 use std::fmt::Write;
@@ -153,6 +153,26 @@ const OFF_BY_DEFAULT: &[&str] = &[
     "vhost.ingest",
 ];
 
+/// Switches that need no setting here when they are off.
+const OFF: &[&str] = &[
+    "asprocess",
+    "daemon",
+    "utc_time",
+    "query_latest_version",
+    "inotify_auto_reload",
+    "vhost.hls.hls_keys",
+    "vhost.hls.hls_ts_floor",
+    "vhost.hls.hls_dts_directly",
+    "vhost.hls.hls_use_fmp4",
+    "vhost.cluster.origin_cluster",
+    "vhost.cluster.token_traverse",
+    "vhost.play.atc",
+    "vhost.play.atc_auto",
+    "vhost.play.mix_correct",
+    "vhost.play.reduce_sequence_header",
+    "vhost.publish.mr",
+];
+
 fn number(text: &str) -> Option<String> {
     text.parse::<u64>().ok().map(|number| number.to_string())
 }
@@ -245,7 +265,9 @@ impl Native {
         self.tables.push(table);
         if let Some(fault) = self.fault() {
             self.tables.pop();
-            self.leave(from.0, from.1, &fault);
+            // The value comes before the fault, and may hold a password.
+            let fault = fault.rsplit_once("\": ").map_or(fault.as_str(), |(_, fault)| fault);
+            self.leave(from.0, from.1, fault);
         }
     }
 
@@ -396,8 +418,9 @@ impl Native {
             !copied("vcodec") || !copied("acodec")
         });
         let output = ingest.at("engine.output").and_then(|output| published(output.arg()));
-        let (Some("stream"), Some(url), Some(stream), false) = (ingest.value("input.type"), ingest.value("input.url"), output, recoded)
-        else {
+        let spoken = |url: &&str| ["rtmp://", "http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+        let url = ingest.value("input.url").filter(spoken);
+        let (Some("stream"), Some(url), Some(stream), false) = (ingest.value("input.type"), url, output, recoded) else {
             return self.leave(from.0, from.1, own_ffmpeg);
         };
         let table = format!("[[pull]]\nstream = {stream:?}\nvhost = {:?}\nfrom = {url:?}\nwhen = \"always\"", vhost.arg());
@@ -411,12 +434,12 @@ impl Native {
             let off = directive.value("enabled").map_or(OFF_BY_DEFAULT.contains(&path.as_str()), |value| value == "off");
             let converted = ROOT.iter().any(|(root, ..)| *root == path)
                 || VHOST.iter().any(|(of_vhost, ..)| path.strip_prefix("vhost.") == Some(*of_vhost));
-            if let Some((_, why)) = REASONS.iter().find(|(of, _)| *of == path) {
-                if !(off && directive.args.is_empty()) {
-                    self.leave(&directive.origin, &path, why);
-                }
-            } else if off && !directive.children.is_empty() || converted || path == "vhost.ingest" {
+            // A switch that is off, and a mount that is the usual one, ask for nothing.
+            let unasked = OFF.contains(&path.as_str()) && directive.arg() == "off" || directive.arg() == MOUNT;
+            if off && !directive.children.is_empty() || converted || unasked || path == "vhost.ingest" {
                 continue;
+            } else if let Some((_, why)) = REASONS.iter().find(|(of, _)| *of == path) {
+                self.leave(&directive.origin, &path, why);
             } else if SILENT.contains(&path.as_str()) {
                 self.left_out(directive, &path);
             } else {
