@@ -82,12 +82,25 @@ fn the_samples_are_read_printed_generated_and_imported() {
 #[test]
 fn only_unknown_directives_are_called_unknown() {
     for (name, text) in SAMPLES {
-        let odd: Vec<String> = notes(&site(name, text, &[])).into_iter().filter(|note| note.contains("do not know")).collect();
+        let odd: Vec<String> = notes(&site(name, text, &[])).into_iter().filter(|note| note.contains(": SRS ")).collect();
         assert_eq!(odd, Vec::<String>::new(), "{name}");
     }
     let site = site("x.conf", "listen 1935;\nvhost v {\n hls { hls_fragmnt 2; }\n}\nhttp_apo { }\n", &[]);
     let notes = notes(&site);
     assert!(notes[0].starts_with("x.conf:3: vhost.hls.hls_fragmnt: ") && notes[0].ends_with("is hls_fragment"), "{notes:?}");
+    let twice = self::site(
+        "x.conf",
+        "listen 1;\nlisten 2;\nvhost a { }\nvhost b { hls { } }\nvhost a { hls { } hls { } }\nstream_caster { }\nstream_caster { }",
+        &[],
+    );
+    assert_eq!(
+        self::notes(&twice),
+        [
+            "x.conf:2: listen: SRS looks at the first one alone, in x.conf:1",
+            "x.conf:5: vhost: SRS looks at the first one alone, in x.conf:3",
+            "x.conf:5: vhost.hls: SRS looks at the first one alone, in x.conf:5",
+        ]
+    );
     assert!(notes[1].starts_with("x.conf:5: http_apo: ") && notes[1].ends_with("is http_api"), "{notes:?}");
 }
 
