@@ -324,6 +324,15 @@ fn program() -> Result<()> {
     seed("config", "some", config.as_bytes())?;
     seed("config", "wrong", b"[limts]\nidle = 1\n[worker]\nid=0x10\n[server]\nworkers=-1\nvhosts=[\"a\",\n[hls]\nfragment = 1e9\n")?;
     seed("config", "deep", &[&b"a="[..], &b"[{b=".repeat(60)].concat())?;
+    let srs = "listen 1935 [::]:1935;\nmax_connections 100; # many\nhttp_api { enabled on; listen 8080; auth { enabled on; username a; password 'b c'; } }\n\
+               http_server { enabled on; listen 8080; https { enabled on; } }\nvhost __defaultVhost__ {\n hls { enabled on; hls_fragment 2; hls_window 9; }\n \
+               forward { enabled on; destination 192.0.2.1 192.0.2.2:1936; }\n}\ninclude more.conf;\n";
+    seed("srs_conf", "some", srs.as_bytes())?;
+    let old = "http_stream { enabled on; }\nvhost v { mode remote; origin a:1935 b; vhost c; queue_length 10; mw_latency 100; forward d e; hls_fragmnt 1; \
+               ingest x { enabled on; input { type stream; url rtmp://h/a/b; } engine { output rtmp://127.0.0.1:[port]/a?vhost=[vhost]/c; } } }\n";
+    seed("srs_conf", "old", old.as_bytes())?;
+    seed("srs_conf", "wrong", b"rtmp { listen 1 70000; }\nvhost \"a\"b {\n'c\n d'; } };")?;
+    seed("srs_conf", "deep", "a {".repeat(40).as_bytes())?;
     for variant in 0..24u8 {
         let packet = [&[variant, 7, 1, 3, b'v', b'.', b'x', 1, b'a', 1, b's', 9, 0][..], &[1; 24]].concat();
         seed("control", &variant.to_string(), &packet)?;

@@ -60,6 +60,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "stream_log", run: files::stream_log, longest: 4 << 10, quick_runs: 5_000 },
     Target { name: "saved_state", run: program::saved_state, longest: 8 << 10, quick_runs: 500_000 },
     Target { name: "config", run: program::config, longest: 4 << 10, quick_runs: 3_000 },
+    Target { name: "srs_conf", run: program::srs_conf, longest: 4 << 10, quick_runs: 3_000 },
     Target { name: "control", run: program::control, longest: 4 << 10, quick_runs: 500_000 },
 ];
 

@@ -12,6 +12,11 @@ pub fn config(input: &[u8]) {
     fuzzing::config_file(&String::from_utf8_lossy(input));
 }
 
+/// A configuration file of SRS.
+pub fn srs_conf(input: &[u8]) {
+    fuzzing::srs_conf_file(&String::from_utf8_lossy(input));
+}
+
 /// A saved session, or a segmenter's saved state: the first byte says which.
 pub fn saved_state(input: &[u8]) {
     let [what, input @ ..] = input else { return };

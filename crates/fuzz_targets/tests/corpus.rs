@@ -122,5 +122,6 @@ targets! {
     stream_log,
     saved_state,
     config,
+    srs_conf,
     control,
 }

@@ -1,5 +1,6 @@
 //! The tree that a file comes to: directives with arguments and blocks, each knowing where it was written; and the way back to text.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -146,14 +147,9 @@ impl Directive {
 
     /// The virtual hosts that are not turned off. Of two with one name SRS looks at the first alone.
     pub(super) fn vhosts(&self) -> Vec<&Self> {
-        let mut found: Vec<&Self> = Vec::new();
-        for vhost in self.children.iter().filter(|child| child.name == "vhost") {
-            if !found.iter().any(|other| other.arg() == vhost.arg()) {
-                found.push(vhost);
-            }
-        }
-        found.retain(|vhost| vhost.value("enabled") != Some("off"));
-        found
+        let mut seen = HashSet::new();
+        let vhosts = self.children.iter().filter(|child| child.name == "vhost" && seen.insert(child.arg()));
+        vhosts.filter(|vhost| vhost.value("enabled") != Some("off")).collect()
     }
 }
 

@@ -3,7 +3,8 @@
 //! Each setting is taken only if the file so far is still accepted with it, so that what comes out always is.
 
 use super::directive::{Directive, Origin};
-use super::rules::{Note, NoteKind};
+use super::equivalents::{OFF, OFF_BY_DEFAULT, REASONS, ROOT, SILENT, VHOST, Value};
+use super::rules::{MOUNT, Note, NoteKind};
 use super::site::Listens;
 use crate::config;
 use std::fmt::Write;
@@ -12,160 +13,6 @@ use std::path::Path;
 
 /// The one vhost whose name need not be said.
 const DEFAULT_VHOST: &str = "__defaultVhost__";
-
-/// What a directive's value is in the native file.
-type Value = fn(&str) -> Option<String>;
-
-/// Directives of the root and the keys that they become.
-const ROOT: &[(&str, &str, &str, Value)] = &[("max_connections", "limits", "connections", number)];
-
-/// Directives of vhosts and the keys that they become. One value holds for all vhosts here.
-const VHOST: &[(&str, &str, &str, Value)] = &[
-    ("hls.hls_window", "hls", "window", seconds),
-    ("hls.hls_fragment", "hls", "fragment", seconds),
-    ("hls.hls_dispose", "hls", "hls_dispose", seconds),
-    ("play.queue_length", "play", "max_lag", seconds),
-    ("play.mw_latency", "play", "flush_interval", milliseconds),
-    ("publish.firstpkt_timeout", "limits", "first_packet", milliseconds),
-    ("publish.normal_timeout", "limits", "idle", milliseconds),
-];
-
-/// What is looked at otherwise, or needs no setting: nothing is said of it.
-const SILENT: &[&str] = &[
-    "listen",
-    "rtmp",
-    "rtmp.listen",
-    "http_api",
-    "http_api.enabled",
-    "http_api.listen",
-    "http_server",
-    "http_server.enabled",
-    "http_server.listen",
-    "srs_log_level",
-    "srs_log_level_v2",
-    "vhost",
-    "vhost.enabled",
-    "vhost.hls",
-    "vhost.hls.enabled",
-    "vhost.play",
-    "vhost.publish",
-    "vhost.forward",
-    "vhost.cluster",
-    "vhost.ingest",
-    "vhost.http_remux",
-    "vhost.http_remux.enabled",
-    "vhost.cluster.mode",
-    "vhost.cluster.origin",
-    "vhost.cluster.vhost",
-    "vhost.cluster.protocol",
-    "vhost.forward.enabled",
-    "vhost.forward.destination",
-    "daemon",
-    "asprocess",
-    "is_full",
-    "empty_ip_ok",
-    "in_docker",
-    "disable_daemon_for_docker",
-];
-
-/// Why a directive, or a whole block, has no equivalent, and what to do about it.
-const REASONS: &[(&str, &str)] = &[
-    ("pid", "this server keeps no pid file; its supervisor knows its pid"),
-    ("work_dir", "paths are absolute here"),
-    ("srs_log_tank", "log lines go to standard error; let the supervisor write them where they belong"),
-    ("srs_log_file", "log lines go to standard error; let the supervisor write them where they belong"),
-    ("ff_log_dir", "ffmpeg is started for pulls of HLS alone, and logs with the server"),
-    ("ff_log_level", "ffmpeg is started for pulls of HLS alone, and logs with the server"),
-    ("chunk_size", "chunks are as large as fits the frames"),
-    ("rtmp.chunk_size", "chunks are as large as fits the frames"),
-    ("vhost.chunk_size", "chunks are as large as fits the frames"),
-    ("http_api.auth", "the API asks for no password: keep it on loopback, or put something in front that does"),
-    ("http_api.raw_api", "`braidcast reload` reads the configuration anew"),
-    ("http_api.https", "TLS has to end in front of this server"),
-    ("http_server.https", "TLS has to end in front of this server"),
-    ("rtmps", "TLS has to end in front of this server"),
-    ("http_server.dir", "no files are served but streams and the page; let a web server have them"),
-    ("vhost.http_static", "no files are served but streams and the page; let a web server have them"),
-    ("rtc_server", "WebRTC is not served; with engine = \"srs\" it is, by SRS"),
-    ("vhost.rtc", "WebRTC is not served; with engine = \"srs\" it is, by SRS"),
-    ("srt_server", "SRT is not served; with engine = \"srs\" it is, by SRS"),
-    ("vhost.srt", "SRT is not served; with engine = \"srs\" it is, by SRS"),
-    ("rtsp_server", "RTSP is not served; with engine = \"srs\" it is, by SRS"),
-    ("vhost.rtsp", "RTSP is not served; with engine = \"srs\" it is, by SRS"),
-    ("stream_caster", "streams come in by RTMP alone; ffmpeg can publish what comes in otherwise"),
-    ("heartbeat", "nothing is reported by itself; ask the server (`braidcast status`)"),
-    ("vhost.http_hooks", "no hooks are called; with engine = \"srs\" they are, by SRS"),
-    ("vhost.exec", "no programs are started for publishers; with engine = \"srs\" they are, by SRS"),
-    ("vhost.dvr", "streams are not recorded; ffmpeg can record rtmp:// or .flv of this server"),
-    ("vhost.dash", "there is HLS, no DASH"),
-    ("vhost.hds", "there is HLS, no HDS"),
-    ("vhost.security", "whom to let in is for the firewall or a proxy to say"),
-    ("vhost.refer", "pages that viewers come from are not looked at"),
-    ("vhost.transcode", "streams are not transcoded; ffmpeg can play one from this server and publish another"),
-    ("vhost.tcp_nodelay", "it is always on"),
-    ("vhost.min_latency", "[play] flush_interval says how long frames may be gathered"),
-    ("vhost.play.gop_cache", "viewers always begin at the newest keyframe"),
-    ("vhost.play.gop_cache_max_frames", "[log] stream_budget says how much of a stream is kept"),
-    ("vhost.play.mw_msgs", "[play] flush_interval says how long frames may be gathered"),
-    ("vhost.publish.mr", "what has come is read at once"),
-    ("vhost.publish.mr_latency", "what has come is read at once"),
-    ("vhost.hls.hls_path", "segments lie in [server] shared_dir"),
-    ("vhost.hls.hls_m3u8_file", "an index is played at /app/stream.m3u8"),
-    ("vhost.hls.hls_ts_file", "segments are numbered, one directory for each stream"),
-    ("vhost.hls.hls_cleanup", "[hls] retention says how long segments stay"),
-    ("vhost.hls.hls_keys", "segments are not encrypted"),
-    ("vhost.http_remux.mount", "streams are played at /app/stream.flv"),
-    ("vhost.cluster.origin_cluster", "the workers of this server are the cluster"),
-    ("vhost.cluster.coworkers", "the workers of this server are the cluster"),
-    ("vhost.cluster.token_traverse", "what viewers say of themselves is not passed on to the origin"),
-    ("vhost.forward.backend", "no hooks are called; name the targets in [[forward]]"),
-];
-
-/// Blocks that do nothing unless their `enabled` says on.
-const OFF_BY_DEFAULT: &[&str] = &[
-    "http_api.auth",
-    "http_api.raw_api",
-    "http_api.https",
-    "http_server.https",
-    "heartbeat",
-    "exporter",
-    "rtc_server",
-    "srt_server",
-    "rtmps",
-    "rtsp_server",
-    "stream_caster",
-    "tencentcloud_cls",
-    "tencentcloud_apm",
-    "vhost.dvr",
-    "vhost.dash",
-    "vhost.hds",
-    "vhost.exec",
-    "vhost.http_hooks",
-    "vhost.http_static",
-    "vhost.security",
-    "vhost.refer",
-    "vhost.transcode",
-    "vhost.rtc",
-    "vhost.srt",
-    "vhost.rtsp",
-    "vhost.forward",
-    "vhost.hls",
-    "vhost.ingest",
-];
-
-fn number(text: &str) -> Option<String> {
-    text.parse::<u64>().ok().map(|number| number.to_string())
-}
-
-fn seconds(text: &str) -> Option<String> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    text.parse::<f64>().ok().filter(|_| digits)?;
-    Some(format!("\"{text}s\""))
-}
-
-fn milliseconds(text: &str) -> Option<String> {
-    number(text).map(|number| format!("\"{number}ms\""))
-}
 
 /// The TOML. `notes` are those of the site; what is odd is repeated.
 pub(super) fn native(root: &Directive, listens: &Listens, notes: &[Note]) -> String {
@@ -245,7 +92,9 @@ impl Native {
         self.tables.push(table);
         if let Some(fault) = self.fault() {
             self.tables.pop();
-            self.leave(from.0, from.1, &fault);
+            // The value comes before the fault, and may hold a password.
+            let fault = fault.rsplit_once("\": ").map_or(fault.as_str(), |(_, fault)| fault);
+            self.leave(from.0, from.1, fault);
         }
     }
 
@@ -396,8 +245,9 @@ impl Native {
             !copied("vcodec") || !copied("acodec")
         });
         let output = ingest.at("engine.output").and_then(|output| published(output.arg()));
-        let (Some("stream"), Some(url), Some(stream), false) = (ingest.value("input.type"), ingest.value("input.url"), output, recoded)
-        else {
+        let spoken = |url: &&str| ["rtmp://", "http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+        let url = ingest.value("input.url").filter(spoken);
+        let (Some("stream"), Some(url), Some(stream), false) = (ingest.value("input.type"), url, output, recoded) else {
             return self.leave(from.0, from.1, own_ffmpeg);
         };
         let table = format!("[[pull]]\nstream = {stream:?}\nvhost = {:?}\nfrom = {url:?}\nwhen = \"always\"", vhost.arg());
@@ -411,12 +261,12 @@ impl Native {
             let off = directive.value("enabled").map_or(OFF_BY_DEFAULT.contains(&path.as_str()), |value| value == "off");
             let converted = ROOT.iter().any(|(root, ..)| *root == path)
                 || VHOST.iter().any(|(of_vhost, ..)| path.strip_prefix("vhost.") == Some(*of_vhost));
-            if let Some((_, why)) = REASONS.iter().find(|(of, _)| *of == path) {
-                if !(off && directive.args.is_empty()) {
-                    self.leave(&directive.origin, &path, why);
-                }
-            } else if off && !directive.children.is_empty() || converted || path == "vhost.ingest" {
+            // A switch that is off, and a mount that is the usual one, ask for nothing.
+            let unasked = OFF.contains(&path.as_str()) && directive.arg() == "off" || directive.arg() == MOUNT;
+            if off && !directive.children.is_empty() || converted || unasked || path == "vhost.ingest" {
                 continue;
+            } else if let Some((_, why)) = REASONS.iter().find(|(of, _)| *of == path) {
+                self.leave(&directive.origin, &path, why);
             } else if SILENT.contains(&path.as_str()) {
                 self.left_out(directive, &path);
             } else {

@@ -3,6 +3,7 @@
 
 use super::directive::Directive;
 use super::rules::{Note, NoteKind};
+use std::collections::HashMap;
 
 /// Blocks and what may stand in them. A block that is not listed holds anything: parameters of ffmpeg.
 const BLOCKS: &[(&str, &str)] = &[
@@ -113,8 +114,11 @@ const BLOCKS: &[(&str, &str)] = &[
 const ENGINE: &str = "enabled vfilter vcodec vbitrate vfps vwidth vheight vthreads vprofile vpreset vparams acodec abitrate asample_rate \
                       achannels aparams output perfile iformat oformat";
 
-/// A note for each directive that SRS does not know, as far as is known here.
-pub(super) fn unknown(root: &Directive) -> Vec<Note> {
+/// What may be there several times in one block.
+const SEVERAL: &[&str] = &["stream_caster", "ingest", "transcode", "engine", "allow", "deny"];
+
+/// A note for each directive that SRS does not know, as far as is known here, and for each that it overlooks.
+pub(super) fn oddities(root: &Directive) -> Vec<Note> {
     let mut notes = Vec::new();
     look(root, "", &mut notes);
     notes
@@ -122,9 +126,17 @@ pub(super) fn unknown(root: &Directive) -> Vec<Note> {
 
 fn look(block: &Directive, path: &str, notes: &mut Vec<Note>) {
     let Some((_, names)) = BLOCKS.iter().find(|(of, _)| *of == path) else { return };
+    let mut first: HashMap<(&str, &str), &Directive> = HashMap::new();
     for directive in &block.children {
         let inner = if path.is_empty() { directive.name.clone() } else { format!("{path}.{}", directive.name) };
         if names.split_whitespace().any(|name| name == directive.name) {
+            // Vhosts are told apart by their names.
+            let argument = if directive.name == "vhost" { directive.arg() } else { "" };
+            let before = *first.entry((&directive.name, argument)).or_insert(directive);
+            if !std::ptr::eq(before, directive) && !SEVERAL.contains(&directive.name.as_str()) {
+                let text = format!("SRS looks at the first one alone, in {}", before.origin);
+                notes.push(Note { origin: directive.origin.clone(), directive: inner.clone(), kind: NoteKind::Odd, text });
+            }
             look(directive, &inner, notes);
             continue;
         }

@@ -4,6 +4,7 @@
 //! [`Site::load`] is the only function here that reads files. Nothing here starts a process or listens.
 
 mod directive;
+mod equivalents;
 mod import;
 mod known;
 mod read;

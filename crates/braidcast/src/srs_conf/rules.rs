@@ -2,6 +2,7 @@
 
 use super::directive::{Directive, Origin, print};
 use super::variables::rtmp_listen;
+use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 const SEGMENT: &str = "[vhost]/[app]/[stream]/[seq].ts";
 const INDEX: &str = "[vhost]/[app]/[stream]/index.m3u8";
 /// Where SRS serves a stream over HTTP unless a site wants otherwise.
-const MOUNT: &str = "[vhost]/[app]/[stream].flv";
+pub(super) const MOUNT: &str = "[vhost]/[app]/[stream].flv";
 /// The least that an index lists, in seconds: viewers fetch segments of other processes through it.
 const LEAST_WINDOW: u32 = 60;
 
@@ -125,7 +126,7 @@ const VHOST: &[Rule] = &[
         Is(|_, _| INDEX.into()),
         |file| file.arg() != INDEX,
         Changed,
-        "the index lies beside its segments; viewers' URLs stay the same",
+        "the index lies beside its segments; viewers play it at /app/stream.m3u8",
     ),
     Rule("hls.hls_window", Is(|_, site| window(site)), |site| window(Some(site)) != site.arg(), Changed, "is a minute at least"),
     Rule("hls.hls_cleanup", Is(|_, _| "off".into()), Directive::is_on, Changed, "is off: this server removes segments"),
@@ -212,7 +213,7 @@ fn mount(site: Option<&Directive>) -> String {
 /// The text for one process.
 pub(super) fn generate(site: &Directive, place: &Place) -> Result<String, String> {
     let mut root = site.clone();
-    let active: Vec<String> = site.vhosts().iter().map(|vhost| vhost.arg().to_owned()).collect();
+    let active: HashSet<String> = site.vhosts().iter().map(|vhost| vhost.arg().to_owned()).collect();
     root.set(rtmp_listen(site), vec![place.rtmp.to_string()], &Origin::Made);
     if site.at("rtmp").is_some() {
         root.remove("listen");
@@ -225,7 +226,7 @@ pub(super) fn generate(site: &Directive, place: &Place) -> Result<String, String
         root.child("vhost").args = vec!["__defaultVhost__".into()];
         apply(root.child("vhost"), VHOST, place);
     }
-    for vhost in root.children.iter_mut().filter(|child| child.name == "vhost" && active.iter().any(|name| name == child.arg())) {
+    for vhost in root.children.iter_mut().filter(|child| child.name == "vhost" && active.contains(child.arg())) {
         apply(vhost, VHOST, place);
     }
     print(&root.children)

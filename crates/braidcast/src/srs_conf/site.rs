@@ -89,7 +89,7 @@ impl Site {
         load: &mut dyn FnMut(&str) -> Result<String, String>,
     ) -> Result<Self, Problems> {
         let mut root = read::parse(name, text, load).map_err(|problem| Problems(vec![problem]))?;
-        let odd = known::unknown(&root);
+        let odd = known::oddities(&root);
         spelling::modernise(&mut root);
         let removed = apply(&mut root, environment);
         let mut problems = Vec::new();

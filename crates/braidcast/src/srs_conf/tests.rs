@@ -82,12 +82,25 @@ fn the_samples_are_read_printed_generated_and_imported() {
 #[test]
 fn only_unknown_directives_are_called_unknown() {
     for (name, text) in SAMPLES {
-        let odd: Vec<String> = notes(&site(name, text, &[])).into_iter().filter(|note| note.contains("do not know")).collect();
+        let odd: Vec<String> = notes(&site(name, text, &[])).into_iter().filter(|note| note.contains(": SRS ")).collect();
         assert_eq!(odd, Vec::<String>::new(), "{name}");
     }
     let site = site("x.conf", "listen 1935;\nvhost v {\n hls { hls_fragmnt 2; }\n}\nhttp_apo { }\n", &[]);
     let notes = notes(&site);
     assert!(notes[0].starts_with("x.conf:3: vhost.hls.hls_fragmnt: ") && notes[0].ends_with("is hls_fragment"), "{notes:?}");
+    let twice = self::site(
+        "x.conf",
+        "listen 1;\nlisten 2;\nvhost a { }\nvhost b { hls { } }\nvhost a { hls { } hls { } }\nstream_caster { }\nstream_caster { }",
+        &[],
+    );
+    assert_eq!(
+        self::notes(&twice),
+        [
+            "x.conf:2: listen: SRS looks at the first one alone, in x.conf:1",
+            "x.conf:5: vhost: SRS looks at the first one alone, in x.conf:3",
+            "x.conf:5: vhost.hls: SRS looks at the first one alone, in x.conf:5",
+        ]
+    );
     assert!(notes[1].starts_with("x.conf:5: http_apo: ") && notes[1].ends_with("is http_api"), "{notes:?}");
 }
 
@@ -285,6 +298,18 @@ fn nesting_size_and_includes_are_bounded() {
     assert!(error(&"include y;\n".repeat(100), &mut |_| Ok(" ".repeat(1 << 16))).contains("bytes"));
 }
 
+/// A reader that looked at anything twice for each word would not come to an end here.
+#[test]
+fn a_megabyte_of_anything_is_read_in_one_pass() {
+    for unit in ["a;", "a \"\" ", "\"a\" ", "'", "#", "a #\n", "\n", "a{}", "a ", "x", "vhost v { hls { enabled on; } }\n"] {
+        let text = unit.repeat((1 << 20) / unit.len());
+        let read = parse("x", &text, &mut included);
+        assert!(read.is_ok() || read.unwrap_err().origin != Origin::Made, "{unit}");
+    }
+    let vhosts: String = (0..40_000).map(|number| format!("vhost v{number} {{ }}\n")).collect();
+    assert_eq!(read(&vhosts).vhosts().len(), 40_000);
+}
+
 #[test]
 fn what_cannot_be_said_is_not_generated() {
     let site = site("x.conf", "listen 1935;", &[]);
@@ -300,15 +325,16 @@ fn an_import_takes_what_there_is_a_setting_for() {
     assert_eq!(config.limits.connections, 3000);
     assert_eq!(config.rtmp.listen.len(), 3);
     assert_eq!(config.api.listen, ["192.0.2.1:1986".parse().unwrap()]);
-    assert_eq!(config.server.vhosts, ["__defaultVhost__", "a.example.com", "edge.example.com", "b.example.com"]);
+    assert_eq!(config.server.vhosts, ["__defaultVhost__", "a.example.com", "c.example.com", "edge.example.com", "b.example.com"]);
     assert_eq!((config.hls.enabled, config.hls.fragment, config.hls.window), (true, config::Span::secs(6), config::Span::secs(90)));
     assert_eq!(config.hls.hls_dispose, config::Span::secs(300));
     assert_eq!((config.play.max_lag, config.play.flush_interval), (config::Span::secs(25), config::Span::ms(100)));
     assert_eq!((config.limits.first_packet, config.limits.idle), (config::Span::secs(20), config::Span::secs(7)));
     assert_eq!(config.server.log_level, config::LogLevel::Debug);
-    let [forward] = &config.forward[..] else { panic!("{native}") };
+    let [forward, second] = &config.forward[..] else { panic!("{native}") };
     let to: Vec<&str> = forward.to.0.iter().map(|url| url.as_str()).collect();
     assert_eq!(to, ["rtmp://192.0.2.2:1936/{app}/{stream}?vhost={vhost}", "rtmp://backup.example.com/{app}/{stream}?vhost={vhost}"]);
+    assert_eq!(second.vhost, "c.example.com");
     let pulls: Vec<(&str, &str, &str)> =
         config.pull.iter().map(|pull| (pull.vhost.as_str(), pull.stream.as_str(), pull.from.0.as_str())).collect();
     assert_eq!(
@@ -325,6 +351,7 @@ fn an_import_takes_what_there_is_a_setting_for() {
         "vhost.dvr: streams are not recorded",
         "vhost.http_hooks: ",
         "rtc_server: WebRTC",
+        "vhost.hls.hls_keys: segments are not encrypted",
     ] {
         assert!(native.contains(wanted), "{wanted}\n{native}");
     }
@@ -348,6 +375,16 @@ fn what_this_server_refuses_is_left_out_of_an_import_and_told() {
     let native = site("x.conf", text, &[]).to_native();
     let config = config::load_text(Path::new("x"), &native).unwrap().config;
     assert_eq!(config.limits.connections, config::Config::default().limits.connections);
+    let secrets = "vhost v {\n ingest { enabled on; input { type stream; url rtsp://me:hush@192.0.2.1/x; } engine { output rtmp://h/a/b; } }\n \
+                   ingest b { enabled on; input { type stream; url http://me:hush@192.0.2.1/x.flv; } engine { output rtmp://h/a/b; } } \
+                   http_remux { mount [vhost]/[app]/[stream].flv; } hls { hls_keys off; } }";
+    let quiet = site("x.conf", secrets, &[]).to_native();
+    assert!(!quiet.contains("hush") && !quiet.contains("mount") && !quiet.contains("hls_keys"), "{quiet}");
+    assert_eq!(
+        quiet.matches("# x.conf:2: vhost.ingest: run ffmpeg").count() + quiet.matches("# x.conf:3: vhost.ingest: only a host").count(),
+        2,
+        "{quiet}"
+    );
     for wanted in [
         "# x.conf:2: max_connections: [limits] connections = 0: out of range",
         "# x.conf:4: vhost.hls.hls_fragment: [hls] fragment = \"900s\": out of range",
