@@ -7,7 +7,7 @@
 
 steps=3
 step 'looking for the Debian packages the comparison needs' 'about 1 minute if some are missing'
-need_packages iproute2 nginx libnginx-mod-rtmp
+need_packages iproute2 nginx libnginx-mod-rtmp libnginx-mod-stream
 need_rust
 step 'building the server' 'about 4 minutes the first time'
 attended cargo build --release --locked -p braidcast

@@ -27,6 +27,8 @@ pub enum Command {
     Fanout(FanoutArgs),
     /// Compare what it costs to take in many streams that nobody watches.
     Ingest(IngestArgs),
+    /// Compare what it costs to stand between clients and another RTMP server: only the CPU of what stands between counts.
+    Relay(RelayArgs),
     /// Put load on a server that runs already; prints one JSON report.
     Load(LoadArgs),
     /// The bare loop by itself: one stream to whoever connects, or (--receive) from whoever does, until standard input ends.
@@ -60,7 +62,7 @@ impl ShapeArgs {
     }
 }
 
-/// What both comparisons take.
+/// What all comparisons take.
 #[derive(Clone, Debug, Args)]
 pub struct CompareArgs {
     /// Rounds of all servers.
@@ -78,8 +80,8 @@ pub struct CompareArgs {
     /// Small and short: to see that everything works. The figures mean nothing.
     #[arg(long)]
     quick: bool,
-    /// Which servers.
-    #[arg(long, value_delimiter = ',', default_values_t = [Peer::Bare, Peer::Braidcast, Peer::NginxRtmp])]
+    /// Which servers [default: all that the comparison knows].
+    #[arg(long, value_delimiter = ',')]
     servers: Vec<Peer>,
     /// The braidcast binary; else this program itself.
     #[arg(long)]
@@ -100,6 +102,11 @@ pub struct CompareArgs {
     #[arg(long, overrides_with = "json")]
     json: Option<PathBuf>,
 }
+
+/// The servers that send to viewers and take in from publishers.
+const SERVERS: &[Peer] = &[Peer::Bare, Peer::Braidcast, Peer::NginxRtmp];
+/// Those that stand before another server. One more is a [`Peer`] whose `start` gives a `Running` with a server behind it.
+const RELAYS: &[Peer] = &[Peer::NginxStream];
 
 /// A tenth of a core: a machine that is idle but for the bench stays well below.
 const TOLERATED_FOREIGN_CORES: f64 = 0.1;
@@ -133,7 +140,7 @@ impl CompareArgs {
     }
 
     /// The servers that are there; says which are not.
-    fn available(&self, bench: &Bench) -> Vec<Peer> {
+    fn available(&self, bench: &Bench, known: &[Peer]) -> Vec<Peer> {
         let there = |server: &Peer| match bench.missing(*server) {
             None => true,
             Some(reason) => {
@@ -141,7 +148,8 @@ impl CompareArgs {
                 false
             }
         };
-        self.servers.iter().copied().filter(there).collect()
+        let wanted = |server: &Peer| self.servers.is_empty() || self.servers.contains(server);
+        known.iter().copied().filter(wanted).filter(there).collect()
     }
 }
 
@@ -181,6 +189,21 @@ pub struct IngestArgs {
     /// Video kilobits (1000 bits) per second of each stream, at 30 frames.
     #[arg(long, default_value_t = 1000)]
     kbps: u64,
+    #[command(flatten)]
+    compare: CompareArgs,
+}
+
+/// Arguments of `relay`.
+#[derive(Clone, Debug, Args)]
+pub struct RelayArgs {
+    /// Viewers of the one stream, by RTMP.
+    #[arg(long, default_value_t = 200)]
+    viewers: usize,
+    /// How many of them check every frame.
+    #[arg(long, default_value_t = 16)]
+    verified: usize,
+    #[command(flatten)]
+    shape: ShapeArgs,
     #[command(flatten)]
     compare: CompareArgs,
 }
@@ -249,6 +272,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Fanout(args) => fanout(&args),
         Command::Ingest(args) => ingest(&args),
+        Command::Relay(args) => relay(&args),
         Command::Load(args) => load(&args),
         Command::Bare(args) if args.receive => {
             sink::run(args.listen, Duration::from_millis(args.pause_ms))?;
@@ -269,7 +293,7 @@ fn fanout(args: &FanoutArgs) -> anyhow::Result<ExitCode> {
     }
     // HLS off: no other server here makes segments in this comparison.
     let bench = args.compare.bench(args.shape.shape()?, false)?;
-    let servers = args.compare.available(&bench);
+    let servers = args.compare.available(&bench, SERVERS);
     let (viewers, verified) =
         if args.compare.quick { (args.viewers.min(100), args.verified.min(8)) } else { (args.viewers, args.verified) };
     anyhow::ensure!((1..=viewers).contains(&verified), "there must be 1 to {viewers} verified viewers");
@@ -320,11 +344,13 @@ fn fanout_in_namespace(args: &FanoutArgs, interrupt: &Interrupt) -> anyhow::Resu
     add("window", compare.window.to_string());
     add("warm-up", compare.warm_up.to_string());
     add("settle", compare.settle.to_string());
-    add("servers", joined(&compare.servers));
     add("nginx", compare.nginx.display().to_string());
     add("server-core", compare.server_core.to_string());
     add("load-core", compare.load_core.to_string());
     add("json", results.display().to_string());
+    if !compare.servers.is_empty() {
+        add("servers", joined(&compare.servers));
+    }
     for setting in &compare.settings {
         add("set", setting.clone());
     }
@@ -342,7 +368,7 @@ fn ingest(args: &IngestArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let shape = ShapeArgs { video_kbps: args.kbps, fps: 30, gop_frames: 60, audio_kbps: 0 }.shape()?;
     let bench = args.compare.bench(shape, args.hls)?;
-    let servers = args.compare.available(&bench);
+    let servers = args.compare.available(&bench, SERVERS);
     let publishers = if args.compare.quick { args.publishers.min(20) } else { args.publishers };
     let comparison = Comparison {
         bench: &bench,
@@ -355,6 +381,25 @@ fn ingest(args: &IngestArgs) -> anyhow::Result<ExitCode> {
     let runs = comparison.run(&interrupt)?;
     let heading = format!("{publishers} publishers of {} kbps each, HLS {}", args.kbps, if args.hls { "on" } else { "off" });
     conclude("ingest", &heading, &runs, &bench, &servers, args.compare.json.as_deref())
+}
+
+fn relay(args: &RelayArgs) -> anyhow::Result<ExitCode> {
+    let interrupt = Interrupt::install()?;
+    let bench = args.compare.bench(args.shape.shape()?, false)?;
+    let servers = args.compare.available(&bench, RELAYS);
+    let (viewers, verified) = if args.compare.quick { (args.viewers.min(50), args.verified.min(8)) } else { (args.viewers, args.verified) };
+    anyhow::ensure!((1..=viewers).contains(&verified), "there must be 1 to {viewers} verified viewers");
+    let comparison = Comparison {
+        bench: &bench,
+        cases: Case::all(&servers, &[Protocol::Rtmp]),
+        rounds: args.compare.rounds(),
+        network: "loopback",
+        clients: Clients::Viewers { viewers, verified },
+        timing: args.compare.timing(),
+    };
+    let runs = comparison.run(&interrupt)?;
+    let heading = format!("one stream of {} kbps relayed from nginx-rtmp to {viewers} viewers", args.shape.video_kbps);
+    conclude("relay", &heading, &runs, &bench, &servers, args.compare.json.as_deref())
 }
 
 fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
@@ -371,6 +416,7 @@ fn load(args: &LoadArgs) -> anyhow::Result<ExitCode> {
         warm_up: Duration::from_secs_f64(args.warm_up),
         window: Duration::from_secs_f64(args.window),
         server: args.server_pid,
+        behind: None,
     };
     let report = load::run(&plan, &interrupt)?;
     println!("{}", serde_json::to_string_pretty(&report)?);
@@ -422,7 +468,7 @@ fn default_results(name: &str) -> PathBuf {
 
 /// This program, about to run another command of this crate: with the words that stood before the command given to it.
 pub(crate) fn own_command(name: &str) -> Process {
-    let names = ["fanout", "ingest", "load", "bare"];
+    let names = ["fanout", "ingest", "relay", "load", "bare"];
     let words: Vec<String> = std::env::args().skip(1).take_while(|word| !names.contains(&word.as_str())).collect();
     let mut command = Process::new(std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
     command.args(words).arg(name);

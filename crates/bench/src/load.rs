@@ -56,6 +56,8 @@ pub struct LoadPlan {
     pub window: Duration,
     /// The process at the root of the server; `None`: nothing is known of its CPU and memory.
     pub server: Option<u32>,
+    /// The root of processes that serve the server: neither its CPU nor foreign.
+    pub behind: Option<u32>,
 }
 
 /// What came of it.
@@ -141,15 +143,17 @@ pub fn run(plan: &LoadPlan, interrupt: &Interrupt) -> anyhow::Result<LoadReport>
 struct CpuReading {
     clock_s: f64,
     server_s: f64,
+    behind_s: f64,
     own_s: f64,
     machine_s: f64,
 }
 
 impl CpuReading {
-    fn take(server: &[Process]) -> Self {
+    fn take(server: &[Process], behind: &[Process]) -> Self {
         Self {
             clock_s: socket::monotonic_ns() as f64 / 1e9,
             server_s: process::cpu_seconds(server),
+            behind_s: process::cpu_seconds(behind),
             own_s: process::own_cpu_seconds(),
             machine_s: process::machine_busy_seconds(),
         }
@@ -159,6 +163,7 @@ impl CpuReading {
         Self {
             clock_s: self.clock_s - earlier.clock_s,
             server_s: self.server_s - earlier.server_s,
+            behind_s: self.behind_s - earlier.behind_s,
             own_s: self.own_s - earlier.own_s,
             machine_s: self.machine_s - earlier.machine_s,
         }
@@ -350,16 +355,17 @@ impl<'a> Load<'a> {
         let published = self.published_bytes();
         self.publish_late_ns = 0;
         self.observations.measure(true);
-        let before = CpuReading::take(&family);
+        let behind = self.plan.behind.map(process::descendants).unwrap_or_default();
+        let before = CpuReading::take(&family, &behind);
         self.drive(self.plan.window, |_| false)?;
-        let spent = CpuReading::take(&family).since(&before);
+        let spent = CpuReading::take(&family, &behind).since(&before);
         self.observations.measure(false);
         anyhow::ensure!(family == self.family(), "processes of the server ended or were started within the window");
 
         report.window_s = spent.clock_s;
         report.server_cpu_s = self.plan.server.map(|_| spent.server_s);
         report.load_cpu_s = spent.own_s;
-        report.foreign_cores = ((spent.machine_s - spent.server_s - spent.own_s) / spent.clock_s).max(0.0);
+        report.foreign_cores = ((spent.machine_s - spent.server_s - spent.behind_s - spent.own_s) / spent.clock_s).max(0.0);
         report.published_bytes = self.published_bytes() - published;
         report.publish_late_ms = self.publish_late_ns as f64 / 1e6;
         let expected = self.plan.shape.bytes_per_second() * report.window_s;

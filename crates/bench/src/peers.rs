@@ -26,6 +26,8 @@ pub enum Peer {
     Braidcast,
     /// Debian's nginx with libnginx-mod-rtmp.
     NginxRtmp,
+    /// Debian's nginx with libnginx-mod-stream, which hands bytes on to an nginx-rtmp.
+    NginxStream,
 }
 
 impl Peer {
@@ -35,6 +37,7 @@ impl Peer {
             Self::Bare => "bare",
             Self::Braidcast => "braidcast",
             Self::NginxRtmp => "nginx-rtmp",
+            Self::NginxStream => "nginx-stream",
         }
     }
 }
@@ -66,6 +69,8 @@ pub struct Bench {
 pub struct Running {
     // In the order in which they must go: first the processes, then their directory.
     process: Guarded,
+    /// The server behind it, if it is a relay.
+    behind: Option<Box<Running>>,
     _directory: TempDir,
     log: PathBuf,
     /// Where it takes RTMP.
@@ -76,16 +81,19 @@ pub struct Running {
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Where distributions put nginx's modules.
-const NGINX_MODULES: [&str; 3] = [
-    "/usr/lib/nginx/modules/ngx_rtmp_module.so",
-    "/usr/lib64/nginx/modules/ngx_rtmp_module.so",
-    "/usr/share/nginx/modules/ngx_rtmp_module.so",
-];
+const NGINX_MODULES: [&str; 3] = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules"];
+const RTMP_MODULE: &str = "ngx_rtmp_module.so";
+const STREAM_MODULE: &str = "ngx_stream_module.so";
 
 impl Running {
     /// The process at the root of the server.
     pub fn root(&self) -> u32 {
         self.process.id()
+    }
+
+    /// The process at the root of the server behind it, if it is a relay.
+    pub fn behind(&self) -> Option<u32> {
+        self.behind.as_ref().map(|server| server.root())
     }
 
     /// The last lines the server wrote, for an error's context.
@@ -98,6 +106,9 @@ impl Running {
 
     /// An error, with its last words, if the server has ended by itself.
     pub fn check(&mut self) -> anyhow::Result<()> {
+        if let Some(behind) = &mut self.behind {
+            behind.check().context("the server behind it")?;
+        }
         self.process.check_running().with_context(|| format!("its last words:\n{}", self.last_words()))
     }
 }
@@ -108,8 +119,16 @@ impl Bench {
         match peer {
             Peer::Bare => None,
             Peer::Braidcast => (!self.braidcast.is_file()).then(|| format!("{} is not there (build it first)", self.braidcast.display())),
-            Peer::NginxRtmp if !self.nginx.is_file() => Some(format!("{} is not there (apt install nginx)", self.nginx.display())),
-            Peer::NginxRtmp => nginx_module().is_none().then(|| "its RTMP module is not there (apt install libnginx-mod-rtmp)".to_owned()),
+            Peer::NginxRtmp | Peer::NginxStream if !self.nginx.is_file() => {
+                Some(format!("{} is not there (apt install nginx)", self.nginx.display()))
+            }
+            Peer::NginxStream if nginx_module(STREAM_MODULE).is_none() => {
+                Some("its stream module is not there (apt install libnginx-mod-stream)".to_owned())
+            }
+            Peer::NginxRtmp | Peer::NginxStream => {
+                let missing = nginx_module(RTMP_MODULE).is_none();
+                missing.then(|| "its RTMP module is not there (apt install libnginx-mod-rtmp)".to_owned())
+            }
         }
     }
 
@@ -118,7 +137,7 @@ impl Bench {
         let (program, flag) = match peer {
             Peer::Bare => return env!("CARGO_PKG_VERSION").to_owned(),
             Peer::Braidcast => (&self.braidcast, "--version"),
-            Peer::NginxRtmp => (&self.nginx, "-v"),
+            Peer::NginxRtmp | Peer::NginxStream => (&self.nginx, "-v"),
         };
         let output = Command::new(program).arg(flag).output();
         let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
@@ -134,7 +153,8 @@ impl Bench {
         let started = match peer {
             Peer::Bare => self.start_bare(directory, clients, interrupt),
             Peer::Braidcast => self.start_braidcast(directory, interrupt),
-            Peer::NginxRtmp => self.start_nginx(directory, interrupt),
+            Peer::NginxRtmp => self.start_nginx_rtmp(directory, interrupt),
+            Peer::NginxStream => self.start_nginx_stream(directory, clients, interrupt),
         };
         started.with_context(|| format!("{} did not start", peer.name()))
     }
@@ -172,16 +192,41 @@ impl Bench {
         Ok(running)
     }
 
-    fn start_nginx(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
-        let module = nginx_module().context("nginx's RTMP module is not there")?;
+    fn start_nginx_rtmp(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        let module = nginx_module(RTMP_MODULE).context("nginx's RTMP module is not there")?;
         let address = free_address()?;
+        let config = nginx_config(&module, directory.path(), &rtmp_block(directory.path(), address, self.hls));
+        self.start_nginx(Peer::NginxRtmp, directory, address, &config, interrupt)
+    }
+
+    /// A relay stands before a server that this starts too.
+    fn start_nginx_stream(&self, directory: TempDir, clients: Clients, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        let module = nginx_module(STREAM_MODULE).context("nginx's stream module is not there")?;
+        let behind = self.start(Peer::NginxRtmp, clients, interrupt)?;
+        let server = behind.rtmp.context("the server behind takes no RTMP")?;
+        let address = free_address()?;
+        let block = format!("stream {{\n    server {{ listen {address}; proxy_pass {server}; }}\n}}");
+        let config = nginx_config(&module, directory.path(), &block);
+        let mut running = self.start_nginx(Peer::NginxStream, directory, address, &config, interrupt)?;
+        running.behind = Some(Box::new(behind));
+        Ok(running)
+    }
+
+    fn start_nginx(
+        &self,
+        peer: Peer,
+        directory: TempDir,
+        address: SocketAddr,
+        text: &str,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Running> {
         let root = directory.path();
         let config = root.join("nginx.conf");
-        fs::write(&config, nginx_config(module, root, address, self.hls)).context("cannot write nginx's configuration")?;
+        fs::write(&config, text).context("cannot write nginx's configuration")?;
         let mut command = Command::new(&self.nginx);
         command.arg("-c").arg(&config).arg("-p").arg(root).arg("-e").arg(root.join("early.log"));
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let mut running = self.spawn(command, directory, Peer::NginxRtmp)?;
+        let mut running = self.spawn(command, directory, peer)?;
         let deadline = Instant::now() + START_DEADLINE;
         while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
             running.check()?;
@@ -196,7 +241,7 @@ impl Bench {
         let log = directory.path().join("server.log");
         command.stderr(File::create(&log)?);
         let process = Guarded::new(self.cores.spawn_server(&mut command)?, peer.name(), STOP_GRACE);
-        Ok(Running { process, _directory: directory, log, rtmp: None, http: None })
+        Ok(Running { process, behind: None, _directory: directory, log, rtmp: None, http: None })
     }
 }
 
@@ -240,8 +285,8 @@ impl Running {
     }
 }
 
-fn nginx_module() -> Option<&'static str> {
-    NGINX_MODULES.into_iter().find(|path| Path::new(path).is_file())
+fn nginx_module(name: &str) -> Option<PathBuf> {
+    NGINX_MODULES.into_iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
 }
 
 fn free_address() -> anyhow::Result<SocketAddr> {
@@ -249,10 +294,9 @@ fn free_address() -> anyhow::Result<SocketAddr> {
 }
 
 /// One worker and room for the viewers; everything that touches the speed is as Debian's package and the module have it.
-fn nginx_config(module: &str, root: &Path, rtmp: SocketAddr, hls: bool) -> String {
-    let root = root.display();
+fn nginx_config(module: &Path, root: &Path, block: &str) -> String {
+    let (module, root) = (module.display(), root.display());
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
-    let hls = if hls { format!("hls on; hls_path {root}/hls; hls_fragment 4s; hls_playlist_length 60s;") } else { String::new() };
     format!(
         "load_module {module};
 {user}
@@ -261,14 +305,22 @@ worker_processes 1;
 pid {root}/nginx.pid;
 error_log {root}/error.log warn;
 events {{ worker_connections 16384; }}
-rtmp {{
+{block}
+"
+    )
+}
+
+fn rtmp_block(root: &Path, rtmp: SocketAddr, hls: bool) -> String {
+    let root = root.display();
+    let hls = if hls { format!("hls on; hls_path {root}/hls; hls_fragment 4s; hls_playlist_length 60s;") } else { String::new() };
+    format!(
+        "rtmp {{
     access_log off;
     server {{
         listen {rtmp};
         application live {{ live on; {hls} }}
     }}
-}}
-"
+}}"
     )
 }
 
@@ -278,7 +330,8 @@ mod tests {
 
     #[test]
     fn nginx_listens_on_loopback_only() {
-        let config = nginx_config("/m.so", Path::new("/tmp/x"), SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)), false);
+        let root = Path::new("/tmp/x");
+        let config = nginx_config(Path::new("/m.so"), root, &rtmp_block(root, SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)), false));
         let listens: Vec<&str> = config.lines().filter(|line| line.contains("listen")).collect();
         assert_eq!(listens, ["        listen 127.0.0.1:4711;"]);
         assert!(!config.contains("hls"));

@@ -35,7 +35,7 @@ impl Run {
     /// Whether frames or whole viewers were missed by a server that must not miss any.
     pub fn has_misses(&self) -> bool {
         let missed = |report: &LoadReport| report.faults.total() > 0 || report.lost > 0 || report.unanswered > 0;
-        self.server != Peer::NginxRtmp && self.report.as_ref().is_some_and(missed)
+        !matches!(self.server, Peer::NginxRtmp | Peer::NginxStream) && self.report.as_ref().is_some_and(missed)
     }
 
     /// CPU-seconds of the server per 10^9 bytes that viewers got, or that publishers sent if there were no viewers.

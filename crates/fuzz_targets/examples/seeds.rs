@@ -136,6 +136,7 @@ fn rtmp(clip: &[u8]) -> Result<()> {
         let (_, rest) = captured.split_at(HANDSHAKE_BYTES);
         seed("rtmp_server", name, &captured)?;
         seed("rtmp_session", name, &[&[0, 0], rest].concat())?;
+        seed("rtmp_relay", name, &[&[0], &captured[..]].concat())?;
         seed("rtmp_chunks", name, rest)?;
         // What comes after `connect`, given to sessions that are further already.
         let half = &rest[rest.len() / 2..];
@@ -149,6 +150,7 @@ fn rtmp(clip: &[u8]) -> Result<()> {
         seed("rtmp_session", &format!("own-{role:?}"), &[&[0, 0], &asked[HANDSHAKE_BYTES.min(asked.len())..]].concat())?;
         seed("rtmp_client", &format!("own-{role:?}"), &[&[index], &answered[..]].concat())?;
         seed("rtmp_client", &format!("own-{role:?}-midst"), &[&[index | 2], &answered[HANDSHAKE_BYTES..]].concat())?;
+        seed("rtmp_relay", &format!("own-{role:?}"), &[&[1 | index << 1], &answered[HANDSHAKE_BYTES..]].concat())?;
         seed("rtmp_chunks", &format!("own-{role:?}"), &answered[HANDSHAKE_BYTES..])?;
     }
     let amf: [(&str, &[u8]); 6] = [

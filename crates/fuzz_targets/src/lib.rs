@@ -17,6 +17,7 @@ mod media;
 pub mod mutate;
 mod names;
 mod program;
+mod relay;
 mod rtmp;
 mod segments;
 
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "rtmp_server", run: rtmp::server_from_the_first_byte, longest: 16 << 10, quick_runs: 4_800 },
     Target { name: "rtmp_session", run: rtmp::server_in_the_midst, longest: 16 << 10, quick_runs: 4_000 },
     Target { name: "rtmp_client", run: rtmp::client, longest: 16 << 10, quick_runs: 3_200 },
+    Target { name: "rtmp_relay", run: relay::relay, longest: 16 << 10, quick_runs: 3_200 },
     Target { name: "rtmp_chunks", run: rtmp::chunks, longest: 16 << 10, quick_runs: 12_000 },
     Target { name: "amf0", run: rtmp::amf0_values, longest: 8 << 10, quick_runs: 400_000 },
     Target { name: "rtmp_url", run: names::rtmp_url, longest: 1 << 10, quick_runs: 300_000 },

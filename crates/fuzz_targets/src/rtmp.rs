@@ -12,16 +12,18 @@ use braidcast_protocols::rtmp::{
 use std::sync::LazyLock;
 
 /// What a value of one byte can take: its place in a vector that doubled, and in the one it moves to.
-const AMF_FACTOR: usize = 320;
+pub(crate) const AMF_FACTOR: usize = 320;
 /// Rooms of a fixed size: kept names, tables of chunk streams, first room for a payload on each.
-const SESSION_BYTES: usize = 768 << 10;
+pub(crate) const SESSION_BYTES: usize = 768 << 10;
 /// What a saved session may take beyond the bytes that came and wait: names that were kept, chunk streams.
 const SAVED_BYTES: usize = 64 << 10;
+/// C0, C1 and C2 (RTMP §5.2).
+pub(crate) const HANDSHAKE_BYTES: usize = 1 + 2 * 1536;
 /// The longest URL that a session keeps.
 const URL_BYTES: usize = 4096;
 
 /// Limits that inputs of some kilobytes reach.
-fn limits() -> ChunkLimits {
+pub(crate) fn limits() -> ChunkLimits {
     ChunkLimits { message_bytes: 1 << 20, chunk_streams: 16, unfinished_message_bytes: 2 << 20 }
 }
 
@@ -155,11 +157,10 @@ pub fn server_in_the_midst(input: &[u8]) {
 }
 
 /// What clients have sent: when the handshake is done, when they are connected, when they publish, when they play.
-static CLIENTS: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
+pub(crate) static CLIENTS: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
     let publisher = conversation(ClientRole::Publish).0;
     let player = conversation(ClientRole::Play).0;
-    // C0, C1 and C2 (RTMP §5.2).
-    let shaken = publisher[..1 + 2 * 1536].to_vec();
+    let shaken = publisher[..HANDSHAKE_BYTES].to_vec();
     let connected = [&shaken[..], &CONNECT].concat();
     [shaken, connected, publisher, player]
 });

@@ -105,6 +105,7 @@ targets! {
     rtmp_server,
     rtmp_session,
     rtmp_client,
+    rtmp_relay,
     rtmp_chunks,
     amf0,
     rtmp_url,

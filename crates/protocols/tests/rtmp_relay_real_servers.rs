@@ -164,9 +164,13 @@ fn from_server(mut server: TcpStream, mut client: TcpStream, session: &Mutex<Rel
             drop(relay);
             *count.lock().unwrap() += 1;
             let _ = std::io::copy(&mut server, &mut client);
-            break;
+            let _ = client.shutdown(Shutdown::Both);
+            return;
         }
     }
+    let mut relay = session.lock().unwrap();
+    relay.server_closed();
+    exchange(&mut relay, &mut client, None).ok();
     let _ = client.shutdown(Shutdown::Both);
 }
 
@@ -249,6 +253,22 @@ fn run_rtmpdump(arguments: &[&str]) -> bool {
 #[test]
 fn publishers_and_players_of_nginx_rtmp_are_relayed() {
     publish_and_play("nginx", Server::nginx("media"));
+}
+
+/// nginx-rtmp closes the connection when it does not know an app, and its client would not learn why.
+#[test]
+fn a_client_is_told_that_the_server_closed_the_connection() {
+    let Some(server) = Server::nginx("closed") else { return };
+    let (port, through) = relay(&server);
+    let url = format!("rtmp://127.0.0.1:{port}/unknown/x?token=t1");
+    let Ok(output) = Command::new("timeout").args(["30", "ffmpeg", "-v", "error", "-i", &url, "-f", "null", "-"]).output() else { return };
+    if output.status.code() == Some(127) {
+        eprintln!("SKIPPED: ffmpeg is not installed");
+        return;
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("Server error: the server closed the connection"), "{words}");
+    assert_eq!(*through.lock().unwrap(), 0);
 }
 
 #[test]

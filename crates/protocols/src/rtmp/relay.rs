@@ -177,7 +177,8 @@ impl RelaySession {
         self.outputs.pop_front()
     }
 
-    /// When [`RelaySession::handle_timeout`] must be called, in the caller's milliseconds.
+    /// When [`RelaySession::handle_timeout`] must be called, in the caller's milliseconds. `None` while a decision is pending: how long
+    /// finding and connecting a server may take is for the caller to limit.
     pub fn poll_timeout(&self) -> Option<u64> {
         match &self.phase {
             Phase::Asking(asking) => asking.front.poll_timeout(),
