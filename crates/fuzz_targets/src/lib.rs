@@ -59,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "segmenter", run: segments::segmenter, longest: 16 << 10, quick_runs: 25_000 },
     Target { name: "segment_files", run: segments::files, longest: 8 << 10, quick_runs: 500_000 },
     Target { name: "playlist", run: segments::playlists, longest: 8 << 10, quick_runs: 80_000 },
+    Target { name: "media_playlist", run: segments::media_playlists, longest: 8 << 10, quick_runs: 200_000 },
     Target { name: "stream_log", run: files::stream_log, longest: 4 << 10, quick_runs: 5_000 },
     Target { name: "saved_state", run: program::saved_state, longest: 8 << 10, quick_runs: 500_000 },
     Target { name: "config", run: program::config, longest: 4 << 10, quick_runs: 3_000 },

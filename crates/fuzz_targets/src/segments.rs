@@ -3,6 +3,7 @@
 use crate::cut::Random;
 use crate::{bounded, media};
 use braidcast_media::RecordKind;
+use braidcast_protocols::hls::media_playlist;
 use braidcast_protocols::hls::playlist::{self, Playlist};
 use braidcast_protocols::hls::{SegmentInfo, Segmenter, SegmenterOptions, SegmenterOutput, SegmenterState, segment_info};
 use braidcast_protocols::mpegts::{self, PACKET_BYTES};
@@ -159,6 +160,32 @@ pub fn playlists(input: &[u8]) {
     assert_eq!(rewritten.lines().count(), index.lines().count(), "an index keeps its lines");
     let _ = playlist::numbers(&text).count();
     let _ = playlist::rewrite(&text, "", "");
+}
+
+/// A playlist that another server wrote: each segment has its own line, each name is that of a file beside it, times are bounded.
+pub fn media_playlists(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let Ok(read) = bounded(text.as_bytes(), 128, 8 << 10, || media_playlist::parse(&text)) else { return };
+    assert!(read.segments.len() < text.lines().count() && read.segments.len() <= media_playlist::MAX_SEGMENTS);
+    for pair in read.segments.windows(2) {
+        assert_eq!(pair[1].sequence, pair[0].sequence + 1, "numbers rise by one");
+    }
+    for listed in &read.segments {
+        assert!(text.contains(listed.uri) && !listed.uri.starts_with('#') && !listed.uri.is_empty());
+        assert!(
+            listed.duration_90k.is_ok_and(|ticks| (1..=media_playlist::MAX_DURATION_90K).contains(&ticks)) || listed.duration_90k.is_err()
+        );
+        if let Some(name) = listed.file_name() {
+            let path = std::path::Path::new("/directory").join(name);
+            assert_eq!(path.parent(), Some(std::path::Path::new("/directory")), "{name:?}");
+            assert!(path.file_name().is_some_and(|last| last == name) && name.len() <= 255, "{name:?}");
+        }
+    }
+    // A playlist that is cut anywhere names a beginning of it, or is none.
+    let cut = text.floor_char_boundary(text.len() / 2);
+    if let Ok(part) = media_playlist::parse(&text[..cut]) {
+        assert_eq!(part.segments[..], read.segments[..part.segments.len()]);
+    }
 }
 
 fn segment(bytes: &[u8]) -> SegmentInfo {

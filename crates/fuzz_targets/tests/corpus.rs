@@ -120,6 +120,7 @@ targets! {
     segmenter,
     segment_files,
     playlist,
+    media_playlist,
     stream_log,
     saved_state,
     config,
