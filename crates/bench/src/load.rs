@@ -327,11 +327,7 @@ impl<'a> Load<'a> {
     }
 
     fn family(&self) -> Vec<Process> {
-        let behind = self.behind();
-        let mut family = self.plan.server.map(process::descendants).unwrap_or_default();
-        // A relay may have started the server behind it.
-        family.retain(|member| !behind.contains(member));
-        family
+        self.plan.server.map(|root| process::descendants_without(root, &self.behind())).unwrap_or_default()
     }
 
     fn behind(&self) -> Vec<Process> {

@@ -203,6 +203,13 @@ pub fn descendants(root: u32) -> Vec<Process> {
     members.map(|(pid, stat)| Process { pid: *pid, start_ticks: stat.start_ticks }).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
+/// The same without some of them: a relay may have started the server behind it.
+pub fn descendants_without(root: u32, left_out: &[Process]) -> Vec<Process> {
+    let mut family = descendants(root);
+    family.retain(|member| !left_out.contains(member));
+    family
+}
+
 /// Seconds of CPU that these processes have used so far, in user and kernel mode.
 pub fn cpu_seconds(family: &[Process]) -> f64 {
     let ticks: u64 = family.iter().filter_map(|member| Stat::read(member.pid)).map(|stat| stat.cpu_ticks).sum();
@@ -282,6 +289,8 @@ mod tests {
         let family = descendants(std::process::id());
         let member = *family.iter().find(|member| member.pid == guarded.id()).unwrap();
         assert!(member.is_alive());
+        let others = descendants_without(std::process::id(), &descendants(guarded.id()));
+        assert!(!others.contains(&member) && others.iter().any(|other| other.pid == std::process::id()));
         drop(guarded);
         assert!(!member.is_alive());
     }
