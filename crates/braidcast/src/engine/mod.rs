@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 pub mod api;
 pub mod live;
+pub mod note;
 pub mod probe;
 pub mod report;
 
