@@ -179,6 +179,16 @@ fn players_wait_for_a_stream_that_comes_later() -> Result<()> {
 }
 
 #[test]
+fn another_front_finds_the_processes_and_their_streams() -> Result<()> {
+    with(|options| options, engine::another_front_finds_the_processes)
+}
+
+#[test]
+fn nobody_outlives_a_front_that_is_gone_for_good() -> Result<()> {
+    with(|options| options.set("server.front_grace=1s"), |server| engine::nobody_outlives_a_front_that_is_gone_for_good(server))
+}
+
+#[test]
 fn nothing_is_left_behind() -> Result<()> {
     with(|options| options, engine::nothing_is_left_behind)
 }

@@ -51,6 +51,11 @@ pub fn end_all(shared_dir: &Path) {
     let directories = fs::read_dir(shared_dir.join(DIRECTORY)).into_iter().flatten().filter_map(Result::ok);
     for note in directories.filter_map(|entry| Note::of_living(&entry.path())) {
         let ended = PidFd::open(note.pid).and_then(|handle| handle.send_signal(SIGTERM));
-        tracing::info!(pid = note.pid, error = ended.err().map(tracing::field::display), "the front is gone for good: {} is ended", note.program.display());
+        tracing::info!(
+            pid = note.pid,
+            error = ended.err().map(tracing::field::display),
+            "the front is gone for good: {} is ended",
+            note.program.display()
+        );
     }
 }
