@@ -5,6 +5,7 @@
 //! knows no protocol any more. Neither is ever saved: what went through a relay ends with it.
 
 mod api;
+mod clients;
 mod http;
 mod keeper;
 mod pair;
@@ -42,6 +43,8 @@ pub(super) struct Relays {
     buffer: Vec<u8>,
     keeper: Keeper,
     api: api::Asked,
+    /// What the file of clients says is not so any more.
+    clients_changed: bool,
 }
 
 impl Relays {
@@ -56,7 +59,8 @@ impl Relays {
             generation: 0,
             buffer: Vec::new(),
             keeper: Keeper::new(config)?,
-            api: api::Asked::new()?,
+            api: api::Asked::new(&config.server.shared_dir)?,
+            clients_changed: true,
         })
     }
 
@@ -185,6 +189,7 @@ impl Worker {
     fn close_pair(&mut self, slot: usize, end: &End) {
         let Some(pair) = self.relays.pairs.try_remove(slot) else { return };
         self.relays.by_conn.remove(&pair.conn);
+        self.relays.clients_changed |= pair.client_id.is_some();
         for side in &pair.ends {
             if let Err(error) = self.poller.delete(&side.socket) {
                 tracing::debug!(conn = %pair.conn, %error, "cannot unwatch a socket");
