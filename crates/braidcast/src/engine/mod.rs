@@ -7,6 +7,7 @@ use anyhow::bail;
 use std::path::{Path, PathBuf};
 
 pub mod api;
+pub mod clients;
 pub mod live;
 pub mod note;
 pub mod probe;

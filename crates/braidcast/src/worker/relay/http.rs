@@ -81,6 +81,7 @@ impl Worker {
             want,
             credential: session.asked.as_ref().map_or(0, |asked| asked.credential),
             process,
+            client_id: None,
             taken: process.is_some(),
             machine: None,
             unread: Vec::new(),

@@ -5,6 +5,7 @@
 //! knows no protocol any more. Neither is ever saved: what went through a relay ends with it.
 
 mod api;
+mod clients;
 mod http;
 mod keeper;
 mod pair;
@@ -45,6 +46,8 @@ pub(super) struct Relays {
     /// The site has its API on the port of HTTP.
     api_on_http: bool,
     api: api::Asked,
+    /// What the file of clients says is not so any more.
+    clients_changed: bool,
 }
 
 impl Relays {
@@ -61,7 +64,8 @@ impl Relays {
             generation: 0,
             buffer: Vec::new(),
             keeper: Keeper::new(config, api_auth)?,
-            api: api::Asked::new()?,
+            api: api::Asked::new(&config.server.shared_dir)?,
+            clients_changed: true,
         })
     }
 
@@ -190,6 +194,7 @@ impl Worker {
     fn close_pair(&mut self, slot: usize, end: &End) {
         let Some(pair) = self.relays.pairs.try_remove(slot) else { return };
         self.relays.by_conn.remove(&pair.conn);
+        self.relays.clients_changed |= pair.client_id.is_some();
         for side in &pair.ends {
             if let Err(error) = self.poller.delete(&side.socket) {
                 tracing::debug!(conn = %pair.conn, %error, "cannot unwatch a socket");
