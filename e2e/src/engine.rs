@@ -366,6 +366,49 @@ pub fn a_killed_process_comes_back_and_its_streams_go_on(server: &Server) -> Res
     viewer.end().or(Ok(()))
 }
 
+/// A publisher that leaves and comes back is led to where its viewers wait, though another process has more room.
+pub fn viewers_get_the_publisher_that_comes_back(server: &Server) -> Result<()> {
+    let others = publish_many(server, 1)?;
+    let publisher = media::publish_live(&server.rtmp("x"))?;
+    let before = server.process_of("x")?;
+    let viewers = [Viewer::rtmp(&server.rtmp("x"))?, Viewer::rtmp(&server.rtmp("x"))?];
+    viewers.iter().try_for_each(|viewer| viewer.wait_more(FRAMES))?;
+    drop((others, publisher));
+    let nobody = || server.processes().ok()?.iter().all(|row| row["current"] == 0).then_some(());
+    eventually(PATIENCE, nobody).context("the publishers do not leave")?;
+    let _publisher = media::publish_live(&server.rtmp("x"))?;
+    for viewer in viewers {
+        viewer.wait_more(FRAMES).with_context(|| format!("before at {before}, now {:?}\n{}", server.process_of("x"), server.log_text()))?;
+        viewer.end()?;
+    }
+    Ok(())
+}
+
+/// The death of a worker ends what it relayed; who comes back goes on, and the processes have noticed nothing.
+pub fn a_workers_death_costs_its_connections_alone(server: &Server) -> Result<()> {
+    let _publishers = [Stubborn::publish(&server.rtmp("a")), Stubborn::publish(&server.rtmp("b"))];
+    let pids = |server: &Server| -> Result<Vec<u32>> { (1..=3).map(|id| server.process_pid(id)).collect() };
+    let before = pids(server)?;
+    for name in ["a", "b"] {
+        server.wait_live(name)?;
+    }
+    let last = *numbers(&index_with(server, "a", 1)?).last().context("an empty index")?;
+    for worker in [1, 2] {
+        server.kill_worker(worker)?;
+        for name in ["a", "b"] {
+            let viewer = eventually(PATIENCE, || {
+                let viewer = Viewer::rtmp(&server.rtmp(name)).ok()?;
+                viewer.wait_more(FRAMES).is_ok().then_some(viewer)
+            });
+            viewer.with_context(|| format!("{name} is not to be had:\n{}", server.log_text()))?.end()?;
+        }
+    }
+    index_with(server, "a", last + 3)?;
+    ensure!(pids(server)? == before, "processes {before:?} became {:?}", pids(server)?);
+    ensure!(server.processes()?.iter().all(|row| row["restarts"] == 0), "{:?}", server.processes());
+    Ok(())
+}
+
 /// A front that is killed and replaced costs neither the processes nor anybody's connection anything.
 pub fn another_front_finds_the_processes(server: &mut Server) -> Result<()> {
     let mut publishers = publish_many(server, 3)?;

@@ -179,6 +179,16 @@ fn players_wait_for_a_stream_that_comes_later() -> Result<()> {
 }
 
 #[test]
+fn viewers_get_the_publisher_that_comes_back() -> Result<()> {
+    with(|options| options.set("placement.publish=even"), |server| engine::viewers_get_the_publisher_that_comes_back(server))
+}
+
+#[test]
+fn a_workers_death_costs_its_connections_alone() -> Result<()> {
+    with(|options| options, |server| engine::a_workers_death_costs_its_connections_alone(server))
+}
+
+#[test]
 fn another_front_finds_the_processes_and_their_streams() -> Result<()> {
     with(|options| options, engine::another_front_finds_the_processes)
 }

@@ -447,8 +447,22 @@ impl Registry {
         if loads.is_empty() {
             return Err(Refusal::Unavailable);
         }
-        let process = placement::publish(self.rules.publish, &loads, self.rules.max_publishers);
-        process.map(|process| (ProcessId(process.0), holder)).ok_or(Refusal::PublishersFull)
+        let chosen = placement::publish(self.rules.publish, &loads, self.rules.max_publishers).ok_or(Refusal::PublishersFull)?;
+        let waiting = self.waiting_at(&question.key);
+        let has_room = |load: &&Load| load.allowed == 0 || load.publishers < load.allowed;
+        let awaited = loads.iter().filter(has_room).map(|load| (waiting.get(&ProcessId(load.worker.0)), load.worker));
+        let most = awaited.filter(|(viewers, _)| viewers.is_some()).max_by_key(|(viewers, _)| *viewers);
+        Ok((ProcessId(most.map_or(chosen, |(_, worker)| worker).0), holder))
+    }
+
+    /// How many are connected to play a stream, by process. They stay when its publisher leaves, and see it if it comes back there.
+    fn waiting_at(&self, key: &StreamKey) -> HashMap<ProcessId, u32> {
+        let mut waiting = HashMap::new();
+        let places = self.conns.values().filter_map(|held| held.place.as_ref());
+        for (process, _) in places.filter(|place| place.intent == Intent::Play && place.key == *key).filter_map(|place| place.process) {
+            *waiting.entry(process).or_default() += 1;
+        }
+        waiting
     }
 
     fn reserve_process(&mut self, conn: ConnId, process: ProcessId) {

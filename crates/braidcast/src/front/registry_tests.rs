@@ -503,6 +503,44 @@ fn a_publisher_of_a_process_that_comes_back_takes_its_stream_over_and_a_stranger
 }
 
 #[test]
+fn a_publisher_comes_back_to_the_process_where_its_viewers_are_unless_that_is_full() {
+    let mut desk = Desk::new(Rules { connections_per_address: 100, ..rules() });
+    let conns: [ConnId; 6] = std::array::from_fn(|_| desk.registry.connected(W1, origin(1), ROW));
+    let [other, publisher, viewer, back, filler, again] = conns;
+    let publish =
+        |desk: &mut Desk, conn, name| process(ask_process(desk, &[1, 1], conn, Intent::Publish, name, None).unwrap().placement);
+    let (first, at) = (publish(&mut desk, other, "b"), publish(&mut desk, publisher, "a"));
+    assert_ne!(first, at);
+    desk.registry.taken(publisher, W1).unwrap();
+    ask_process(&mut desk, &[1, 1], viewer, Intent::Play, "a", None).unwrap();
+    [other, publisher].iter().for_each(|conn| desk.registry.closed(*conn, W1, 9).unwrap());
+    assert_eq!(publish(&mut desk, back, "a"), at, "the other process is as empty, and comes first");
+    // Each takes two.
+    desk.registry.closed(back, W1, 9).unwrap();
+    for conn in [filler, desk.registry.connected(W1, origin(1), ROW)] {
+        desk.registry.inherited(
+            W1,
+            Holding {
+                conn,
+                row: ROW,
+                origin: origin(1),
+                client: origin(1).peer,
+                departed: false,
+                pull: None,
+                place: Some(HeldPlace {
+                    intent: Intent::Publish,
+                    key: key(&format!("full{}", conn.0)),
+                    credential: 7,
+                    process: Some((ProcessId(at), true)),
+                }),
+            },
+            5,
+        );
+    }
+    assert_eq!(publish(&mut desk, again, "a"), first);
+}
+
+#[test]
 fn what_a_front_before_had_placed_at_processes_is_counted_by_the_next() {
     let mut desk = Desk::new(rules());
     let place = HeldPlace { intent: Intent::Publish, key: key("a"), credential: 7, process: Some((ProcessId(2), true)) };
