@@ -507,8 +507,7 @@ fn a_publisher_comes_back_to_the_process_where_its_viewers_are_unless_that_is_fu
     let mut desk = Desk::new(Rules { connections_per_address: 100, ..rules() });
     let conns: [ConnId; 6] = std::array::from_fn(|_| desk.registry.connected(W1, origin(1), ROW));
     let [other, publisher, viewer, back, filler, again] = conns;
-    let publish =
-        |desk: &mut Desk, conn, name| process(ask_process(desk, &[1, 1], conn, Intent::Publish, name, None).unwrap().placement);
+    let publish = |desk: &mut Desk, conn, name| process(ask_process(desk, &[1, 1], conn, Intent::Publish, name, None).unwrap().placement);
     let (first, at) = (publish(&mut desk, other, "b"), publish(&mut desk, publisher, "a"));
     assert_ne!(first, at);
     desk.registry.taken(publisher, W1).unwrap();
