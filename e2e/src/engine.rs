@@ -366,6 +366,36 @@ pub fn a_killed_process_comes_back_and_its_streams_go_on(server: &Server) -> Res
     viewer.end().or(Ok(()))
 }
 
+/// A front that is killed and replaced costs neither the processes nor anybody's connection anything.
+pub fn another_front_finds_the_processes(server: &mut Server) -> Result<()> {
+    let mut publishers = publish_many(server, 3)?;
+    let viewer = Viewer::rtmp(&server.rtmp("s1"))?;
+    viewer.wait_more(FRAMES)?;
+    let pids = |server: &Server| -> Result<Vec<u32>> { (1..=3).map(|id| server.process_pid(id)).collect() };
+    let (before, places) = (pids(server)?, [0, 1, 2].map(|number| server.process_of(&format!("s{number}")).ok()));
+    server.replace_front()?;
+    eventually(PATIENCE, || server.processes().ok()?.iter().all(|row| row["state"] == "ready" && row["current"] == 1).then_some(()))
+        .with_context(|| format!("{:?}\n{}", server.processes(), server.log_text()))?;
+    ensure!(pids(server)? == before, "processes {before:?} became {:?}", pids(server)?);
+    ensure!(places == [0, 1, 2].map(|number| server.process_of(&format!("s{number}")).ok()), "streams are elsewhere");
+    viewer.wait_more(FRAMES)?;
+    ensure!(publishers.iter_mut().all(Tool::is_running), "a publisher was closed");
+    // It knows where they are: who comes now is led there.
+    Viewer::rtmp(&server.rtmp("s2"))?.wait_more(FRAMES)?;
+    viewer.end()
+}
+
+/// A front that is gone for good takes all with it after `front_grace`, which is to be 1 s.
+pub fn nobody_outlives_a_front_that_is_gone_for_good(server: &Server) -> Result<()> {
+    let _publishers = publish_many(server, 2)?;
+    signal(server.pid(), "KILL")?;
+    let gone = eventually(PATIENCE, || {
+        // The front is this process's child, and stays a name in the table until it is waited for.
+        crate::server::processes_of(&server.shared_dir).iter().all(|pid| *pid == server.pid()).then_some(())
+    });
+    gone.with_context(|| format!("{:?} are left:\n{}", crate::server::processes_of(&server.shared_dir), server.log_text()))
+}
+
 /// After the end of the server there is none of its processes, and nothing of theirs.
 pub fn nothing_is_left_behind(server: &mut Server) -> Result<()> {
     let _publishers = publish_many(server, 2)?;

@@ -105,8 +105,8 @@ pub struct CompareArgs {
 
 /// The servers that send to viewers and take in from publishers.
 const SERVERS: &[Peer] = &[Peer::Bare, Peer::Braidcast, Peer::NginxRtmp];
-/// Those that stand before another server. One more is a [`Peer`] whose `start` gives a `Running` with a server behind it.
-const RELAYS: &[Peer] = &[Peer::NginxStream];
+/// Those that stand before another server.
+const RELAYS: &[Peer] = &[Peer::BraidcastRelay, Peer::NginxStream];
 
 /// A tenth of a core: a machine that is idle but for the bench stays well below.
 const TOLERATED_FOREIGN_CORES: f64 = 0.1;

@@ -28,7 +28,7 @@ impl Case {
         let serves = |server: Peer, protocol: Protocol| match server {
             Peer::Bare => protocol == Protocol::Flv,
             Peer::Braidcast => protocols.contains(&protocol),
-            Peer::NginxRtmp | Peer::NginxStream => protocol == Protocol::Rtmp && protocols.contains(&protocol),
+            Peer::NginxRtmp | Peer::NginxStream | Peer::BraidcastRelay => protocol == Protocol::Rtmp && protocols.contains(&protocol),
         };
         let ways = |&server| [Protocol::Flv, Protocol::Rtmp].map(|protocol| Self { server, protocol });
         servers.iter().flat_map(ways).filter(|case| serves(case.server, case.protocol)).collect()

@@ -327,7 +327,15 @@ impl<'a> Load<'a> {
     }
 
     fn family(&self) -> Vec<Process> {
-        self.plan.server.map(process::descendants).unwrap_or_default()
+        let behind = self.behind();
+        let mut family = self.plan.server.map(process::descendants).unwrap_or_default();
+        // A relay may have started the server behind it.
+        family.retain(|member| !behind.contains(member));
+        family
+    }
+
+    fn behind(&self) -> Vec<Process> {
+        self.plan.behind.map(process::descendants).unwrap_or_default()
     }
 
     fn memory(&self) -> anyhow::Result<Option<Memory>> {
@@ -355,7 +363,7 @@ impl<'a> Load<'a> {
         let published = self.published_bytes();
         self.publish_late_ns = 0;
         self.observations.measure(true);
-        let behind = self.plan.behind.map(process::descendants).unwrap_or_default();
+        let behind = self.behind();
         let before = CpuReading::take(&family, &behind);
         self.drive(self.plan.window, |_| false)?;
         let spent = CpuReading::take(&family, &behind).since(&before);

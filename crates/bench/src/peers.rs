@@ -28,6 +28,8 @@ pub enum Peer {
     NginxRtmp,
     /// Debian's nginx with libnginx-mod-stream, which hands bytes on to an nginx-rtmp.
     NginxStream,
+    /// This server as a relay, with one worker, before an nginx-rtmp that it starts.
+    BraidcastRelay,
 }
 
 impl Peer {
@@ -38,6 +40,7 @@ impl Peer {
             Self::Braidcast => "braidcast",
             Self::NginxRtmp => "nginx-rtmp",
             Self::NginxStream => "nginx-stream",
+            Self::BraidcastRelay => "braidcast-relay",
         }
     }
 }
@@ -70,13 +73,21 @@ pub struct Running {
     // In the order in which they must go: first the processes, then their directory.
     process: Guarded,
     /// The server behind it, if it is a relay.
-    behind: Option<Box<Running>>,
+    behind: Option<Behind>,
     _directory: TempDir,
     log: PathBuf,
     /// Where it takes RTMP.
     pub rtmp: Option<SocketAddr>,
     /// Where it serves HTTP-FLV.
     pub http: Option<SocketAddr>,
+}
+
+/// The server behind a relay.
+enum Behind {
+    /// Started by the bench.
+    Ours(Box<Running>),
+    /// Started by the relay, which ends it too: the process at its root.
+    Theirs(u32),
 }
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -93,7 +104,10 @@ impl Running {
 
     /// The process at the root of the server behind it, if it is a relay.
     pub fn behind(&self) -> Option<u32> {
-        self.behind.as_ref().map(|server| server.root())
+        self.behind.as_ref().map(|behind| match behind {
+            Behind::Ours(server) => server.root(),
+            Behind::Theirs(root) => *root,
+        })
     }
 
     /// The last lines the server wrote, for an error's context.
@@ -106,7 +120,7 @@ impl Running {
 
     /// An error, with its last words, if the server has ended by itself.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        if let Some(behind) = &mut self.behind {
+        if let Some(Behind::Ours(behind)) = &mut self.behind {
             behind.check().context("the server behind it")?;
         }
         self.process.check_running().with_context(|| format!("its last words:\n{}", self.last_words()))
@@ -119,6 +133,7 @@ impl Bench {
         match peer {
             Peer::Bare => None,
             Peer::Braidcast => (!self.braidcast.is_file()).then(|| format!("{} is not there (build it first)", self.braidcast.display())),
+            Peer::BraidcastRelay => self.missing(Peer::Braidcast).or_else(|| self.missing(Peer::NginxRtmp)),
             Peer::NginxRtmp | Peer::NginxStream if !self.nginx.is_file() => {
                 Some(format!("{} is not there (apt install nginx)", self.nginx.display()))
             }
@@ -136,7 +151,7 @@ impl Bench {
     pub fn version(&self, peer: Peer) -> String {
         let (program, flag) = match peer {
             Peer::Bare => return env!("CARGO_PKG_VERSION").to_owned(),
-            Peer::Braidcast => (&self.braidcast, "--version"),
+            Peer::Braidcast | Peer::BraidcastRelay => (&self.braidcast, "--version"),
             Peer::NginxRtmp | Peer::NginxStream => (&self.nginx, "-v"),
         };
         let output = Command::new(program).arg(flag).output();
@@ -152,9 +167,10 @@ impl Bench {
         let directory = tempfile::Builder::new().prefix("braidcast-bench-").tempdir_in(place).context("no temporary directory")?;
         let started = match peer {
             Peer::Bare => self.start_bare(directory, clients, interrupt),
-            Peer::Braidcast => self.start_braidcast(directory, interrupt),
+            Peer::Braidcast => self.start_braidcast(peer, directory, &[], interrupt),
             Peer::NginxRtmp => self.start_nginx_rtmp(directory, interrupt),
             Peer::NginxStream => self.start_nginx_stream(directory, clients, interrupt),
+            Peer::BraidcastRelay => self.start_braidcast_relay(directory, interrupt),
         };
         started.with_context(|| format!("{} did not start", peer.name()))
     }
@@ -171,7 +187,7 @@ impl Bench {
         Ok(running)
     }
 
-    fn start_braidcast(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
+    fn start_braidcast(&self, peer: Peer, directory: TempDir, more: &[String], interrupt: &Interrupt) -> anyhow::Result<Running> {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         // The one descriptor that the server inherits; no other child is started while it is open.
         rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())?;
@@ -182,11 +198,11 @@ impl Bench {
         command.args(["--ready-fd", &writer.as_raw_fd().to_string()]);
         let hls = format!("hls.enabled={}", self.hls);
         let own = ["limits.connections_per_address=100000", "server.on_exit=remove", "server.allow_disk=true", &hls];
-        for setting in own.into_iter().chain(self.settings.iter().map(String::as_str)) {
+        for setting in own.into_iter().chain(more.iter().chain(&self.settings).map(String::as_str)) {
             command.args(["--set", setting]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let mut running = self.spawn(command, directory, Peer::Braidcast)?;
+        let mut running = self.spawn(command, directory, peer)?;
         drop(writer);
         running.take_addresses(File::from(reader), interrupt)?;
         Ok(running)
@@ -195,7 +211,7 @@ impl Bench {
     fn start_nginx_rtmp(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
         let module = nginx_module(RTMP_MODULE).context("nginx's RTMP module is not there")?;
         let address = free_address()?;
-        let config = nginx_config(&module, directory.path(), &rtmp_block(directory.path(), address, self.hls));
+        let config = nginx_config(&module, directory.path(), &rtmp_block(directory.path(), &address.to_string(), self.hls));
         self.start_nginx(Peer::NginxRtmp, directory, address, &config, interrupt)
     }
 
@@ -208,7 +224,27 @@ impl Bench {
         let block = format!("stream {{\n    server {{ listen {address}; proxy_pass {server}; }}\n}}");
         let config = nginx_config(&module, directory.path(), &block);
         let mut running = self.start_nginx(Peer::NginxStream, directory, address, &config, interrupt)?;
-        running.behind = Some(Box::new(behind));
+        running.behind = Some(Behind::Ours(Box::new(behind)));
+        Ok(running)
+    }
+
+    /// The server behind is the one that nginx's stream module gets, of the same configuration.
+    fn start_braidcast_relay(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        let module = nginx_module(RTMP_MODULE).context("nginx's RTMP module is not there")?;
+        let (root, template) = (Path::new("{dir}"), directory.path().join("template.conf"));
+        fs::write(&template, nginx_config(&module, root, &rtmp_block(root, "127.0.0.1:{rtmp_port}", self.hls)))
+            .context("cannot write nginx's template")?;
+        let settings = [
+            "engine.kind=external".to_owned(),
+            "engine.processes=1".to_owned(),
+            format!("engine.command='{}' -c {{config}} -p {{dir}}/ -e {{dir}}/early.log", self.nginx.display()),
+            format!("engine.template={}", template.display()),
+        ];
+        let note = directory.path().join("shared/engine/1/process.json");
+        let mut running = self.start_braidcast(Peer::BraidcastRelay, directory, &settings, interrupt)?;
+        let text = fs::read(&note).with_context(|| format!("cannot read {}", note.display()))?;
+        let process: ProcessNote = serde_json::from_slice(&text).with_context(|| format!("{} names no process", note.display()))?;
+        running.behind = Some(Behind::Theirs(process.pid));
         Ok(running)
     }
 
@@ -243,6 +279,12 @@ impl Bench {
         let process = Guarded::new(self.cores.spawn_server(&mut command)?, peer.name(), STOP_GRACE);
         Ok(Running { process, behind: None, _directory: directory, log, rtmp: None, http: None })
     }
+}
+
+/// What braidcast writes down of a process that it starts.
+#[derive(serde::Deserialize)]
+struct ProcessNote {
+    pid: u32,
 }
 
 #[derive(serde::Deserialize)]
@@ -310,7 +352,7 @@ events {{ worker_connections 16384; }}
     )
 }
 
-fn rtmp_block(root: &Path, rtmp: SocketAddr, hls: bool) -> String {
+fn rtmp_block(root: &Path, rtmp: &str, hls: bool) -> String {
     let root = root.display();
     let hls = if hls { format!("hls on; hls_path {root}/hls; hls_fragment 4s; hls_playlist_length 60s;") } else { String::new() };
     format!(
@@ -331,7 +373,7 @@ mod tests {
     #[test]
     fn nginx_listens_on_loopback_only() {
         let root = Path::new("/tmp/x");
-        let config = nginx_config(Path::new("/m.so"), root, &rtmp_block(root, SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)), false));
+        let config = nginx_config(Path::new("/m.so"), root, &rtmp_block(root, "127.0.0.1:4711", false));
         let listens: Vec<&str> = config.lines().filter(|line| line.contains("listen")).collect();
         assert_eq!(listens, ["        listen 127.0.0.1:4711;"]);
         assert!(!config.contains("hls"));

@@ -59,6 +59,7 @@ fn the_keys_are_those_that_were_promised() {
         names,
         [
             "server: workers worker_base_port worker_proxy_protocol trusted_proxies shared_dir allow_disk on_exit state_dir front_grace hang_after stop_grace vhosts log_level",
+            "engine: kind processes srs_binary srs_conf command template client_address silent_after drain_limit carries_others",
             "rtmp: listen proxy_protocol",
             "http: listen proxy_protocol page",
             "api: listen proxy_protocol",

@@ -140,6 +140,9 @@ impl Worker {
         if let Some(gone) = self.front_gone_ms
             && self.now.mono_ms >= gone + self.config.server.front_grace.as_ms()
         {
+            if self.config.relays() {
+                crate::engine::note::end_all(&self.config.server.shared_dir);
+            }
             self.stop("the front has been gone for front_grace");
         }
     }

@@ -332,11 +332,12 @@ impl Front {
             }
         }
         let all_serve = self.engine.processes.iter().all(Process::takes_publishers);
-        if all_serve && let Some(next) = self.engine.to_replace.pop_front() {
-            if let Err(why) = self.drain_process(next, None) {
-                tracing::warn!(process = %next, "it cannot be replaced yet: {why}");
-                self.engine.to_replace.push_back(next);
-            }
+        if all_serve
+            && let Some(next) = self.engine.to_replace.pop_front()
+            && let Err(why) = self.drain_process(next, None)
+        {
+            tracing::warn!(process = %next, "it cannot be replaced yet: {why}");
+            self.engine.to_replace.push_back(next);
         }
     }
 

@@ -15,6 +15,7 @@ use super::session::{Protocol, Session, Want};
 use super::timers::Timers;
 use super::{End, Worker};
 use crate::control::{EngineProcess, ProcessId, Refusal, ToFront};
+use crate::engine::SiteFacts;
 use braidcast_media::StreamKey;
 use braidcast_sys::{Interest, Pipe, net};
 use keeper::Keeper;
@@ -42,6 +43,8 @@ pub(super) struct Relays {
     generation: u32,
     buffer: Vec<u8>,
     keeper: Keeper,
+    /// The site has its API on the port of HTTP.
+    api_on_http: bool,
     api: api::Asked,
     /// What the file of clients says is not so any more.
     clients_changed: bool,
@@ -50,7 +53,9 @@ pub(super) struct Relays {
 impl Relays {
     /// None yet.
     pub fn new(config: &crate::config::Config) -> io::Result<Self> {
+        let SiteFacts { api_auth, api_on_http } = SiteFacts::of(config);
         Ok(Self {
+            api_on_http,
             pairs: Slab::new(),
             by_conn: HashMap::new(),
             pipes: Vec::new(),
@@ -58,7 +63,7 @@ impl Relays {
             timers: Timers::default(),
             generation: 0,
             buffer: Vec::new(),
-            keeper: Keeper::new(config)?,
+            keeper: Keeper::new(config, api_auth)?,
             api: api::Asked::new(&config.server.shared_dir)?,
             clients_changed: true,
         })
