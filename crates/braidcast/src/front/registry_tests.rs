@@ -477,7 +477,7 @@ fn a_player_waits_until_a_process_has_taken_the_publisher_and_goes_where_that_is
     assert_eq!(ask_process(&mut desk, &[1, 1], early, Intent::Play, "a", None), None);
     let at = process(ask_process(&mut desk, &[1, 1], publisher, Intent::Publish, "a", None).unwrap().placement);
     assert_eq!(ask_process(&mut desk, &[1, 1], early, Intent::Play, "a", None), None, "it may still be refused there");
-    assert_eq!(desk.registry.taken(publisher, W1), Ok(Some(key("a"))));
+    assert_eq!(desk.registry.taken(publisher, W1, 9), Ok(Some(key("a"))));
     let answer = ask_process(&mut desk, &[1, 1], early, Intent::Play, "a", Some(at + 1)).unwrap();
     assert_eq!(process(answer.placement), at, "what a publisher of ours has counts before what is said");
     assert_eq!(desk.registry.process_load(ProcessId(at)), Tally { sessions: 0, publishers: 1, viewers: 1 });
@@ -510,7 +510,7 @@ fn a_publisher_comes_back_to_the_process_where_its_viewers_are_unless_that_is_fu
     let publish = |desk: &mut Desk, conn, name| process(ask_process(desk, &[1, 1], conn, Intent::Publish, name, None).unwrap().placement);
     let (first, at) = (publish(&mut desk, other, "b"), publish(&mut desk, publisher, "a"));
     assert_ne!(first, at);
-    desk.registry.taken(publisher, W1).unwrap();
+    desk.registry.taken(publisher, W1, 9).unwrap();
     ask_process(&mut desk, &[1, 1], viewer, Intent::Play, "a", None).unwrap();
     [other, publisher].iter().for_each(|conn| desk.registry.closed(*conn, W1, 9).unwrap());
     assert_eq!(publish(&mut desk, back, "a"), at, "the other process is as empty, and comes first");
@@ -537,6 +537,11 @@ fn a_publisher_comes_back_to_the_process_where_its_viewers_are_unless_that_is_fu
         );
     }
     assert_eq!(publish(&mut desk, again, "a"), first);
+    // Who waits where it does not come back to is sent away, but only when it is sure that it has come elsewhere.
+    assert!(!desk.messages().contains(&(W1, ToWorker::Evict { conn: viewer })));
+    assert_eq!(desk.registry.taken(again, W1, 9), Ok(Some(key("a"))));
+    assert!(desk.messages().contains(&(W1, ToWorker::Evict { conn: viewer })));
+    assert_eq!(desk.registry.process_load(ProcessId(at)).viewers, 0);
 }
 
 #[test]

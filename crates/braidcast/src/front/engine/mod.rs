@@ -385,7 +385,7 @@ impl Front {
 
     /// A process has taken a connection. If it publishes, those who wait for the stream are connected.
     pub(super) fn taken(&mut self, worker: WorkerId, conn: ConnId) {
-        match self.registry.taken(conn, worker) {
+        match self.registry.taken(conn, worker, self.now_ms) {
             Ok(Some(key)) => {
                 for (asking, question) in self.engine.waiting.remove(&key).into_iter().flatten() {
                     self.engine.waits_for.remove(&question.conn);

@@ -191,6 +191,17 @@ impl Worker {
         true
     }
 
+    /// Closes a pair whose stream is another's now, or at another process; false if there is none.
+    pub(super) fn evict_pair_of(&mut self, conn: crate::control::ConnId) -> bool {
+        let Some(&slot) = self.relays.by_conn.get(&conn) else { return false };
+        let why = match self.relays.pairs[slot].want {
+            Some(Want::Publish) => "a newer publisher takes the stream over",
+            _ => "the stream is published at another process now, where its players are led when they come back",
+        };
+        self.close_pair(slot, &End::Peer(why.into()));
+        true
+    }
+
     fn close_pair(&mut self, slot: usize, end: &End) {
         let Some(pair) = self.relays.pairs.try_remove(slot) else { return };
         self.relays.by_conn.remove(&pair.conn);
