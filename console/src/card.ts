@@ -41,7 +41,7 @@ export class Card {
   }
 
   /** Shows what the server says now. */
-  update(stream: Stream, rtmpPort: number): void {
+  update(stream: Stream, rtmpPort: number, engine: string): void {
     const isBack = stream.state === "live" && this.stream.state !== "live";
     this.stream = stream;
     this.rtmpPort = rtmpPort;
@@ -51,8 +51,10 @@ export class Card {
     const addresses = addressesOf(stream, rtmpPort);
     showCopyable(this.part("[data-url=rtmp]"), "RTMP (ffplay, VLC)", addresses.rtmp);
     showCopyable(this.part("[data-url=flv]"), "HTTP-FLV", addresses.flv);
-    showCopyable(this.part("[data-url=websocket]"), "FLV by WebSocket", addresses.websocket);
-    showCopyable(this.part("[data-url=ts]"), "HTTP-TS (VLC, set-top boxes)", addresses.ts);
+    if (engine === "native") {
+      showCopyable(this.part("[data-url=websocket]"), "FLV by WebSocket", addresses.websocket);
+      showCopyable(this.part("[data-url=ts]"), "HTTP-TS (VLC, set-top boxes)", addresses.ts);
+    }
     showCopyable(this.part("[data-url=hls]"), "HLS", addresses.hls);
     showCopyable(this.part("[data-url=page]"), "This player", pageAddress(stream, this.playing ?? "flv"));
     if (isBack) this.player?.hurry();
@@ -93,14 +95,14 @@ export class Card {
   }
 
   private showFacts(): void {
-    const { state, video, audio, viewers, worker, hls } = this.stream;
+    const { state, video, audio, viewers, worker, process, hls } = this.stream;
     const codecs = [video, audio].filter(Boolean).join(" + ");
     const facts = [
       codecs,
       hls?.leaves_out.length ? `HLS has no ${hls.leaves_out.join(", no ")}` : "",
       state === "live" && this.kbps !== undefined ? `${Math.round(this.kbps)} kbit/s` : "",
       viewers == null ? "" : `${viewers} ${viewers === 1 ? "viewer" : "viewers"}`,
-      worker == null ? "" : `worker ${worker}`,
+      process != null ? `process ${process}` : worker != null ? `worker ${worker}` : "",
     ];
     const mark = document.createElement("span");
     mark.className = "state";

@@ -33,7 +33,7 @@ function limitPlayers(started: Card): void {
   while (playing.length > MOST_PLAYERS) playing.shift()?.stop();
 }
 
-function show({ streams, rtmp_port: rtmpPort = 1935 }: Listing): void {
+function show({ streams, rtmp_port: rtmpPort = 1935, engine = "native" }: Listing): void {
   const present = streams.filter((stream) => stream.state !== "ended").sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1));
   const names = new Set(present.map(nameOf));
   for (const [name, card] of cards) {
@@ -52,7 +52,7 @@ function show({ streams, rtmp_port: rtmpPort = 1935 }: Listing): void {
     }
     // Moving an element that plays would interrupt it, so only new cards are put in their place.
     if (!card.element.isConnected) list.insertBefore(card.element, list.children[place] ?? null);
-    card.update(stream, rtmpPort);
+    card.update(stream, rtmpPort, engine);
     const kind = awaited.get(name);
     if (kind) card.play(kind);
     awaited.delete(name);

@@ -9,6 +9,8 @@ export interface Stream {
   state: string;
   /** The worker that has its publisher; null if it has none. */
   worker?: number | null;
+  /** With another engine: the process that has it. */
+  process?: number | null;
   viewers?: number | null;
   /** Codec names; absent or null if there is no such track (yet). */
   video?: string | null;
@@ -26,6 +28,8 @@ export interface Listing {
   streams: Stream[];
   /** Port that RTMP is spoken on; 1935 if absent. */
   rtmp_port?: number;
+  /** What carries the streams; others than "native" have fewer forms. */
+  engine?: string;
 }
 
 export type PlayerKind = "flv" | "hls";

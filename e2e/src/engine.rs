@@ -8,6 +8,7 @@ use crate::server::{alive, binary, signal};
 use crate::tools::{Tool, eventually, http_get, run, run_ok};
 use crate::{Server, ServerOptions, Viewer};
 use anyhow::{Context, Result, ensure};
+use braidcast_media::RecordKind;
 use braidcast_protocols::rtmp::{ClientOutput, ClientRole};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -86,6 +87,8 @@ impl LoneNginx {
         let directory = tempfile::Builder::new().prefix("braidcast-nginx-").tempdir()?;
         let port = crate::server::free_ports(3)?;
         let root = directory.path().display().to_string();
+        // nginx-rtmp makes the last level of its directory alone.
+        std::fs::create_dir(directory.path().join("__defaultVhost__"))?;
         let config = directory.path().join("server.conf");
         let values = [
             ("{id}", "1".to_owned()),
@@ -364,6 +367,87 @@ pub fn a_killed_process_comes_back_and_its_streams_go_on(server: &Server) -> Res
     }
     drop(publisher);
     viewer.end().or(Ok(()))
+}
+
+/// A publisher that leaves and comes back is led to where its viewers wait, though another process has more room.
+pub fn viewers_get_the_publisher_that_comes_back(server: &Server) -> Result<()> {
+    let others = publish_many(server, 1)?;
+    let publisher = media::publish_live(&server.rtmp("x"))?;
+    let before = server.process_of("x")?;
+    let mut players = [RtmpClient::start(&server.rtmp("x"), ClientRole::Play)?, RtmpClient::start(&server.rtmp("x"), ClientRole::Play)?];
+    players.iter_mut().try_for_each(gets_frames)?;
+    drop((others, publisher));
+    let nobody = || server.processes().ok()?.iter().all(|row| row["current"] == 0).then_some(());
+    eventually(PATIENCE, nobody).context("the publishers do not leave")?;
+    // What came on the way.
+    for player in &mut players {
+        while player.next(Duration::from_millis(200))?.is_some() {}
+    }
+    let _publisher = media::publish_live(&server.rtmp("x"))?;
+    for player in &mut players {
+        gets_frames(player).with_context(|| format!("before at {before}, now {:?}\n{}", server.process_of("x"), server.log_text()))?;
+    }
+    Ok(())
+}
+
+/// A player that gets frames, whatever their times: nginx-rtmp has those of each publisher begin anew.
+fn gets_frames(player: &mut RtmpClient) -> Result<()> {
+    (0..FRAMES).try_for_each(|_| player.wait(|output| matches!(output, ClientOutput::Media { kind: RecordKind::Video, .. })).map(drop))
+}
+
+/// The death of a worker ends what it relayed; who comes back goes on, and the processes have noticed nothing.
+pub fn a_workers_death_costs_its_connections_alone(server: &Server) -> Result<()> {
+    let _publishers = [Stubborn::publish(&server.rtmp("a")), Stubborn::publish(&server.rtmp("b"))];
+    let pids = |server: &Server| -> Result<Vec<u32>> { (1..=3).map(|id| server.process_pid(id)).collect() };
+    let before = pids(server)?;
+    for name in ["a", "b"] {
+        server.wait_live(name)?;
+    }
+    let last = *numbers(&index_with(server, "a", 1)?).last().context("an empty index")?;
+    for worker in [1, 2] {
+        server.kill_worker(worker)?;
+        for name in ["a", "b"] {
+            let viewer = eventually(PATIENCE, || {
+                let viewer = Viewer::rtmp(&server.rtmp(name)).ok()?;
+                viewer.wait_more(FRAMES).is_ok().then_some(viewer)
+            });
+            viewer.with_context(|| format!("{name} is not to be had:\n{}", server.log_text()))?.end()?;
+        }
+    }
+    index_with(server, "a", last + 3)?;
+    ensure!(pids(server)? == before, "processes {before:?} became {:?}", pids(server)?);
+    ensure!(server.processes()?.iter().all(|row| row["restarts"] == 0), "{:?}", server.processes());
+    Ok(())
+}
+
+/// A front that is killed and replaced costs neither the processes nor anybody's connection anything.
+pub fn another_front_finds_the_processes(server: &mut Server) -> Result<()> {
+    let mut publishers = publish_many(server, 3)?;
+    let viewer = Viewer::rtmp(&server.rtmp("s1"))?;
+    viewer.wait_more(FRAMES)?;
+    let pids = |server: &Server| -> Result<Vec<u32>> { (1..=3).map(|id| server.process_pid(id)).collect() };
+    let (before, places) = (pids(server)?, [0, 1, 2].map(|number| server.process_of(&format!("s{number}")).ok()));
+    server.replace_front()?;
+    eventually(PATIENCE, || server.processes().ok()?.iter().all(|row| row["state"] == "ready" && row["current"] == 1).then_some(()))
+        .with_context(|| format!("{:?}\n{}", server.processes(), server.log_text()))?;
+    ensure!(pids(server)? == before, "processes {before:?} became {:?}", pids(server)?);
+    ensure!(places == [0, 1, 2].map(|number| server.process_of(&format!("s{number}")).ok()), "streams are elsewhere");
+    viewer.wait_more(FRAMES)?;
+    ensure!(publishers.iter_mut().all(Tool::is_running), "a publisher was closed");
+    // It knows where they are: who comes now is led there.
+    Viewer::rtmp(&server.rtmp("s2"))?.wait_more(FRAMES)?;
+    viewer.end()
+}
+
+/// A front that is gone for good takes all with it after `front_grace`, which is to be 1 s.
+pub fn nobody_outlives_a_front_that_is_gone_for_good(server: &Server) -> Result<()> {
+    let _publishers = publish_many(server, 2)?;
+    signal(server.pid(), "KILL")?;
+    let gone = eventually(PATIENCE, || {
+        // The front is this process's child, and stays a name in the table until it is waited for.
+        crate::server::processes_of(&server.shared_dir).iter().all(|pid| *pid == server.pid()).then_some(())
+    });
+    gone.with_context(|| format!("{:?} are left:\n{}", crate::server::processes_of(&server.shared_dir), server.log_text()))
 }
 
 /// After the end of the server there is none of its processes, and nothing of theirs.

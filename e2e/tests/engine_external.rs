@@ -2,8 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use braidcast_e2e::engine::{self, BlindProxy, LoneNginx, PATIENCE, has_nginx, nginx_options, nginx_that_asks};
+use braidcast_e2e::proxies::connect_from;
+use braidcast_e2e::rtmp::RtmpClient;
+use braidcast_e2e::server::binary;
 use braidcast_e2e::tools::{eventually, run, run_ok};
 use braidcast_e2e::{Server, ServerOptions, media};
+use braidcast_protocols::rtmp::ClientRole;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
@@ -98,6 +102,26 @@ fn players_wait_for_a_stream_that_comes_later() -> Result<()> {
 }
 
 #[test]
+fn viewers_get_the_publisher_that_comes_back() -> Result<()> {
+    with(|options| options.set("placement.publish=even"), |server| engine::viewers_get_the_publisher_that_comes_back(server))
+}
+
+#[test]
+fn a_workers_death_costs_its_connections_alone() -> Result<()> {
+    with(|options| options, |server| engine::a_workers_death_costs_its_connections_alone(server))
+}
+
+#[test]
+fn another_front_finds_the_processes_and_their_streams() -> Result<()> {
+    with(|options| options, engine::another_front_finds_the_processes)
+}
+
+#[test]
+fn nobody_outlives_a_front_that_is_gone_for_good() -> Result<()> {
+    with(|options| options.set("server.front_grace=1s"), |server| engine::nobody_outlives_a_front_that_is_gone_for_good(server))
+}
+
+#[test]
 fn nothing_is_left_behind() -> Result<()> {
     with(|options| options, engine::nothing_is_left_behind)
 }
@@ -157,5 +181,45 @@ fn tokens_come_to_on_publish_as_they_were_sent() -> Result<()> {
     let free = || server.processes().ok()?.iter().all(|row| row["current"].as_u64() <= Some(1)).then_some(());
     eventually(PATIENCE, free).context("the refused publisher keeps its place")?;
     ensure!(server.stream("y")?.is_none_or(|stream| stream["state"] != "live"), "a refused stream is live");
+    Ok(())
+}
+
+/// Another Braidcast as the other server: the configuration of each, in the words of any server.
+const BRAIDCAST: &str = "[server]\nworkers = 1\nshared_dir = \"{dir}/shared\"\nstate_dir = \"{dir}/state\"\ntrusted_proxies = [\"127.0.0.1\"]\n\
+    front_grace = \"0s\"\nstop_grace = \"0s\"\n[rtmp]\nlisten = [\"127.0.0.1:{rtmp_port}\"]\nPROXY\n[http]\nlisten = [\"127.0.0.1:{http_port}\"]\n\
+    [api]\nlisten = [\"127.0.0.1:{api_port}\"]\n";
+
+/// Whom the other server takes a client for that comes from 127.0.0.2.
+fn taken_for(client_address: &str, proxy: &str) -> Result<String> {
+    let directory = tempfile::tempdir()?;
+    let template = directory.path().join("braidcast.toml");
+    std::fs::write(&template, BRAIDCAST.replace("PROXY", proxy))?;
+    let command = format!("'{}' serve -c {{config}}", binary().display());
+    let file = format!(
+        "[engine]\nkind = \"external\"\nprocesses = 1\ncommand = \"{command}\"\ntemplate = \"{}\"\nclient_address = \"{client_address}\"\n",
+        template.display()
+    );
+    let server = Server::start(ServerOptions { file, ..ServerOptions::workers(1) })?;
+    let stream = connect_from([127, 0, 0, 2].into(), server.address("rtmp"))?;
+    let mut client = RtmpClient::over(stream, &server.rtmp("x"), ClientRole::Publish, false)?;
+    client.wait_started()?;
+    let shared_dir = server.shared_dir.join("engine/1/run/shared");
+    let publisher = || {
+        let said =
+            run_ok(&binary().to_string_lossy(), &["status", "--json", "--shared-dir", &shared_dir.to_string_lossy()], PATIENCE).ok()?;
+        let status: serde_json::Value = serde_json::from_str(&said).ok()?;
+        Some(status["streams"][0]["publisher"].as_str()?.split(':').next()?.to_owned())
+    };
+    eventually(PATIENCE, publisher).with_context(|| format!("nobody publishes:\n{}", server.log_text()))
+}
+
+#[test]
+fn any_server_is_told_the_clients_address_as_it_is_configured() -> Result<()> {
+    for (client_address, proxy, is) in
+        [("none", "", "127.0.0.1"), ("srs", "", "127.0.0.2"), ("proxy", "proxy_protocol = \"on\"", "127.0.0.2")]
+    {
+        let taken = taken_for(client_address, proxy).context(client_address)?;
+        ensure!(taken == is, "{client_address}: taken for {taken}");
+    }
     Ok(())
 }

@@ -179,6 +179,26 @@ fn players_wait_for_a_stream_that_comes_later() -> Result<()> {
 }
 
 #[test]
+fn viewers_get_the_publisher_that_comes_back() -> Result<()> {
+    with(|options| options.set("placement.publish=even"), |server| engine::viewers_get_the_publisher_that_comes_back(server))
+}
+
+#[test]
+fn a_workers_death_costs_its_connections_alone() -> Result<()> {
+    with(|options| options, |server| engine::a_workers_death_costs_its_connections_alone(server))
+}
+
+#[test]
+fn another_front_finds_the_processes_and_their_streams() -> Result<()> {
+    with(|options| options, engine::another_front_finds_the_processes)
+}
+
+#[test]
+fn nobody_outlives_a_front_that_is_gone_for_good() -> Result<()> {
+    with(|options| options.set("server.front_grace=1s"), |server| engine::nobody_outlives_a_front_that_is_gone_for_good(server))
+}
+
+#[test]
 fn nothing_is_left_behind() -> Result<()> {
     with(|options| options, engine::nothing_is_left_behind)
 }
@@ -189,6 +209,7 @@ fn srs_is_told_whose_connections_are_and_kicks_them() -> Result<()> {
         |options| options,
         |server| {
             let mut publisher = client_from(server, 2, "x", ClientRole::Publish)?;
+            media::Clip::Plain.records(1)?.iter().take(10).try_for_each(|record| publisher.push(record))?;
             let published = client_row(server, 2)?;
             ensure!(published["publish"] == true && published["name"] == "x", "{published}");
             let mut player = client_from(server, 3, "x", ClientRole::Play)?;
@@ -285,13 +306,13 @@ fn an_upgrade_replaces_the_processes_one_by_one() -> Result<()> {
             let next = directory.path().join("srs-next");
             std::fs::copy(srs(), &next)?;
             server.order(&["upgrade", "--srs-binary", &next.to_string_lossy(), "--timeout", "60"])?;
-            let after = server.processes()?;
-            for row in &after {
-                let is_new = row["program"] == *next.to_string_lossy() && row["state"] == "ready" && !before.contains(&row["pid"]);
-                ensure!(is_new && row["restarts"] == 0, "{row}");
-                let program = std::fs::read_link(format!("/proc/{}/exe", row["pid"]))?;
-                ensure!(program == next, "it runs {}", program.display());
-            }
+            let is_new = |row: &Value| {
+                let replaced = row["program"] == *next.to_string_lossy() && row["state"] == "ready" && !before.contains(&row["pid"]);
+                let program = std::fs::read_link(format!("/proc/{}/exe", row["pid"]));
+                replaced && row["restarts"] == 0 && program.is_ok_and(|program| program == next)
+            };
+            let all_new = || server.processes().ok()?.iter().all(is_new).then_some(());
+            eventually(Duration::from_secs(5), all_new).with_context(|| format!("not replaced: {:?}", server.processes()))?;
             engine::index_with(server, "x", last + 2)?;
             // A program that there is not changes nothing.
             ensure!(server.order(&["upgrade", "--srs-binary", "/nonexistent/srs"]).is_err(), "a program that there is not is taken");

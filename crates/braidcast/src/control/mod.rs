@@ -340,9 +340,9 @@ pub enum ToWorker {
         /// Its connection.
         conn: ConnId,
     },
-    /// The publisher lost its stream to a newer one: close it.
+    /// The publisher lost its stream to a newer one, or the player's stream is published at another process: close it.
     Evict {
-        /// The publisher's connection.
+        /// The connection.
         conn: ConnId,
     },
     /// See [`Settling`].

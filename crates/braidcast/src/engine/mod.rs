@@ -1,13 +1,15 @@
 //! What front, relays and `status` have in common about processes of another server: where their things lie, and what is told of them.
 
-use crate::config::Config;
+use crate::config::{Config, EngineKind};
 use crate::control::ProcessId;
 use crate::srs_conf::{ApiAuth, Site};
 use anyhow::bail;
 use std::path::{Path, PathBuf};
 
 pub mod api;
+pub mod clients;
 pub mod live;
+pub mod note;
 pub mod probe;
 pub mod report;
 
@@ -19,11 +21,27 @@ pub fn process_dir(shared_dir: &Path, process: ProcessId) -> PathBuf {
     shared_dir.join(DIRECTORY).join(process.to_string())
 }
 
-/// User and password of the processes' HTTP APIs, if the site has set some.
-pub fn api_auth(config: &Config) -> Option<ApiAuth> {
-    let path = Some(Path::new(&config.engine.srs_conf)).filter(|path| !path.as_os_str().is_empty());
-    let environment: Vec<(String, String)> = std::env::vars().collect();
-    Site::load(path, &environment).ok()?.api_auth()
+/// What relays have to know of the site that the processes of SRS serve.
+#[derive(Debug, Default)]
+pub struct SiteFacts {
+    /// User and password of the processes' HTTP APIs, if the site has set some.
+    pub api_auth: Option<ApiAuth>,
+    /// The site has its API on the port of HTTP.
+    pub api_on_http: bool,
+}
+
+impl SiteFacts {
+    /// Reads them. What is wrong with the site's configuration was said by the front, which has not started then.
+    pub fn of(config: &Config) -> Self {
+        if config.engine.kind != EngineKind::Srs {
+            return Self::default();
+        }
+        let path = Some(Path::new(&config.engine.srs_conf)).filter(|path| !path.as_os_str().is_empty());
+        let environment: Vec<(String, String)> = std::env::vars().collect();
+        let Ok(site) = Site::load(path, &environment) else { return Self::default() };
+        let listens = site.listens();
+        Self { api_auth: site.api_auth(), api_on_http: !listens.api.is_empty() && listens.api == listens.http }
+    }
 }
 
 /// Splits a command into words as a shell does: by blanks, unless quoted. Nothing else means anything.

@@ -242,10 +242,24 @@ fn walk(shared_dir: &Path) -> io::Result<Usage> {
     let mut usage = Usage::default();
     let mut alone = StreamUsage::default();
     walk_level(&shared_dir.join("streams"), 0, &mut usage, &mut alone)?;
-    usage.bytes = alone.bytes + usage.streams.iter().map(|stream| stream.bytes).sum::<u64>();
+    let others = unfinished(&shared_dir.join(crate::engine::DIRECTORY), 0);
+    usage.bytes = alone.bytes + others + usage.streams.iter().map(|stream| stream.bytes).sum::<u64>();
     Ok(usage)
 }
 
+/// What processes of another server are writing: it becomes a stream's when it is whole.
+fn unfinished(directory: &Path, level: usize) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+    let bytes = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() && level < DEEPEST_OF_ENGINE => unfinished(&entry.path(), level + 1),
+        Ok(metadata) if metadata.is_file() => metadata.blocks() * 512,
+        _ => 0,
+    };
+    entries.map(bytes).sum()
+}
+
+/// `engine/<process>/hls/<vhost>/<app, some levels>/<stream>`.
+const DEEPEST_OF_ENGINE: usize = 10;
 /// A stream's directory is so deep below `streams`, …
 const STREAM_LEVEL: usize = 3;
 /// … and has one more level (`log`, `hls`) of plain files.

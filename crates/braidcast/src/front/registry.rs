@@ -255,7 +255,7 @@ impl Registry {
                     self.reserve_process(conn, process);
                     if has_taken {
                         // It is this worker's connection: that cannot be otherwise.
-                        let _ = self.taken(conn, worker);
+                        let _ = self.taken(conn, worker, now_ms);
                     }
                 }
             }
@@ -416,12 +416,23 @@ impl Registry {
         rows
     }
 
-    /// A process has taken the connection that was placed there.
-    pub fn taken(&mut self, conn: ConnId, from: WorkerId) -> Result<Option<StreamKey>, Mismatch> {
+    /// A process has taken the connection that was placed there. If it publishes, its stream is returned, and those who wait for it at other
+    /// processes are sent away: they come back to this one.
+    pub fn taken(&mut self, conn: ConnId, from: WorkerId, now_ms: u64) -> Result<Option<StreamKey>, Mismatch> {
         let Some(place) = &mut self.owned(conn, from)?.place else { return Ok(None) };
-        let Some((_, taken)) = &mut place.process else { return Ok(None) };
+        let Some((process, taken)) = &mut place.process else { return Ok(None) };
         *taken = true;
-        Ok((place.intent == Intent::Publish).then(|| place.key.clone()))
+        if place.intent != Intent::Publish {
+            return Ok(None);
+        }
+        let (process, key) = (*process, place.key.clone());
+        let elsewhere =
+            |place: &Place| place.intent == Intent::Play && place.process.is_some_and(|(other, _)| other != process) && place.key == key;
+        let lost = self.conns.iter().filter(|(_, held)| held.place.as_ref().is_some_and(elsewhere));
+        for conn in lost.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+            self.evict(conn, now_ms);
+        }
+        Ok(Some(key))
     }
 
     /// What is connected to a process, reservations included.
@@ -447,8 +458,22 @@ impl Registry {
         if loads.is_empty() {
             return Err(Refusal::Unavailable);
         }
-        let process = placement::publish(self.rules.publish, &loads, self.rules.max_publishers);
-        process.map(|process| (ProcessId(process.0), holder)).ok_or(Refusal::PublishersFull)
+        let chosen = placement::publish(self.rules.publish, &loads, self.rules.max_publishers).ok_or(Refusal::PublishersFull)?;
+        let waiting = self.waiting_at(&question.key);
+        let has_room = |load: &&Load| load.allowed == 0 || load.publishers < load.allowed;
+        let awaited = loads.iter().filter(has_room).map(|load| (waiting.get(&ProcessId(load.worker.0)), load.worker));
+        let most = awaited.filter(|(viewers, _)| viewers.is_some()).max_by_key(|(viewers, _)| *viewers);
+        Ok((ProcessId(most.map_or(chosen, |(_, worker)| worker).0), holder))
+    }
+
+    /// How many are connected to play a stream, by process. They stay when its publisher leaves, and see it if it comes back there.
+    fn waiting_at(&self, key: &StreamKey) -> HashMap<ProcessId, u32> {
+        let mut waiting = HashMap::new();
+        let places = self.conns.values().filter_map(|held| held.place.as_ref());
+        for (process, _) in places.filter(|place| place.intent == Intent::Play && place.key == *key).filter_map(|place| place.process) {
+            *waiting.entry(process).or_default() += 1;
+        }
+        waiting
     }
 
     fn reserve_process(&mut self, conn: ConnId, process: ProcessId) {

@@ -477,7 +477,7 @@ fn a_player_waits_until_a_process_has_taken_the_publisher_and_goes_where_that_is
     assert_eq!(ask_process(&mut desk, &[1, 1], early, Intent::Play, "a", None), None);
     let at = process(ask_process(&mut desk, &[1, 1], publisher, Intent::Publish, "a", None).unwrap().placement);
     assert_eq!(ask_process(&mut desk, &[1, 1], early, Intent::Play, "a", None), None, "it may still be refused there");
-    assert_eq!(desk.registry.taken(publisher, W1), Ok(Some(key("a"))));
+    assert_eq!(desk.registry.taken(publisher, W1, 9), Ok(Some(key("a"))));
     let answer = ask_process(&mut desk, &[1, 1], early, Intent::Play, "a", Some(at + 1)).unwrap();
     assert_eq!(process(answer.placement), at, "what a publisher of ours has counts before what is said");
     assert_eq!(desk.registry.process_load(ProcessId(at)), Tally { sessions: 0, publishers: 1, viewers: 1 });
@@ -500,6 +500,48 @@ fn a_publisher_of_a_process_that_comes_back_takes_its_stream_over_and_a_stranger
     assert!(desk.messages().contains(&(W1, ToWorker::Evict { conn: first })));
     let publishers: u32 = [1, 2].map(|id| desk.registry.process_load(ProcessId(id)).publishers).iter().sum();
     assert_eq!(publishers, 1);
+}
+
+#[test]
+fn a_publisher_comes_back_to_the_process_where_its_viewers_are_unless_that_is_full() {
+    let mut desk = Desk::new(Rules { connections_per_address: 100, ..rules() });
+    let conns: [ConnId; 6] = std::array::from_fn(|_| desk.registry.connected(W1, origin(1), ROW));
+    let [other, publisher, viewer, back, filler, again] = conns;
+    let publish = |desk: &mut Desk, conn, name| process(ask_process(desk, &[1, 1], conn, Intent::Publish, name, None).unwrap().placement);
+    let (first, at) = (publish(&mut desk, other, "b"), publish(&mut desk, publisher, "a"));
+    assert_ne!(first, at);
+    desk.registry.taken(publisher, W1, 9).unwrap();
+    ask_process(&mut desk, &[1, 1], viewer, Intent::Play, "a", None).unwrap();
+    [other, publisher].iter().for_each(|conn| desk.registry.closed(*conn, W1, 9).unwrap());
+    assert_eq!(publish(&mut desk, back, "a"), at, "the other process is as empty, and comes first");
+    // Each takes two.
+    desk.registry.closed(back, W1, 9).unwrap();
+    for conn in [filler, desk.registry.connected(W1, origin(1), ROW)] {
+        desk.registry.inherited(
+            W1,
+            Holding {
+                conn,
+                row: ROW,
+                origin: origin(1),
+                client: origin(1).peer,
+                departed: false,
+                pull: None,
+                place: Some(HeldPlace {
+                    intent: Intent::Publish,
+                    key: key(&format!("full{}", conn.0)),
+                    credential: 7,
+                    process: Some((ProcessId(at), true)),
+                }),
+            },
+            5,
+        );
+    }
+    assert_eq!(publish(&mut desk, again, "a"), first);
+    // Who waits where it does not come back to is sent away, but only when it is sure that it has come elsewhere.
+    assert!(!desk.messages().contains(&(W1, ToWorker::Evict { conn: viewer })));
+    assert_eq!(desk.registry.taken(again, W1, 9), Ok(Some(key("a"))));
+    assert!(desk.messages().contains(&(W1, ToWorker::Evict { conn: viewer })));
+    assert_eq!(desk.registry.process_load(ProcessId(at)).viewers, 0);
 }
 
 #[test]

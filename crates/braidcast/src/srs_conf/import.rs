@@ -6,6 +6,7 @@ use super::directive::{Directive, Origin};
 use super::equivalents::{OFF, OFF_BY_DEFAULT, REASONS, ROOT, SILENT, VHOST, Value};
 use super::rules::{MOUNT, Note, NoteKind};
 use super::site::Listens;
+use super::variables::rtmp_listen;
 use crate::config;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -75,17 +76,17 @@ impl Native {
     }
 
     /// Adds a key; what is refused is left out, with the reason.
-    fn key(&mut self, section: &str, key: &str, value: &str, from: (&Origin, &str)) -> bool {
+    fn key(&mut self, section: &str, key: &str, value: &str, from: (&Origin, &str)) {
         let index = self.sections.iter().position(|(name, _)| name == section).unwrap_or_else(|| {
             self.sections.push((section.to_owned(), Vec::new()));
             self.sections.len() - 1
         });
         self.sections[index].1.push(format!("{key} = {value}"));
-        let Some(fault) = self.fault() else { return true };
-        self.sections[index].1.pop();
-        self.sections.retain(|(_, lines)| !lines.is_empty());
-        self.leave(from.0, from.1, &fault);
-        false
+        if let Some(fault) = self.fault() {
+            self.sections[index].1.pop();
+            self.sections.retain(|(_, lines)| !lines.is_empty());
+            self.leave(from.0, from.1, &fault);
+        }
     }
 
     fn table(&mut self, table: String, from: (&Origin, &str)) {
@@ -101,9 +102,7 @@ impl Native {
     fn convert(&mut self, path: &str, directive: &Directive, section: &str, key: &str, value: Value) {
         let from = (&directive.origin, path);
         match value(directive.arg()) {
-            Some(value) => {
-                self.key(section, key, &value, from);
-            }
+            Some(value) => self.key(section, key, &value, from),
             None => self.leave(from.0, from.1, "its value is not understood"),
         }
     }
@@ -119,7 +118,7 @@ impl Native {
             .map(|address| if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, address.port()).into() } else { *address })
             .collect();
         let both = !listens.api.is_empty() && listens.api.iter().any(|address| listens.http.contains(address));
-        let sections = [("rtmp", &listens.rtmp, "listen"), ("http", &listens.http, "http_server.listen")];
+        let sections = [("rtmp", &listens.rtmp, rtmp_listen(root)), ("http", &listens.http, "http_server.listen")];
         for (section, addresses, path) in sections {
             self.key(section, "listen", &list(addresses), (origin(path), path));
         }
@@ -190,11 +189,9 @@ impl Native {
         // These have to fit what the site says.
         match (section, key, text.parse::<f64>()) {
             ("hls", "window", Ok(window)) if window > 300.0 => {
-                self.key("hls", "retention", &format!("\"{text}s\""), (&first.origin, &path));
+                self.key("hls", "retention", &format!("\"{text}s\""), (&first.origin, &path))
             }
-            ("play", "max_lag", Ok(lag)) if lag > 20.0 => {
-                self.key("log", "keep", &format!("\"{text}s\""), (&first.origin, &path));
-            }
+            ("play", "max_lag", Ok(lag)) if lag > 20.0 => self.key("log", "keep", &format!("\"{text}s\""), (&first.origin, &path)),
             _ => {}
         }
         self.convert(&path, first, section, key, value);

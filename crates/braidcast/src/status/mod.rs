@@ -250,7 +250,7 @@ impl Status {
     pub fn streams_json(&self) -> String {
         let rtmp = self.instance.addresses.get("rtmp").and_then(|list| list.get(0)).and_then(Value::as_str);
         let port = rtmp.and_then(|address| address.rsplit(':').next()).and_then(|port| port.parse::<u16>().ok());
-        let mut answer = json!({ "streams": self.streams });
+        let mut answer = json!({ "streams": self.streams, "engine": self.engine.kind });
         for stream in answer["streams"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
             stream.shift_remove("publisher");
         }

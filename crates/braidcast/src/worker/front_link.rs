@@ -71,9 +71,9 @@ impl Worker {
         self.listeners = listening.iter().copied().zip(sockets).collect();
     }
 
-    /// A publisher lost its stream. If it does not publish any more, it has left by itself.
+    /// A publisher lost its stream, or a player the process that has it. If it has none any more, it has left by itself.
     fn evict(&mut self, conn: ConnId) {
-        if self.close_pair_of(conn, End::Peer("a newer publisher takes the stream over".into())) {
+        if self.evict_pair_of(conn) {
             return;
         }
         let Some(&slot) = self.by_conn.get(&conn) else { return };
@@ -140,6 +140,9 @@ impl Worker {
         if let Some(gone) = self.front_gone_ms
             && self.now.mono_ms >= gone + self.config.server.front_grace.as_ms()
         {
+            if self.config.relays() {
+                crate::engine::note::end_all(&self.config.server.shared_dir);
+            }
             self.stop("the front has been gone for front_grace");
         }
     }

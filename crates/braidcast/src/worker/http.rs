@@ -145,7 +145,7 @@ impl Worker {
                 self.count(WorkerCounter::ProtocolErrors);
                 self.respond_text(slot, Status::BAD_REQUEST, &error.to_string(), head_only)
             }
-            Route::Asset(_) | Route::NotFound if self.config.relays() => self.pass_to_any(slot),
+            Route::Page | Route::Asset(_) | Route::NotFound if self.config.relays() => self.pass_to_any(slot),
             Route::Page | Route::Asset(_) | Route::NotFound => self.respond_text(slot, Status::NOT_FOUND, "nothing here", head_only),
         }
     }

@@ -395,6 +395,7 @@ impl Worker {
         self.set(WorkerCounter::LogLinesSuppressed, self.peer_lines.suppressed());
         self.report_gauges();
         self.report_outgoing();
+        self.report_clients();
         self.look_for_awaited();
         self.check_front();
     }

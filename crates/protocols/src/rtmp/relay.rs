@@ -78,6 +78,7 @@ pub struct RelaySession {
     server_outbox: Vec<u8>,
     /// The server must have answered by then, in the caller's milliseconds.
     due_ms: Option<u64>,
+    server_client_id: Option<String>,
     phase: Phase,
 }
 
@@ -130,6 +131,7 @@ impl RelaySession {
             client_outbox: Vec::new(),
             server_outbox: Vec::new(),
             due_ms: None,
+            server_client_id: None,
             phase: Phase::Asking(Box::new(Asking { front, answered, recorded: Vec::new() })),
         }
     }
@@ -291,7 +293,11 @@ impl RelaySession {
                 answering.replies.skip(HANDSHAKE_BYTES);
                 answering.shaking = None;
             }
-            match answering.replies.read(&mut rest, &mut self.client_outbox)? {
+            let reply = answering.replies.read(&mut rest, &mut self.client_outbox)?;
+            if let Some(id) = answering.replies.client_id.take() {
+                self.server_client_id = Some(id);
+            }
+            match reply {
                 Reply::More => return Ok(()),
                 Reply::Next => {}
                 Reply::Through => {
@@ -314,6 +320,11 @@ impl RelaySession {
     /// its outbox, then close.
     pub fn server_closed(&mut self) {
         self.fail(None, "the server closed the connection");
+    }
+
+    /// What the server calls the client in its HTTP API, once it has said so: SRS's `srs_id`. From 1 to 64 bytes.
+    pub fn server_client_id(&self) -> Option<&str> {
+        self.server_client_id.as_deref()
     }
 
     /// All that was given has come out of the two outboxes, in order, and both ends have heard the same: from now on bytes are

@@ -17,13 +17,11 @@ pub(super) struct Ask<'a> {
     pub host: Option<&'a str>,
     pub authorization: Option<&'a str>,
     pub client: Option<IpAddr>,
-    pub content_type: Option<&'a str>,
-    pub body: &'a [u8],
 }
 
 impl<'a> Ask<'a> {
     pub fn get(target: &'a str, authorization: Option<&'a str>, client: Option<IpAddr>) -> Self {
-        Self { method: Method::Get, target, host: None, authorization, client, content_type: None, body: &[] }
+        Self { method: Method::Get, target, host: None, authorization, client }
     }
 
     fn bytes(&self, address: SocketAddr) -> Vec<u8> {
@@ -42,14 +40,11 @@ impl<'a> Ask<'a> {
         if let Some(authorization) = self.authorization {
             field("Authorization", authorization);
         }
-        if let Some(content_type) = self.content_type {
-            field("Content-Type", content_type);
-        }
-        if !self.body.is_empty() || self.method == Method::Post {
-            field("Content-Length", &self.body.len().to_string());
+        if self.method == Method::Post {
+            field("Content-Length", "0");
         }
         head.push_str("\r\n");
-        [head.as_bytes(), self.body].concat()
+        head.into_bytes()
     }
 }
 

@@ -4,6 +4,7 @@ use super::ApiAnswer;
 use super::ids::{self, Named};
 use super::plan::{Kind, Question};
 use super::sums::{VHOST, add};
+use crate::engine::clients::Clients;
 use braidcast_protocols::http::Answer;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -70,6 +71,24 @@ impl Round {
             }
         }
         Ok(round)
+    }
+
+    /// Puts the addresses of clients in place of those that the processes see: those of the relay that the clients come through.
+    pub fn tell_addresses(&mut self, known: &Clients) {
+        for Said { process, body, .. } in &mut self.said {
+            let tell = |client: &mut Value| {
+                let address = client["id"].as_str().and_then(|id| known.address(*process, id));
+                if let (Some(address), Some(ip)) = (address, client.get_mut("ip")) {
+                    *ip = address.to_string().into();
+                }
+            };
+            if let Some(Value::Array(clients)) = body.get_mut(Kind::Clients.all()) {
+                clients.iter_mut().for_each(tell);
+            }
+            if let Some(client) = body.get_mut(Kind::Clients.one()) {
+                tell(client);
+            }
+        }
     }
 
     /// The process that has a client. It is certain: if one that does not answer may have it too, that is an error.

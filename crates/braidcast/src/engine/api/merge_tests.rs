@@ -4,6 +4,7 @@
 use super::merge::{Heard, Round};
 use super::plan::{Plan, plan};
 use super::{ApiAnswer, ApiRequest, Method};
+use crate::engine::clients::Clients;
 use braidcast_protocols::http::{Answer, AnswerReader};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ pub(super) fn captured(process: u16, path: &str) -> Value {
 
 pub(super) fn request(method: Method, target: &str) -> ApiRequest {
     let client = "192.0.2.7:5000".parse().unwrap();
-    ApiRequest { method, target: target.to_owned(), host: None, authorization: None, content_type: None, body: Vec::new(), client }
+    ApiRequest { method, target: target.to_owned(), host: None, authorization: None, client }
 }
 
 fn whole(status: &str, body: &str) -> Answer {
@@ -72,6 +73,40 @@ fn streams_and_clients_of_all_are_one_list_with_the_vhosts_of_the_merged_answers
     let four = streams["streams"].as_array().unwrap().iter().find(|stream| stream["name"] == "four").unwrap();
     let v_example = vhosts.as_array().unwrap().iter().find(|vhost| vhost["name"] == "v.example").unwrap();
     assert_eq!(four["vhost"], v_example["id"]);
+}
+
+#[test]
+fn an_address_that_is_known_of_a_client_of_a_process_takes_the_place_of_the_relays() {
+    let path = "/api/v1/clients/";
+    let own = ids(&captured(1, path)["clients"]).first().copied().map(str::to_owned).unwrap();
+    let mut known = Clients::default();
+    known.insert(1, &own, "192.0.2.7".parse().unwrap());
+    known.insert(2, &own, "192.0.2.8".parse().unwrap());
+    known.insert(1, "17", "192.0.2.9".parse().unwrap());
+    let told = |target: &str, heard: Vec<Heard>| {
+        let numbers: Vec<_> = heard.iter().map(|(process, _)| *process).collect();
+        let Plan::All { question, .. } = plan(&request(Method::Get, target), &numbers).unwrap().0 else { panic!("{target}") };
+        let mut round = Round::new(heard).unwrap();
+        round.tell_addresses(&known);
+        body(&round.merge(&question))
+    };
+    let heard = [1, 2].map(|process| says(process, &[captured(process, path), captured(process, "/api/v1/vhosts/")]));
+    let (before, mut after) = (of_captured(path), told(path, heard.clone().into()));
+    let changed = after["clients"].as_array_mut().unwrap().iter_mut().find(|client| client["id"] == *own).unwrap();
+    assert_eq!(std::mem::replace(&mut changed["ip"], json!("127.0.0.1")), json!("192.0.2.7"));
+    assert_eq!(after, before, "nothing else");
+
+    let row = |id: Value| json!({ "id": id, "ip": "127.0.0.1" });
+    let one = |process, id: Value| vec![says(process, &[json!({ "code": 0, "client": row(id) })])];
+    for (process, id, ip) in
+        [(1, json!(own), "192.0.2.7"), (2, json!(own), "192.0.2.8"), (3, json!(own), "127.0.0.1"), (1, json!(17), "127.0.0.1")]
+    {
+        assert_eq!(told(&format!("/api/v1/clients/{own}"), one(process, id))["client"]["ip"], ip, "{process}");
+    }
+    for client in [json!({ "id": own }), json!([]), json!(null)] {
+        let heard = vec![says(1, &[json!({ "code": 0, "client": client })])];
+        assert_eq!(told(&format!("/api/v1/clients/{own}"), heard)["client"], client, "what is no client stays");
+    }
 }
 
 #[test]

@@ -26,9 +26,6 @@ use serde_json::json;
 use std::fmt;
 use std::net::SocketAddr;
 
-/// The longest body of a request, in bytes.
-pub const MAX_REQUEST_BODY_BYTES: usize = 64 << 10;
-
 /// A request's method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -63,21 +60,17 @@ impl fmt::Display for Method {
     }
 }
 
-/// What a client asks for. What it says is checked here: no field reaches a process with a control character in it.
+/// What a client asks for; no body belongs to it. What it says is checked here: no field reaches a process with a control character in it.
 #[derive(Clone, Debug)]
 pub struct ApiRequest {
     /// What to do.
     pub method: Method,
     /// Path and query as they were sent.
     pub target: String,
-    /// The field `Host`: SRS takes a WebRTC stream's vhost from it.
+    /// The field `Host`.
     pub host: Option<String>,
     /// The field `Authorization`.
     pub authorization: Option<String>,
-    /// The field `Content-Type`.
-    pub content_type: Option<String>,
-    /// At most [`MAX_REQUEST_BODY_BYTES`].
-    pub body: Vec<u8>,
     /// Who asks.
     pub client: SocketAddr,
 }

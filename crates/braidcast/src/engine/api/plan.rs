@@ -2,7 +2,7 @@
 
 use super::ids::{self, Named};
 use super::sums::{RUSAGES, SELF_PROC_STATS, SUMMARIES, Sums};
-use super::{ApiAnswer, ApiRequest, MAX_REQUEST_BODY_BYTES, Method};
+use super::{ApiAnswer, ApiRequest, Method};
 use braidcast_protocols::http::{parameter, parameters};
 
 /// The longest target, and the longest field of a request.
@@ -90,16 +90,13 @@ impl Jsonp {
 
 /// Refuses what must not be written into a request.
 pub(super) fn check(request: &ApiRequest) -> Result<(), ApiAnswer> {
-    let texts = [&request.host, &request.authorization, &request.content_type];
+    let texts = [&request.host, &request.authorization];
     let clean = |text: &str| text.len() <= MAX_TEXT_BYTES && text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     if !request.target.starts_with('/') || !clean(&request.target) || request.target.contains([' ', '#']) {
         return Err(ApiAnswer::error(400, "the target is no path with a query"));
     }
     if !texts.into_iter().flatten().all(|text| clean(text)) {
         return Err(ApiAnswer::error(400, "a field is too long, or holds characters that do not belong there"));
-    }
-    if request.body.len() > MAX_REQUEST_BODY_BYTES {
-        return Err(ApiAnswer::error(413, format_args!("at most {MAX_REQUEST_BODY_BYTES} bytes are taken")));
     }
     Ok(())
 }

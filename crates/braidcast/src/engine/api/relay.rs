@@ -3,12 +3,14 @@
 use super::fetch::{Ask, fetch};
 use super::jobs::{Jobs, for_each_process};
 use super::merge::{Heard, Round};
-use super::plan::{Plan, Question, check, plan};
+use super::plan::{Kind, Plan, Question, check, plan};
 use super::{ApiAnswer, ApiRequest, Method};
+use crate::engine::clients::Clients;
 use braidcast_protocols::http::Answer;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Requests that are asked at once, a thread each.
@@ -24,22 +26,28 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 pub struct ApiRelay {
     jobs: Jobs<(u64, ApiAnswer)>,
     under_way: usize,
+    shared_dir: PathBuf,
 }
 
 impl ApiRelay {
     /// One that asks nothing yet.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { jobs: Jobs::new(MAX_THREADS)?, under_way: 0 })
+    pub fn new(shared_dir: &Path) -> io::Result<Self> {
+        Ok(Self { jobs: Jobs::new(MAX_THREADS)?, under_way: 0, shared_dir: shared_dir.to_owned() })
     }
 
     /// Asks the processes, by number and API address, lowest number first; the answer comes as `id`'s. False: too many requests are under way.
     pub fn ask(&mut self, id: u64, request: ApiRequest, processes: Vec<(u16, SocketAddr)>) -> bool {
-        self.start(id, move || answer(&request, &processes))
-    }
-
-    /// Passes a request to one process as it is, and its answer back.
-    pub fn pass_through(&mut self, id: u64, request: ApiRequest, process: (u16, SocketAddr)) -> bool {
-        self.start(id, move || check(&request).map_or_else(|refusal| refusal, |()| pass(&request, &request.target, process)))
+        if self.under_way >= MAX_UNDER_WAY {
+            return false;
+        }
+        let (asked, shared_dir) = (Instant::now(), self.shared_dir.clone());
+        let started = self.jobs.start(self.under_way + 1, move |outlet| {
+            let late = asked.elapsed() > PATIENCE;
+            let refusal = || ApiAnswer::error(503, "SRS processes are too slow for so many requests");
+            outlet.send((id, if late { refusal() } else { answer(&request, &processes, &shared_dir) }));
+        });
+        self.under_way += usize::from(started);
+        started
     }
 
     /// The next answer. The descriptor is quiet from then on: take all.
@@ -47,19 +55,6 @@ impl ApiRelay {
         let answered = self.jobs.poll()?;
         self.under_way -= 1;
         Some(answered)
-    }
-
-    fn start(&mut self, id: u64, work: impl FnOnce() -> ApiAnswer + Send + 'static) -> bool {
-        if self.under_way >= MAX_UNDER_WAY {
-            return false;
-        }
-        let asked = Instant::now();
-        let started = self.jobs.start(self.under_way + 1, move |outlet| {
-            let late = asked.elapsed() > PATIENCE;
-            outlet.send((id, if late { ApiAnswer::error(503, "SRS processes are too slow for so many requests") } else { work() }));
-        });
-        self.under_way += usize::from(started);
-        started
     }
 }
 
@@ -70,7 +65,7 @@ impl AsFd for ApiRelay {
 }
 
 /// Blocks until the answer is there.
-fn answer(request: &ApiRequest, processes: &[(u16, SocketAddr)]) -> ApiAnswer {
+fn answer(request: &ApiRequest, processes: &[(u16, SocketAddr)], shared_dir: &Path) -> ApiAnswer {
     let numbers: Vec<_> = processes.iter().map(|(process, _)| *process).collect();
     let planned = check(request).and_then(|()| plan(request, &numbers));
     let (plan, jsonp) = match planned {
@@ -83,7 +78,10 @@ fn answer(request: &ApiRequest, processes: &[(u16, SocketAddr)]) -> ApiAnswer {
             None => ApiAnswer::error(404, "there is no such process"),
         },
         Plan::All { question, targets } => {
-            let round = Round::new(ask_all(request, &targets, processes));
+            let mut round = Round::new(ask_all(request, &targets, processes));
+            if let (Ok(round), Question::List { kind: Kind::Clients, .. } | Question::Single(Kind::Clients, _)) = (&mut round, &question) {
+                round.tell_addresses(&Clients::read(shared_dir));
+            }
             jsonp.wrap(round.map_or_else(|refusal| refusal, |round| conclude(request, round, &question, &targets, processes)))
         }
     }
@@ -115,7 +113,7 @@ fn ask_all(request: &ApiRequest, targets: &[String], processes: &[(u16, SocketAd
 }
 
 fn pass(request: &ApiRequest, target: &str, (process, address): (u16, SocketAddr)) -> ApiAnswer {
-    let ask = Ask { method: request.method, content_type: request.content_type.as_deref(), body: &request.body, ..get(request, target) };
+    let ask = Ask { method: request.method, ..get(request, target) };
     told(fetch(address, &ask, Instant::now() + PATIENCE, MAX_ANSWER_BYTES), process)
 }
 

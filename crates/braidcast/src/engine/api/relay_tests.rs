@@ -3,12 +3,16 @@
 
 use super::fetch::{Ask, fetch};
 use super::merge_tests::{captured, request};
-use super::{ApiAnswer, ApiRelay, LiveStream, Load, Method, Seen, Watch};
+use super::watch::Load;
+use super::{ApiAnswer, ApiRelay, LiveStream, Method, Seen, Watch};
+use crate::control::WorkerId;
+use crate::engine::clients::Clients;
 use braidcast_sys::{Events, Interest, Poller};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,6 +37,11 @@ pub(super) fn serve(answer: impl Fn(&str, &mut TcpStream) + Send + Sync + 'stati
         }
     });
     address
+}
+
+/// One that knows nobody's address.
+pub(super) fn relay() -> ApiRelay {
+    ApiRelay::new(Path::new("/nonexistent")).unwrap()
 }
 
 fn write_json(stream: &mut TcpStream, body: &str) {
@@ -89,7 +98,7 @@ pub(super) fn body(answer: &ApiAnswer) -> Value {
 fn all_are_asked_for_the_client_and_their_answers_are_one() {
     let ((one, heard), (two, _)) = (srs(1), srs(2));
     let processes = [(1, one), (2, two)];
-    let mut relay = ApiRelay::new().unwrap();
+    let mut relay = relay();
     let mut asked = request(Method::Get, "/api/v1/streams?count=3");
     asked.authorization = Some("Basic dTpw".to_owned());
     assert!(relay.ask(9, asked, processes.to_vec()));
@@ -109,7 +118,7 @@ fn all_are_asked_for_the_client_and_their_answers_are_one() {
 #[test]
 fn a_client_is_ended_by_its_process_alone_and_once() {
     let ((one, heard_one), (two, heard_two)) = (srs(1), srs(2));
-    let mut relay = ApiRelay::new().unwrap();
+    let mut relay = relay();
     let id = captured(2, "/api/v1/clients/")["clients"][0]["id"].as_str().unwrap().to_owned();
     let processes = [(1, one), (2, two)];
     let answer = ask(&mut relay, Method::Delete, &format!("/api/v1/clients/{id}"), &processes);
@@ -123,25 +132,44 @@ fn a_client_is_ended_by_its_process_alone_and_once() {
 #[test]
 fn a_request_is_passed_to_one_process_as_it_is() {
     let address = serve(|request, stream| {
-        assert!(request.starts_with("POST /rtc/v1/whip/?app=live&stream=x HTTP/1.1\r\nHost: v.example\r\n"), "{request}");
-        assert!(request.contains("Content-Type: application/sdp\r\n") && request.contains("Content-Length: 3\r\n"), "{request}");
-        let _ = stream.write_all(b"HTTP/1.1 201 Created\r\nContent-Type: application/sdp\r\nLocation: /rtc/v1/whip/?action=delete\r\nContent-Length: 3\r\n\r\nv=0");
+        assert!(request.starts_with("POST /api/v1/raw?rpc=reload HTTP/1.1\r\nHost: v.example\r\n"), "{request}");
+        assert!(request.contains("Content-Length: 0\r\n"), "{request}");
+        let _ = stream
+            .write_all(b"HTTP/1.1 302 Found\r\nContent-Type: text/plain\r\nLocation: /api/v1/raw/?a=b\r\nContent-Length: 3\r\n\r\nv=0");
     });
-    let mut offer = request(Method::Post, "/rtc/v1/whip/?app=live&stream=x");
-    (offer.host, offer.content_type, offer.body) = (Some("v.example".to_owned()), Some("application/sdp".to_owned()), b"v=0".to_vec());
-    let mut relay = ApiRelay::new().unwrap();
-    assert!(relay.pass_through(1, offer.clone(), (2, address)));
+    let mut reload = request(Method::Post, "/api/v1/raw?rpc=reload&process=2");
+    reload.host = Some("v.example".to_owned());
+    let mut relay = relay();
+    assert!(relay.ask(1, reload.clone(), vec![(2, address)]));
     let (_, answer) = next(&mut relay, ApiRelay::poll);
-    assert_eq!((answer.status, answer.content_type.as_str(), answer.body.as_slice()), (201, "application/sdp", &b"v=0"[..]));
-    assert_eq!(answer.location.as_deref(), Some("/rtc/v1/whip/?action=delete"));
+    assert_eq!((answer.status, answer.content_type.as_str(), answer.body.as_slice()), (302, "text/plain", &b"v=0"[..]));
+    assert_eq!(answer.location.as_deref(), Some("/api/v1/raw/?a=b"));
 
-    let mut refuse = |request, status| {
-        assert!(relay.pass_through(2, request, (2, address)));
-        assert_eq!(next(&mut relay, ApiRelay::poll).1.status, status);
+    let mut refuse = |request| {
+        assert!(relay.ask(2, request, vec![(2, address)]));
+        assert_eq!(next(&mut relay, ApiRelay::poll).1.status, 400);
     };
-    refuse(super::ApiRequest { body: vec![0; super::MAX_REQUEST_BODY_BYTES + 1], ..offer.clone() }, 413);
-    refuse(super::ApiRequest { authorization: Some("a\r\nHost: b".to_owned()), ..offer.clone() }, 400);
-    refuse(super::ApiRequest { target: "/a b".to_owned(), ..offer }, 400);
+    refuse(super::ApiRequest { authorization: Some("a\r\nHost: b".to_owned()), ..reload.clone() });
+    refuse(super::ApiRequest { target: "/a b".to_owned(), ..reload });
+}
+
+#[test]
+fn clients_have_the_addresses_that_relays_know() {
+    let directory = tempfile::tempdir().unwrap();
+    let processes = [(1, srs(1).0), (2, srs(2).0)];
+    let mut relay = ApiRelay::new(directory.path()).unwrap();
+    let id = captured(2, "/api/v1/clients/")["clients"][1]["id"].as_str().unwrap().to_owned();
+    let (list, one) = ("/api/v1/clients?count=100".to_owned(), format!("/api/v1/clients/{id}"));
+    let seen = |relay: &mut ApiRelay| {
+        let all = body(&ask(relay, Method::Get, &list, &processes))["clients"].take();
+        let row = all.as_array().unwrap().iter().find(|client| client["id"] == *id).unwrap().clone();
+        (row["ip"].clone(), body(&ask(relay, Method::Get, &one, &processes))["client"]["ip"].take())
+    };
+    assert_eq!(seen(&mut relay), (json!("127.0.0.1"), json!("127.0.0.1")));
+    let mut known = Clients::default();
+    known.insert(2, &id, "192.0.2.7".parse().unwrap());
+    known.write(directory.path(), WorkerId(1)).unwrap();
+    assert_eq!(seen(&mut relay), (json!("192.0.2.7"), json!("192.0.2.7")));
 }
 
 #[test]
@@ -162,7 +190,7 @@ fn processes_that_answer_badly_slowly_or_not_are_missing_after_three_seconds() {
     let addresses = [closed, never.local_addr().unwrap(), good, trickles, cut, huge, other, deep];
     let processes: Vec<_> = (1..).zip(addresses).collect();
     let begun = Instant::now();
-    let mut relay = ApiRelay::new().unwrap();
+    let mut relay = relay();
     let answer = body(&ask(&mut relay, Method::Get, "/api/v1/versions", &processes));
     assert_eq!((&answer["data"]["major"], &answer["missing"]), (&json!(7), &json!([1, 2, 4, 5, 6, 7, 8])));
     assert!((Duration::from_secs(3)..Duration::from_secs(6)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
@@ -182,7 +210,7 @@ fn an_answer_without_an_end_is_not_kept() {
 #[test]
 fn no_more_requests_than_allowed_are_under_way_and_all_are_answered() {
     let processes = vec![(1, srs(1).0)];
-    let mut relay = ApiRelay::new().unwrap();
+    let mut relay = relay();
     let taken = (0..1_000).take_while(|id| relay.ask(*id, request(Method::Get, "/api/v1/versions"), processes.clone())).count();
     assert_eq!(taken, 64);
     let mut answered: Vec<_> = (0..taken).map(|_| next(&mut relay, ApiRelay::poll)).map(|(id, answer)| (id, answer.status)).collect();
@@ -216,6 +244,8 @@ fn a_watch_sees_load_and_streams_and_who_does_not_answer() {
         frames: 351,
         bytes_in: 682_484,
         bytes_out: 4_384,
+        video: Some("H264".to_owned()),
+        audio: Some("AAC".to_owned()),
         publishing: true,
     };
     assert_eq!((streams.len(), &streams[0]), (2, &four));

@@ -1,8 +1,8 @@
 //! Two real SRS processes, if `SRS_BINARY` names one: what they answer now, not when it was captured.
 #![allow(clippy::unwrap_used)]
 
-use super::relay_tests::{ask, body, next};
-use super::{ApiRelay, Method, Watch};
+use super::relay_tests::{ask, body, next, relay};
+use super::{Method, Watch};
 use braidcast_sys::child::spawn_dependent;
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
@@ -74,7 +74,7 @@ fn two_real_srs_are_one_api_and_a_viewer_of_either_can_be_ended() {
     };
     let srs = [start(&binary), start(&binary)];
     let processes = [(1, srs[0].api), (2, srs[1].api)];
-    let mut relay = ApiRelay::new().unwrap();
+    let mut relay = relay();
     let mut get = |target: &str| body(&ask(&mut relay, Method::Get, target, &processes));
     until("both answer", || {
         get("/api/v1/versions").get("data").zip(get("/api/v1/versions").get("missing").is_none().then_some(())).map(drop)

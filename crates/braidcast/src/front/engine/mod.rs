@@ -332,11 +332,12 @@ impl Front {
             }
         }
         let all_serve = self.engine.processes.iter().all(Process::takes_publishers);
-        if all_serve && let Some(next) = self.engine.to_replace.pop_front() {
-            if let Err(why) = self.drain_process(next, None) {
-                tracing::warn!(process = %next, "it cannot be replaced yet: {why}");
-                self.engine.to_replace.push_back(next);
-            }
+        if all_serve
+            && let Some(next) = self.engine.to_replace.pop_front()
+            && let Err(why) = self.drain_process(next, None)
+        {
+            tracing::warn!(process = %next, "it cannot be replaced yet: {why}");
+            self.engine.to_replace.push_back(next);
         }
     }
 
@@ -384,7 +385,7 @@ impl Front {
 
     /// A process has taken a connection. If it publishes, those who wait for the stream are connected.
     pub(super) fn taken(&mut self, worker: WorkerId, conn: ConnId) {
-        match self.registry.taken(conn, worker) {
+        match self.registry.taken(conn, worker, self.now_ms) {
             Ok(Some(key)) => {
                 for (asking, question) in self.engine.waiting.remove(&key).into_iter().flatten() {
                     self.engine.waits_for.remove(&question.conn);

@@ -3,11 +3,10 @@
 use crate::config;
 use crate::control::pages::WorkerState;
 use crate::control::{EngineProcess, ProcessId};
+use crate::engine::note::Note;
 use anyhow::Context;
 use braidcast_sys::process::{self, SIGKILL, SIGTERM};
 use braidcast_sys::{PidFd, clock};
-use serde::{Deserialize, Serialize};
-use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,8 +16,6 @@ const SHORTEST_PAUSE_MS: u64 = 200;
 const LONGEST_PAUSE_MS: u64 = 10_000;
 /// A process that ran for so long was healthy: the pause begins anew, milliseconds.
 const HEALTHY_MS: u64 = 10_000;
-/// Where a process is written down, in its directory.
-const NOTE: &str = "process.json";
 
 /// The place of a process, and the process that has it.
 #[derive(Debug)]
@@ -53,27 +50,6 @@ pub struct Running {
     pub since_ms: u64,
     /// What is written down of it.
     pub note: Note,
-}
-
-/// What is written down of a process, for a front that comes after the one that started it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
-    /// Its number, and when it was started, in ticks since boot: together they mean this process alone.
-    pub pid: u32,
-    /// As above.
-    pub start_ticks: u64,
-    /// When it was started, wall clock, milliseconds: tells one start from another.
-    pub run: u64,
-    /// Where it speaks RTMP.
-    pub rtmp: SocketAddr,
-    /// Where it speaks HTTP.
-    pub http: SocketAddr,
-    /// Where its HTTP API is.
-    pub api: SocketAddr,
-    /// The program.
-    pub program: PathBuf,
-    /// How often its place was filled again.
-    pub restarts: u32,
 }
 
 /// Where a process is to listen.
@@ -115,11 +91,7 @@ impl Process {
 
     /// A process that an earlier front has started, if it is still there.
     pub fn adopt(&mut self, directory: &Path, now_ms: u64) -> anyhow::Result<()> {
-        let Ok(text) = fs::read(directory.join(NOTE)) else { return Ok(()) };
-        let note: Note = serde_json::from_slice(&text).with_context(|| format!("{}: not readable", directory.join(NOTE).display()))?;
-        if !process::is_alive(note.pid, note.start_ticks) {
-            return Ok(());
-        }
+        let Some(note) = Note::of_living(directory) else { return Ok(()) };
         let handle = PidFd::open(note.pid).context("watching a process of another server")?;
         self.restarts = note.restarts;
         self.program.clone_from(&note.program);
@@ -142,7 +114,7 @@ impl Process {
             program: self.program.clone(),
             restarts: self.restarts,
         };
-        fs::write(directory.join(NOTE), serde_json::to_vec(&note).context("writing it down")?).context("writing it down")?;
+        note.write(directory).context("writing it down")?;
         self.state = WorkerState::Starting;
         (self.silent, self.cpu_permille) = (None, 0);
         self.running = Some(Running { handle, since_ms: now_ms, note });

@@ -221,20 +221,14 @@ impl Collector {
         evicted
     }
 
-    /// A process is gone for good: what it left, and no look has taken, is deleted.
-    ///
-    /// # Errors
-    /// Its directory cannot be deleted.
-    pub fn forget_process(&mut self, process: u16) -> io::Result<()> {
-        self.tree.forget_process(process)
-    }
-
     /// What was counted.
+    #[cfg(test)]
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
     /// Streams that are known.
+    #[cfg(test)]
     pub fn streams(&self) -> usize {
         self.streams.len()
     }

@@ -157,15 +157,6 @@ impl Tree {
         }
         Ok(())
     }
-
-    /// Deletes what a process wrote.
-    pub(super) fn forget_process(&mut self, process: u16) -> std::io::Result<()> {
-        self.directories.retain(|_, directory| directory.process != process);
-        match fs::remove_dir_all(self.engine.join(process.to_string()).join("hls")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The processes that have a directory.

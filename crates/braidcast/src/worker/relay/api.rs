@@ -2,10 +2,11 @@
 
 use super::super::session::{Protocol, Role};
 use super::super::{End, Worker};
-use crate::engine::api::{ApiAnswer, ApiRelay, ApiRequest, MAX_REQUEST_BODY_BYTES, Method};
+use crate::engine::api::{ApiAnswer, ApiRelay, ApiRequest, Method};
 use braidcast_protocols::http::{Request, Status};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 
 /// How long the processes may take together, milliseconds.
 const ASKING_MS: u64 = 15_000;
@@ -14,8 +15,8 @@ const ASKING_MS: u64 = 15_000;
 pub struct Asked(ApiRelay);
 
 impl Asked {
-    pub fn new() -> io::Result<Self> {
-        Ok(Self(ApiRelay::new()?))
+    pub fn new(shared_dir: &Path) -> io::Result<Self> {
+        Ok(Self(ApiRelay::new(shared_dir)?))
     }
 }
 
@@ -31,20 +32,16 @@ impl Worker {
         let Some(method) = request.method_name().and_then(Method::parse) else {
             return self.respond_text(slot, Status::METHOD_NOT_ALLOWED, "the API has GET, POST, PUT, PATCH and DELETE", false);
         };
-        let body_bytes = usize::try_from(request.body_bytes).unwrap_or(usize::MAX);
-        if body_bytes > 0 {
+        if request.body_bytes > 0 {
             // The API's own requests have none but for settings that SRS does not take this way any more.
             return self.respond_text(slot, Status::CONTENT_TOO_LARGE, "a request to the API has no body", false);
         }
-        debug_assert!(body_bytes <= MAX_REQUEST_BODY_BYTES);
         let session = &self.sessions[slot];
         let asked = ApiRequest {
             method,
             target: request.target().to_owned(),
             host: request.host.clone(),
             authorization: request.field("authorization"),
-            content_type: request.field("content-type"),
-            body: Vec::new(),
             client: session.peer,
         };
         let id = (u64::from(session.generation) << 32) | slot as u64;

@@ -21,7 +21,8 @@ impl Worker {
             // Its body was not taken: no request can follow it here.
             self.sessions[slot].last_request = true;
         }
-        let (srs, at_api) = (self.config.engine.kind == EngineKind::Srs, self.sessions[slot].listener == Listener::Api);
+        let (srs, at_api) =
+            (self.config.engine.kind == EngineKind::Srs, self.relays.api_on_http || self.sessions[slot].listener == Listener::Api);
         if srs && request.path.starts_with(RTC) {
             let carries = ProcessId(self.config.engine.carries_others);
             return match self.relays.process(carries) {
@@ -80,6 +81,7 @@ impl Worker {
             want,
             credential: session.asked.as_ref().map_or(0, |asked| asked.credential),
             process,
+            client_id: None,
             taken: process.is_some(),
             machine: None,
             unread: Vec::new(),

@@ -13,6 +13,7 @@ use crate::engine::api::{LiveStream, Seen, Watch};
 use crate::engine::live::Live;
 use crate::engine::probe::Probe;
 use crate::hls::{Collector, StoreOptions};
+use crate::srs_conf::ApiAuth;
 use braidcast_media::StreamKey;
 use braidcast_sys::file;
 use std::collections::HashMap;
@@ -58,9 +59,9 @@ enum Inquiry {
 }
 
 impl Keeper {
-    pub fn new(config: &Config) -> io::Result<Self> {
+    pub fn new(config: &Config, auth: Option<ApiAuth>) -> io::Result<Self> {
         let watch = match config.engine.kind {
-            EngineKind::Srs => Inquiry::Srs(Watch::new(crate::engine::api_auth(config).map(|auth| (auth.user, auth.password)))?),
+            EngineKind::Srs => Inquiry::Srs(Watch::new(auth.map(|auth| (auth.user, auth.password)))?),
             _ => Inquiry::Any(Probe::new()?),
         };
         Ok(Self {

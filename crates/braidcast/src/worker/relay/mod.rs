@@ -5,6 +5,7 @@
 //! knows no protocol any more. Neither is ever saved: what went through a relay ends with it.
 
 mod api;
+mod clients;
 mod http;
 mod keeper;
 mod pair;
@@ -14,6 +15,7 @@ use super::session::{Protocol, Session, Want};
 use super::timers::Timers;
 use super::{End, Worker};
 use crate::control::{EngineProcess, ProcessId, Refusal, ToFront};
+use crate::engine::SiteFacts;
 use braidcast_media::StreamKey;
 use braidcast_sys::{Interest, Pipe, net};
 use keeper::Keeper;
@@ -41,13 +43,19 @@ pub(super) struct Relays {
     generation: u32,
     buffer: Vec<u8>,
     keeper: Keeper,
+    /// The site has its API on the port of HTTP.
+    api_on_http: bool,
     api: api::Asked,
+    /// What the file of clients says is not so any more.
+    clients_changed: bool,
 }
 
 impl Relays {
     /// None yet.
     pub fn new(config: &crate::config::Config) -> io::Result<Self> {
+        let SiteFacts { api_auth, api_on_http } = SiteFacts::of(config);
         Ok(Self {
+            api_on_http,
             pairs: Slab::new(),
             by_conn: HashMap::new(),
             pipes: Vec::new(),
@@ -55,8 +63,9 @@ impl Relays {
             timers: Timers::default(),
             generation: 0,
             buffer: Vec::new(),
-            keeper: Keeper::new(config)?,
-            api: api::Asked::new()?,
+            keeper: Keeper::new(config, api_auth)?,
+            api: api::Asked::new(&config.server.shared_dir)?,
+            clients_changed: true,
         })
     }
 
@@ -182,9 +191,21 @@ impl Worker {
         true
     }
 
+    /// Closes a pair whose stream is another's now, or at another process; false if there is none.
+    pub(super) fn evict_pair_of(&mut self, conn: crate::control::ConnId) -> bool {
+        let Some(&slot) = self.relays.by_conn.get(&conn) else { return false };
+        let why = match self.relays.pairs[slot].want {
+            Some(Want::Publish) => "a newer publisher takes the stream over",
+            _ => "the stream is published at another process now, where its players are led when they come back",
+        };
+        self.close_pair(slot, &End::Peer(why.into()));
+        true
+    }
+
     fn close_pair(&mut self, slot: usize, end: &End) {
         let Some(pair) = self.relays.pairs.try_remove(slot) else { return };
         self.relays.by_conn.remove(&pair.conn);
+        self.relays.clients_changed |= pair.client_id.is_some();
         for side in &pair.ends {
             if let Err(error) = self.poller.delete(&side.socket) {
                 tracing::debug!(conn = %pair.conn, %error, "cannot unwatch a socket");

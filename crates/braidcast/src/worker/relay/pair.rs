@@ -39,6 +39,8 @@ pub struct Pair {
     /// As in [`crate::control::Asked`].
     pub credential: u64,
     pub process: Option<ProcessId>,
+    /// What the process calls the client, RTMP.
+    pub client_id: Option<String>,
     /// The process has taken it, and the front was told.
     pub taken: bool,
     /// RTMP, until both ends have heard the same.
@@ -235,6 +237,12 @@ impl Worker {
             }
         }
         let (through, ended) = (machine.is_through(), machine.is_ended());
+        if pair.client_id.is_none()
+            && let Some(id) = machine.server_client_id()
+        {
+            pair.client_id = Some(id.to_owned());
+            self.relays.clients_changed = true;
+        }
         pair.owe(CLIENT, &to_client);
         pair.owe(SERVER, &to_server);
         if through {

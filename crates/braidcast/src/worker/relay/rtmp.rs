@@ -94,6 +94,7 @@ impl Worker {
             want: Some(wish.what),
             credential: asked.credential,
             process: Some(process.process),
+            client_id: None,
             taken: false,
             machine: Some(machine),
             unread,

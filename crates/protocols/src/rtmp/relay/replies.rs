@@ -11,6 +11,8 @@ use crate::rtmp::server::MAX_COMMAND_BYTES;
 
 /// More calls than this are nothing that a client has before it publishes or plays.
 const MAX_CALLS: usize = 64;
+/// A longer id of a client than this is none.
+const MAX_CLIENT_ID_BYTES: usize = 64;
 /// What is kept of a text that the server says, in characters.
 const MAX_TEXT: usize = 200;
 /// The chunk size before a peer sets one (RTMP §5.4.1).
@@ -101,12 +103,14 @@ pub(super) struct Replies {
     answered: bool,
     /// The chunk size that the client was told last.
     chunk_bytes: usize,
+    /// As the server has called the client in its answer to `connect`.
+    pub client_id: Option<String>,
 }
 
 impl Replies {
     pub fn new(calls: Vec<Call>, message_stream: u32, denial: &'static str, limits: ChunkLimits, amf_depth: usize) -> Self {
         let reader = ChunkReader::new(limits, 0);
-        Self { reader, amf_depth, calls, message_stream, denial, answered: false, chunk_bytes: FIRST_CHUNK_BYTES }
+        Self { reader, amf_depth, calls, message_stream, denial, answered: false, chunk_bytes: FIRST_CHUNK_BYTES, client_id: None }
     }
 
     /// Counts the handshake.
@@ -153,6 +157,9 @@ impl Replies {
             "_result" | "_error" => {
                 if let Some(place) = self.calls.iter().position(|call| call.transaction == command.transaction) {
                     let call = self.calls.remove(place);
+                    if call.what == What::Connect {
+                        self.client_id = client_id(&command);
+                    }
                     return self.drop_answer(call, &command);
                 }
             }
@@ -213,6 +220,12 @@ fn command(message: &Message, depth: usize) -> Option<Command> {
         _ => return None,
     };
     if payload.len() > MAX_COMMAND_BYTES { None } else { Command::decode(payload, depth).ok() }
+}
+
+/// What SRS calls the client in its HTTP API. Older ones count their clients: a number means nothing once they are started anew.
+fn client_id(answer: &Command) -> Option<String> {
+    let id = answer.arguments.first()?.member("data")?.member("srs_id")?.as_str()?;
+    (1..=MAX_CLIENT_ID_BYTES).contains(&id.len()).then(|| id.to_owned())
 }
 
 fn information_text<'a>(command: &'a Command, key: &str) -> &'a str {

@@ -342,6 +342,39 @@ fn answers_that_the_client_has_are_dropped_and_all_else_is_handed_on() {
 
 /// Raw bytes begin where nothing is under way, and short headers that refer to what was dropped are written in full.
 #[test]
+fn what_the_server_calls_the_client_is_known_if_it_is_a_short_word() {
+    let said = |data: Option<(&str, Value)>| {
+        let mut information = information("status", "NetConnection.Connect.Success", "words");
+        if let (Value::Object(members), Some((key, value))) = (&mut information, data) {
+            let members_of_data = vec![("srs_pid".to_owned(), 7.0.into()), (key.to_owned(), value)];
+            members.push(("data".to_owned(), Value::EcmaArray(members_of_data)));
+        }
+        let hand = Hand::new().command(0, "_result", 1.0, &[Value::Null, information]).created(1.0).status("status", PLAYS);
+        let (_, relay, result) = answer(ClientRole::Play, &hand.bytes);
+        result.unwrap();
+        assert!(relay.is_through());
+        relay.server_client_id().map(str::to_owned)
+    };
+    assert_eq!(said(Some(("srs_id", "y7b7r3z9".into()))).as_deref(), Some("y7b7r3z9"));
+    assert_eq!(said(Some(("srs_id", "a".repeat(64).as_str().into()))).as_deref(), Some("a".repeat(64).as_str()));
+    for data in [
+        None,
+        Some(("srs_id", "".into())),
+        Some(("srs_id", "a".repeat(65).as_str().into())),
+        Some(("srs_id", 17.0.into())),
+        Some(("srs_version", "7.0.0".into())),
+    ] {
+        assert_eq!(said(data.clone()), None, "{data:?}");
+    }
+    // Of its answer to `connect` alone.
+    let (mut relay, _) = begun(ClientRole::Play);
+    assert_eq!(relay.server_client_id(), None);
+    let data = Value::Object(vec![("data".into(), Value::Object(vec![("srs_id".into(), "other".into())]))]);
+    relay.handle_server(&Hand::new().connected().command(0, "_result", 3.0, &[Value::Null, data]).bytes).unwrap();
+    assert_eq!(relay.server_client_id(), None);
+}
+
+#[test]
 fn short_headers_and_interleaved_messages_are_made_whole() {
     let mut hand = Hand::new().connected();
     // Format 1 on the chunk stream whose last message is dropped: it says no message stream (RTMP §5.3.1.2.2).
