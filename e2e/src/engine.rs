@@ -93,6 +93,8 @@ impl LoneNginx {
         let directory = tempfile::Builder::new().prefix("braidcast-nginx-").tempdir()?;
         let port = crate::server::free_ports(3)?;
         let root = directory.path().display().to_string();
+        // nginx-rtmp makes the last level of its directory alone.
+        std::fs::create_dir(directory.path().join("__defaultVhost__"))?;
         let config = directory.path().join("server.conf");
         let values = [
             ("{id}", "1".to_owned()),

@@ -209,7 +209,7 @@ fn srs_is_told_whose_connections_are_and_kicks_them() -> Result<()> {
         |options| options,
         |server| {
             let mut publisher = client_from(server, 2, "x", ClientRole::Publish)?;
-            media::Clip::Plain.records(1)?.iter().try_for_each(|record| publisher.push(record))?;
+            media::Clip::Plain.records(1)?.iter().take(10).try_for_each(|record| publisher.push(record))?;
             let published = client_row(server, 2)?;
             ensure!(published["publish"] == true && published["name"] == "x", "{published}");
             let mut player = client_from(server, 3, "x", ClientRole::Play)?;
