@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// How long something may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a start is tried when a port was taken in between.
+const STARTS: u32 = 5;
 /// How many players of one stream there are.
 pub const PLAYERS: usize = 30;
 /// What a player has to see to have got the stream, in video frames.
@@ -84,6 +86,10 @@ pub struct LoneNginx {
 impl LoneNginx {
     /// Starts one.
     pub fn start() -> Result<Self> {
+        on_free_ports(Self::start_once)
+    }
+
+    fn start_once() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("braidcast-nginx-").tempdir()?;
         let port = crate::server::free_ports(3)?;
         let root = directory.path().display().to_string();
@@ -121,6 +127,10 @@ pub struct BlindProxy {
 impl BlindProxy {
     /// Starts one in front of these.
     pub fn start(servers: &[SocketAddr]) -> Result<Self> {
+        on_free_ports(|| Self::start_once(servers))
+    }
+
+    fn start_once(servers: &[SocketAddr]) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("braidcast-nginx-").tempdir()?;
         let rtmp = SocketAddr::from(([127, 0, 0, 1], crate::server::free_ports(1)?));
         let root = directory.path().display();
@@ -136,6 +146,11 @@ impl BlindProxy {
         let process = listening(command, rtmp)?;
         Ok(Self { rtmp, _process: process, _directory: directory })
     }
+}
+
+/// Starts something that opens its ports itself; if one was taken in between, others are tried.
+fn on_free_ports<T>(start: impl Fn() -> Result<T>) -> Result<T> {
+    (1..STARTS).find_map(|_| start().ok()).map_or_else(&start, Ok)
 }
 
 /// Starts a program and waits until it listens there.
