@@ -5,6 +5,7 @@
 
 mod accept;
 mod addresses;
+mod backoff;
 mod balance;
 mod budget;
 mod engine;

@@ -176,7 +176,7 @@ impl Front {
         let now_ms = self.now_ms;
         let Some(worker) = self.worker_mut(id) else { return };
         worker.state = WorkerState::Restarting;
-        let pause_ms = worker.next_pause_ms(lived_ms);
+        let pause_ms = worker.backoff.next_ms(lived_ms);
         tracing::info!(worker = %id, "the worker is started again in {pause_ms} ms");
         self.timers.set(Timer::Restart(id), now_ms + pause_ms);
     }

@@ -1,5 +1,6 @@
 //! A worker from the front's side: its process, its channel, when it may be started again. Decides nothing about sessions.
 
+use super::backoff::{Backoff, HEALTHY_MS};
 use super::listen::Socket;
 use super::notify::NOTIFY_VARIABLE;
 use super::watch::Pulse;
@@ -18,11 +19,6 @@ use std::process::{Command, Stdio};
 
 /// The binary that runs now, even if another one lies at its path by now.
 const PROGRAM: &str = "/proc/self/exe";
-/// The first pause before a dead worker is started again, and the longest one, milliseconds.
-const SHORTEST_PAUSE_MS: u64 = 100;
-const LONGEST_PAUSE_MS: u64 = 10_000;
-/// A worker that ran for so long was healthy: the pause begins anew, milliseconds.
-const HEALTHY_MS: u64 = 10_000;
 /// So many processes in succession that crash soon are no accident.
 const CRASH_LOOP: u32 = 3;
 /// Kernel clock ticks in a second, as /proc shows them (`USER_HZ`; 100 on every Linux of today).
@@ -45,7 +41,8 @@ pub struct Worker {
     pub spare_permille: u32,
     /// Its row as the page shows it.
     pub shown: WorkerRow,
-    pause_ms: u64,
+    /// How long to wait before its next process is started.
+    pub backoff: Backoff,
     /// Processes in succession that died soon, and of no client's input.
     unexplained: u32,
 }
@@ -80,7 +77,7 @@ impl Worker {
     /// A place without a process.
     pub fn new(limits: config::Worker) -> Self {
         let (id, state, shown) = (WorkerId(limits.id), WorkerState::Empty, WorkerRow::default());
-        Self { id, limits, state, process: None, restarts: 0, spare_permille: 1000, shown, pause_ms: SHORTEST_PAUSE_MS, unexplained: 0 }
+        Self { id, limits, state, process: None, restarts: 0, spare_permille: 1000, shown, backoff: Backoff::default(), unexplained: 0 }
     }
 
     /// Whether it can take sessions.
@@ -91,16 +88,6 @@ impl Worker {
     /// Whether another front started its process, or it has none at the moment.
     pub fn is_inherited(&self) -> bool {
         self.process.as_ref().is_none_or(|process| process.inherited)
-    }
-
-    /// How long to wait before a process that ran for `lived_ms` is replaced; doubles while they do not live.
-    pub fn next_pause_ms(&mut self, lived_ms: u64) -> u64 {
-        if lived_ms >= HEALTHY_MS {
-            self.pause_ms = SHORTEST_PAUSE_MS;
-        }
-        let pause_ms = self.pause_ms;
-        self.pause_ms = (pause_ms * 2).min(LONGEST_PAUSE_MS);
-        pause_ms
     }
 
     /// Its process has crashed by itself after `lived_ms`; `explained`: by what a client sent. True if that goes on and on.
@@ -218,14 +205,6 @@ fn cpu_ms(pid: u32) -> Option<u64> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_pause_doubles_up_to_ten_seconds_and_begins_anew_after_health() {
-        let mut worker = Worker::new(config::Worker { id: 1, ..config::Worker::default() });
-        let pauses: Vec<u64> = (0..9).map(|_| worker.next_pause_ms(50)).collect();
-        assert_eq!(pauses, [100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
-        assert_eq!([worker.next_pause_ms(HEALTHY_MS), worker.next_pause_ms(0)], [100, 200]);
-    }
 
     #[test]
     fn cpu_time_is_a_share_of_the_time_between_readings() {

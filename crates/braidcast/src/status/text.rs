@@ -74,16 +74,19 @@ fn instance(status: &Status) -> String {
     lines.join("\n") + "\n"
 }
 
+fn or_none(number: Option<u32>) -> String {
+    number.map_or("-".to_owned(), |number| number.to_string())
+}
+
 fn workers(status: &Status) -> String {
-    let limit = |number: Option<u32>| number.map_or("-".to_owned(), |number| number.to_string());
     let row = |worker: &super::Worker| {
         vec![
             worker.id.to_string(),
             if worker.pid == 0 { "-".to_owned() } else { worker.pid.to_string() },
             worker.state.to_owned(),
             worker.current.to_string(),
-            limit(worker.allowed),
-            limit(worker.free),
+            or_none(worker.allowed),
+            or_none(worker.free),
             worker.weight.to_string(),
             worker.viewers.to_string(),
             worker.sessions.to_string(),
@@ -110,7 +113,6 @@ fn workers(status: &Status) -> String {
 }
 
 fn processes(status: &Status) -> String {
-    let limit = |number: Option<u32>| number.map_or("-".to_owned(), |number| number.to_string());
     let now_ms = clock::wall_ms();
     let row = |process: &Process| {
         vec![
@@ -118,8 +120,8 @@ fn processes(status: &Status) -> String {
             if process.pid == 0 { "-".to_owned() } else { process.pid.to_string() },
             if process.silent.is_some() { "silent".to_owned() } else { process.state.clone() },
             process.current.to_string(),
-            limit(process.allowed),
-            limit(process.free),
+            or_none(process.allowed),
+            or_none(process.free),
             process.weight.to_string(),
             process.viewers.to_string(),
             format!("{}%", (process.cpu_permille + 5) / 10),

@@ -161,7 +161,7 @@ impl Front {
             }
             Err(error) => {
                 process.state = WorkerState::Restarting;
-                let pause_ms = process.next_pause_ms(0);
+                let pause_ms = process.backoff.next_ms(0);
                 tracing::error!(process = %id, error = format!("{error:#}"), "a process cannot be started; tried again in {pause_ms} ms");
                 self.timers.set(Timer::StartProcess(id), now_ms + pause_ms);
             }
@@ -191,7 +191,7 @@ impl Front {
         if stopping {
             return tracing::info!(process = %id, pid, "the process {ending}");
         }
-        let pause_ms = if expected { 0 } else { process.next_pause_ms(lived_ms) };
+        let pause_ms = if expected { 0 } else { process.backoff.next_ms(lived_ms) };
         process.restarts += u32::from(!expected);
         match expected {
             true => tracing::info!(process = %id, pid, "the drained process {ending}; it is started anew"),

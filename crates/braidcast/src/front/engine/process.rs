@@ -1,5 +1,6 @@
 //! A process of another server: where it is, how it gets on, when it may be started again. Decides nothing about connections.
 
+use super::super::backoff::Backoff;
 use crate::config;
 use crate::control::pages::WorkerState;
 use crate::control::{EngineProcess, ProcessId};
@@ -10,12 +11,6 @@ use braidcast_sys::{PidFd, clock};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-
-/// The first pause before a process is started again, and the longest one, milliseconds.
-const SHORTEST_PAUSE_MS: u64 = 200;
-const LONGEST_PAUSE_MS: u64 = 10_000;
-/// A process that ran for so long was healthy: the pause begins anew, milliseconds.
-const HEALTHY_MS: u64 = 10_000;
 
 /// The place of a process, and the process that has it.
 #[derive(Debug)]
@@ -38,7 +33,8 @@ pub struct Process {
     pub silent: Option<(u64, String)>,
     /// Since when it gets no publishers any more, monotonic milliseconds.
     pub draining_since_ms: Option<u64>,
-    pause_ms: u64,
+    /// How long to wait before the next one is started.
+    pub backoff: Backoff,
 }
 
 /// A process that runs.
@@ -85,7 +81,7 @@ impl Process {
             cpu_permille: 0,
             silent: None,
             draining_since_ms: None,
-            pause_ms: SHORTEST_PAUSE_MS,
+            backoff: Backoff::default(),
         }
     }
 
@@ -135,16 +131,6 @@ impl Process {
     pub fn address(&self) -> Option<EngineProcess> {
         let Note { run, rtmp, http, api, .. } = self.running.as_ref()?.note;
         Some(EngineProcess { process: self.id, run, serves: self.serves(), rtmp, http, api })
-    }
-
-    /// How long to wait before a process that ran for `lived_ms` is replaced; doubles while they do not live.
-    pub fn next_pause_ms(&mut self, lived_ms: u64) -> u64 {
-        if lived_ms >= HEALTHY_MS {
-            self.pause_ms = SHORTEST_PAUSE_MS;
-        }
-        let pause_ms = self.pause_ms;
-        self.pause_ms = (pause_ms * 2).min(LONGEST_PAUSE_MS);
-        pause_ms
     }
 
     /// Asks it to end, or (`kill`) makes it. Its end is noticed by the handle.

@@ -14,8 +14,8 @@ impl Worker {
         }
         let mut clients = Clients::default();
         for (_, pair) in &self.relays.pairs {
-            if let (Some(process), Some(id)) = (pair.process, &pair.client_id) {
-                clients.insert(process.0, id, pair.peer.ip().to_canonical());
+            if let Some(id) = &pair.client_id {
+                clients.insert(pair.process.0, id, pair.peer.ip().to_canonical());
             }
         }
         if let Err(error) = clients.write(&self.config.server.shared_dir, self.id) {

@@ -1,9 +1,9 @@
 //! HTTP requests at a relay: indexes and segments are answered from the shared directory as everywhere; live streams, and what we do not
 //! know, are asked of a process.
 
-use super::super::session::{Role, Session, Want, Wish};
+use super::super::session::{Role, Session};
 use super::super::{End, Worker};
-use super::pair::{CLIENT, Flow, Pair, SERVER, Side};
+use super::pair::{CLIENT, Pair, SERVER};
 use super::{Leaving, connect};
 use crate::config::EngineKind;
 use crate::control::{Listener, ProcessId, ToFront};
@@ -26,7 +26,7 @@ impl Worker {
         if srs && request.path.starts_with(RTC) {
             let carries = ProcessId(self.config.engine.carries_others);
             return match self.relays.process(carries) {
-                Some(process) => self.connect_http(slot, None, process.api),
+                Some(process) => self.connect_http(slot, process.process, process.api),
                 None => self.respond_text(slot, Status::UNAVAILABLE, "the process that has WebRTC does not run now", false),
             }
             .map(|()| true);
@@ -42,22 +42,22 @@ impl Worker {
 
     /// Has a request answered by the process that has least to do: files that the site serves, pages, whatever else.
     pub(in super::super) fn pass_to_any(&mut self, slot: usize) -> Result<(), End> {
-        let load = |process: ProcessId| self.relays.pairs.iter().filter(|(_, pair)| pair.process == Some(process)).count();
+        let load = |process: ProcessId| self.relays.pairs.iter().filter(|(_, pair)| pair.process == process).count();
         let serving = self.relays.processes.iter().filter(|process| process.serves);
         match serving.min_by_key(|process| load(process.process)).copied() {
-            Some(process) => self.connect_http(slot, None, process.http),
+            Some(process) => self.connect_http(slot, process.process, process.http),
             None => self.respond_text(slot, Status::UNAVAILABLE, "no process serves now", false),
         }
     }
 
     /// Connects a client with a process, which gets the request as it was sent but for whom it comes from.
-    pub(super) fn connect_http(&mut self, slot: usize, process: Option<ProcessId>, address: SocketAddr) -> Result<(), End> {
+    pub(super) fn connect_http(&mut self, slot: usize, process: ProcessId, address: SocketAddr) -> Result<(), End> {
         let server = match connect(address) {
             Ok(server) => server,
             Err(error) => {
                 let Session { conn, peer, .. } = self.sessions[slot];
                 tracing::warn!(%conn, %peer, %address, %error, "a process takes no connection");
-                if process.is_some() {
+                if matches!(self.sessions[slot].role, Role::Placing(_)) {
                     self.tell_front(&ToFront::Released { conn });
                 }
                 return self.respond_text(slot, Status::BAD_GATEWAY, "the process does not speak HTTP", false);
@@ -65,36 +65,14 @@ impl Worker {
         };
         let Leaving { session, owed, unread } = self.leave_table(slot);
         let request = with_client(&session.head, session.peer);
-        let placed = match session.role {
-            Role::Placing(Wish { ref key, what }) => Some((key.clone(), what)),
-            _ => None,
-        };
-        let origin = session.origin();
-        let (key, want): (_, Option<Want>) = placed.unzip();
-        let mut pair = Pair {
-            conn: session.conn,
-            row: session.kept.row,
-            origin,
-            peer: session.peer,
-            generation: 0,
-            key,
-            want,
-            credential: session.asked.as_ref().map_or(0, |asked| asked.credential),
-            process,
-            client_id: None,
-            taken: process.is_some(),
-            machine: None,
-            unread: Vec::new(),
-            ends: [Side::new(session.socket), Side::new(server)],
-            flows: [Flow::default(), Flow::default()],
-            deadline_ms: 0,
-        };
+        let placed = matches!(session.role, Role::Placing(_));
+        let mut pair = Pair { taken: placed, ..Pair::of(session, server, process) };
         pair.owe(CLIENT, &owed);
         pair.owe(SERVER, &request);
         pair.owe(SERVER, &unread);
-        let (conn, taken) = (pair.conn, pair.taken);
+        let conn = pair.conn;
         let Some(slot) = self.pair_up(pair) else { return Ok(()) };
-        if taken {
+        if placed {
             self.tell_front(&ToFront::Taken { conn });
         }
         match self.carry(slot, CLIENT) {

@@ -125,7 +125,7 @@ impl Worker {
         let Some(address) = self.relays.process(process) else { return self.refuse(slot, Refusal::Unavailable) };
         match self.sessions[slot].protocol {
             Protocol::Relay(_) => self.connect_rtmp(slot, address),
-            Protocol::Http(_) => self.connect_http(slot, Some(address.process), address.http),
+            Protocol::Http(_) => self.connect_http(slot, address.process, address.http),
             _ => Err(End::Fault("a session of no protocol that is relayed was placed at a process")),
         }
     }
@@ -211,7 +211,7 @@ impl Worker {
                 tracing::debug!(conn = %pair.conn, %error, "cannot unwatch a socket");
             }
         }
-        let (conn, peer, process) = (pair.conn, pair.peer, pair.process.map(tracing::field::display));
+        let (conn, peer, process) = (pair.conn, pair.peer, tracing::field::display(pair.process));
         let stream = pair.key.as_ref().map(tracing::field::display);
         match (end, pair.want) {
             (End::Peer(why), _) if self.peer_lines.allow(self.now.mono_ms) => {

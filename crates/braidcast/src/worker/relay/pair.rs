@@ -3,7 +3,7 @@
 //! Readiness is told again as long as there is some (level-triggered): each turn takes what fits a pipe and gives it on. A side that takes no
 //! more stops the other one from being read, so that whoever is slow is slow for the server as if nobody were between.
 
-use super::super::session::Want;
+use super::super::session::{Role, Session, Want, Wish};
 use super::super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, ProcessId, ToFront};
@@ -38,7 +38,7 @@ pub struct Pair {
     pub want: Option<Want>,
     /// As in [`crate::control::Asked`].
     pub credential: u64,
-    pub process: Option<ProcessId>,
+    pub process: ProcessId,
     /// What the process calls the client, RTMP.
     pub client_id: Option<String>,
     /// The process has taken it, and the front was told.
@@ -88,6 +88,34 @@ impl Flow {
 }
 
 impl Pair {
+    /// Of a session that has left the table, and of a connection to a process; nothing is owed to either yet.
+    pub fn of(session: Session, server: OwnedFd, process: ProcessId) -> Self {
+        let origin = session.origin();
+        let placed = match session.role {
+            Role::Placing(Wish { key, what }) => Some((key, what)),
+            _ => None,
+        };
+        let (key, want) = placed.unzip();
+        Self {
+            conn: session.conn,
+            row: session.kept.row,
+            origin,
+            peer: session.peer,
+            generation: 0,
+            key,
+            want,
+            credential: session.asked.as_ref().map_or(0, |asked| asked.credential),
+            process,
+            client_id: None,
+            taken: false,
+            machine: None,
+            unread: Vec::new(),
+            ends: [Side::new(session.socket), Side::new(server)],
+            flows: [Flow::default(), Flow::default()],
+            deadline_ms: 0,
+        }
+    }
+
     /// Has bytes sent to an end before anything else.
     pub fn owe(&mut self, to: usize, bytes: &[u8]) {
         self.flows[1 - to].pending.extend_from_slice(bytes);
@@ -99,7 +127,7 @@ impl Pair {
             intent: if want == Want::Publish { Intent::Publish } else { Intent::Play },
             key: key.clone(),
             credential: self.credential,
-            process: self.process.map(|process| (process, self.taken)),
+            process: Some((self.process, self.taken)),
         });
         Holding { conn: self.conn, row: self.row, origin: self.origin, client: self.peer, departed: false, pull: None, place }
     }

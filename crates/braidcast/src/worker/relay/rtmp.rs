@@ -3,7 +3,7 @@
 use super::super::rendition::{Form, Rendition};
 use super::super::session::{Protocol, Want, Wish};
 use super::super::{End, Worker};
-use super::pair::{CLIENT, Flow, Pair, Side};
+use super::pair::{CLIENT, Pair};
 use super::{Leaving, connect};
 use crate::config::{ClientAddress, EngineKind};
 use crate::control::{EngineProcess, Refusal};
@@ -78,30 +78,11 @@ impl Worker {
                 return self.refuse(slot, Refusal::Unavailable);
             }
         };
-        let prefix = self.client_prefix(self.sessions[slot].peer, process.rtmp);
-        let Leaving { session, owed, unread } = self.leave_table(slot);
-        let origin = session.origin();
-        let Protocol::Relay(mut machine) = session.protocol else { return Ok(()) };
+        let Leaving { mut session, owed, unread } = self.leave_table(slot);
+        let prefix = self.client_prefix(session.peer, process.rtmp);
+        let Protocol::Relay(mut machine) = std::mem::replace(&mut session.protocol, Protocol::Unknown) else { return Ok(()) };
         machine.begin(&prefix, self.now.mono_ms);
-        let (Some(asked), super::super::session::Role::Placing(wish)) = (session.asked, session.role) else { return Ok(()) };
-        let mut pair = Pair {
-            conn: session.conn,
-            row: session.kept.row,
-            origin,
-            peer: session.peer,
-            generation: 0,
-            key: Some(wish.key),
-            want: Some(wish.what),
-            credential: asked.credential,
-            process: Some(process.process),
-            client_id: None,
-            taken: false,
-            machine: Some(machine),
-            unread,
-            ends: [Side::new(session.socket), Side::new(server)],
-            flows: [Flow::default(), Flow::default()],
-            deadline_ms: 0,
-        };
+        let mut pair = Pair { machine: Some(machine), unread, ..Pair::of(session, server, process.process) };
         pair.owe(CLIENT, &owed);
         let Some(slot) = self.pair_up(pair) else { return Ok(()) };
         match self.feed_machine(slot, CLIENT, &[]) {
