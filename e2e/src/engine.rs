@@ -405,6 +405,37 @@ pub fn viewers_get_the_publisher_that_comes_back(server: &Server) -> Result<()> 
     Ok(())
 }
 
+/// Players of a process that has no room for their publisher when it comes back are closed, and led to the other one when they come back
+/// too; each of the two processes takes one.
+pub fn players_are_closed_where_their_publisher_does_not_come_back(server: &Server) -> Result<()> {
+    let publisher = media::publish_live(&server.rtmp("x"))?;
+    let before = server.process_of("x")?;
+    let mut player = RtmpClient::start(&server.rtmp("x"), ClientRole::Play)?;
+    gets_frames(&mut player)?;
+    drop(publisher);
+    let nobody = || server.processes().ok()?.iter().all(|row| row["current"] == 0).then_some(());
+    eventually(PATIENCE, nobody).context("the publisher does not leave")?;
+    let _another = media::publish_live(&server.rtmp("y"))?;
+    ensure!(server.process_of("y")? == before, "the other stream is at process {}", server.process_of("y")?);
+    let _publisher = media::publish_live(&server.rtmp("x"))?;
+    eventually(PATIENCE, || player.next(Duration::from_millis(100)).is_err().then_some(()))
+        .with_context(|| format!("the player stays where nothing comes:\n{}", server.log_text()))?;
+    ensure!(server.process_of("x")? != before, "two publishers are at a process that takes one");
+    gets_frames(&mut RtmpClient::start(&server.rtmp("x"), ClientRole::Play)?)
+}
+
+/// An encoder that comes back before its old connection is seen to be gone takes its stream over, players and all.
+pub fn an_encoder_takes_its_own_stream_over(server: &Server) -> Result<()> {
+    let mut old = media::publish_live(&server.rtmp("x"))?;
+    server.wait_live("x")?;
+    let mut player = RtmpClient::start(&server.rtmp("x"), ClientRole::Play)?;
+    gets_frames(&mut player)?;
+    let _new = Stubborn::publish(&server.rtmp("x"));
+    eventually(PATIENCE, || (!old.is_running()).then_some(())).with_context(|| format!("two publish:\n{}", server.log_text()))?;
+    // More than can have come of the old one on the way.
+    (0..4).try_for_each(|_| gets_frames(&mut player)).with_context(|| server.log_text())
+}
+
 /// A player that gets frames, whatever their times: nginx-rtmp has those of each publisher begin anew.
 fn gets_frames(player: &mut RtmpClient) -> Result<()> {
     (0..FRAMES).try_for_each(|_| player.wait(|output| matches!(output, ClientOutput::Media { kind: RecordKind::Video, .. })).map(drop))

@@ -107,6 +107,21 @@ fn viewers_get_the_publisher_that_comes_back() -> Result<()> {
 }
 
 #[test]
+fn an_encoder_takes_its_own_stream_over() -> Result<()> {
+    with(|options| options, |server| engine::an_encoder_takes_its_own_stream_over(server))
+}
+
+#[test]
+fn players_are_closed_where_their_publisher_does_not_come_back() -> Result<()> {
+    if is_skipped() {
+        return Ok(());
+    }
+    let mut options = nginx_options(2, None)?;
+    options.file += "[[worker]]\nid = 1\nmax_publishers = 1\n[[worker]]\nid = 2\nmax_publishers = 1\n";
+    engine::players_are_closed_where_their_publisher_does_not_come_back(&Server::start(options)?)
+}
+
+#[test]
 fn a_workers_death_costs_its_connections_alone() -> Result<()> {
     with(|options| options, |server| engine::a_workers_death_costs_its_connections_alone(server))
 }

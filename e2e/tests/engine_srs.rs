@@ -184,6 +184,18 @@ fn viewers_get_the_publisher_that_comes_back() -> Result<()> {
 }
 
 #[test]
+fn an_encoder_takes_its_own_stream_over() -> Result<()> {
+    with(|options| options, |server| engine::an_encoder_takes_its_own_stream_over(server))
+}
+
+#[test]
+fn players_are_closed_where_their_publisher_does_not_come_back() -> Result<()> {
+    let (mut options, _directory) = options(2, SITE)?;
+    options.file = "[[worker]]\nid = 1\nmax_publishers = 1\n[[worker]]\nid = 2\nmax_publishers = 1\n".into();
+    engine::players_are_closed_where_their_publisher_does_not_come_back(&Server::start(options)?)
+}
+
+#[test]
 fn a_workers_death_costs_its_connections_alone() -> Result<()> {
     with(|options| options, |server| engine::a_workers_death_costs_its_connections_alone(server))
 }
