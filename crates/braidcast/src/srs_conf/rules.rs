@@ -134,7 +134,7 @@ const VHOST: &[Rule] = &[
     Rule("hls.hls_keys", Instead("off"), Directive::is_on, Lost, "is off: encrypted segments cannot be served here"),
     Rule("hls.hls_ts_floor", Instead("off"), Directive::is_on, Lost, "is off: segments are numbered by their order"),
     Rule("hls.hls_use_fmp4", Instead("off"), Directive::is_on, Lost, "is off: segments are MPEG-TS here"),
-    Rule("hls.hls_entry_prefix", Same, always, Changed, "stands in the indexes that SRS writes, before the names of the segments"),
+    Rule("hls.hls_entry_prefix", Gone, always, Lost, "is left out: indexes are written here, and name segments by their place"),
     Rule(
         "http_remux.enabled",
         Is(|_, _| "on".into()),

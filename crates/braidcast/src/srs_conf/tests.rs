@@ -146,6 +146,7 @@ fn each_process_has_ports_pid_and_log_of_its_own() {
         assert_eq!(args(vhost, "http_remux.mount"), ["[vhost]/[app]/[stream].flv"]);
         assert_eq!((args(vhost, "hls.hls_fragment"), args(vhost, "hls.hls_window")), (&["6".into()][..], &["90".into()][..]));
         assert_eq!(args(vhost, "hls.hls_keys"), ["off"]);
+        assert!(vhost.at("hls.hls_entry_prefix").is_none(), "names in SRS's indexes stay names of files");
     }
 }
 

@@ -44,6 +44,7 @@ const ROOT: &[&str] = &[
 /// As [`ROOT`], of all vhosts.
 const VHOST: &[&str] = &[
     "hls.enabled",
+    "hls.hls_entry_prefix",
     "hls.hls_path",
     "hls.hls_m3u8_file",
     "hls.hls_ts_file",
