@@ -325,6 +325,10 @@ impl Worker {
             if to.is_clogged() {
                 interest = interest | Interest::WRITE;
             }
+            if interest == Interest::NONE {
+                // A hang-up is told all the same: once, not again and again while nothing can be done about it.
+                interest = Interest::EDGE;
+            }
             let end = &mut pair.ends[side];
             if interest != end.watched {
                 end.watched = interest;
