@@ -506,5 +506,8 @@ pub fn nothing_is_left_behind(server: &mut Server) -> Result<()> {
     ensure!(left.is_empty(), "processes are left: {left:?}\n{}", server.log_text());
     let used = crate::server::processes_of(&server.shared_dir);
     ensure!(used.is_empty(), "processes use the directory: {used:?}");
+    let told: Vec<_> =
+        server.shared_dir.join("engine").read_dir().into_iter().flatten().flatten().filter(|entry| entry.path().is_file()).collect();
+    ensure!(told.is_empty(), "of processes that are gone is still told: {told:?}");
     Ok(())
 }

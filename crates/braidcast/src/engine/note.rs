@@ -54,7 +54,7 @@ pub fn end_all(shared_dir: &Path) {
         tracing::info!(
             pid = note.pid,
             error = ended.err().map(tracing::field::display),
-            "the front is gone for good: {} is ended",
+            "nobody looks after it any more: {} is ended",
             note.program.display()
         );
     }

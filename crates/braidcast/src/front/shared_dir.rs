@@ -83,6 +83,12 @@ impl SharedDir {
     /// Logs and saved sessions mean nothing to the next instance; segments and indexes do, and pages hold the counters.
     fn tidy(&self) -> anyhow::Result<()> {
         self.empty("sessions")?;
+        // What is told of processes that run no more; what they have written is still taken by the next instance.
+        for entry in fs::read_dir(self.path().join(crate::engine::DIRECTORY)).into_iter().flatten().filter_map(Result::ok) {
+            if entry.path().is_file() {
+                ignore_missing(fs::remove_file(entry.path()))?;
+            }
+        }
         for key in self.root.keys()? {
             let stream = self.root.stream_dir(&key);
             ignore_missing(fs::remove_dir_all(stream.join("log")))?;
@@ -96,7 +102,7 @@ impl SharedDir {
 
     /// Only what is ours: somebody may have named a directory that holds other things too.
     fn remove(&self) -> anyhow::Result<()> {
-        for name in ["streams", "sessions", "workers"] {
+        for name in ["streams", "sessions", "workers", crate::engine::DIRECTORY] {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
         for name in [crate::control::pages::FRONT_PAGE_NAME, crate::control::orders::SOCKET_NAME, LOCK_NAME, crate::relays::instance_file()]

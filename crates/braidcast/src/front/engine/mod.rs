@@ -14,6 +14,7 @@ use crate::control::pages::WorkerState;
 use crate::control::{ConnId, EngineProcess, Intent, ProcessId, ToFront, ToWorker, WorkerId};
 use crate::engine::{process_dir, report};
 use crate::srs_conf::NoteKind;
+use anyhow::Context;
 use braidcast_media::StreamKey;
 use braidcast_sys::{Interest, clock, net};
 pub use launch::Recipe;
@@ -57,6 +58,12 @@ impl Engine {
     /// As configured; nothing is started yet. What an earlier front has started goes on.
     pub fn open(config: &crate::config::Config, now_ms: u64) -> anyhow::Result<Self> {
         if !config.relays() {
+            // Nobody looks after processes of an instance before, or takes what they have written.
+            let left = config.server.shared_dir.join(crate::engine::DIRECTORY);
+            if left.exists() {
+                crate::engine::note::end_all(&config.server.shared_dir);
+                std::fs::remove_dir_all(&left).with_context(|| format!("deleting {}", left.display()))?;
+            }
             return Ok(Self::default());
         }
         let recipe = Recipe::read(&config.engine)?;
