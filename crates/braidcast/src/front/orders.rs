@@ -131,7 +131,7 @@ impl Front {
             },
             Order::DrainProcess(process) => {
                 let run = self.process_run(*process).map_or(0, |(run, _)| run);
-                self.drain_process(*process, None)?;
+                self.drain_process(*process)?;
                 let publishers = self.registry.process_load(*process).publishers;
                 Ok((
                     Waits::ProcessDrained { process: *process, run },

@@ -277,15 +277,12 @@ impl Front {
         }
     }
 
-    /// A process gets no publishers any more, is left until its streams end or the limit passes, then ends and is started anew, from another
-    /// program perhaps. The error says why not.
-    pub(super) fn drain_process(&mut self, id: ProcessId, program: Option<PathBuf>) -> Result<(), String> {
+    /// A process gets no publishers any more, is left until its streams end or the limit passes, then ends and is started anew. The error
+    /// says why not.
+    pub(super) fn drain_process(&mut self, id: ProcessId) -> Result<(), String> {
         let now_ms = self.now_ms;
         let most = self.engine.processes.len();
         let Some(process) = self.engine.process(id) else { return Err(format!("there is no process {id}; there are {most}")) };
-        if let Some(program) = program {
-            process.program = program;
-        }
         match process.state {
             WorkerState::Running => {}
             WorkerState::Draining => return Ok(()),
@@ -341,7 +338,7 @@ impl Front {
         let all_serve = self.engine.processes.iter().all(Process::takes_publishers);
         if all_serve
             && let Some(next) = self.engine.to_replace.pop_front()
-            && let Err(why) = self.drain_process(next, None)
+            && let Err(why) = self.drain_process(next)
         {
             tracing::warn!(process = %next, "it cannot be replaced yet: {why}");
             self.engine.to_replace.push_back(next);
