@@ -125,8 +125,10 @@ fn a_full_budget_refuses_newcomers_and_spares_those_who_run() -> Result<()> {
         grown().then_some(())
     })
     .context("the stream stopped")?;
-    // It is measured once a second: what comes in meanwhile is above the line at which things begin to go.
-    ensure!(most <= limit() + limit() / 4, "{most} bytes were in use, {} were allowed", limit());
+    // It is measured once a second, or later on a busy machine, and what comes in meanwhile lies above the line. But it always falls
+    // below again, and is far from the 36 MiB of log alone that would lie there if nothing went.
+    ensure!(most <= 2 * limit(), "{most} bytes were in use, {} were allowed", limit());
+    eventually(PATIENCE, || (bytes() <= limit()).then_some(())).with_context(|| format!("{} of {} bytes stay", bytes(), limit()))?;
     ensure!(server.workers_counter("records_dropped") == 0, "records of a running stream were dropped");
     viewer.wait_more(25)?;
     ensure!(publishers.iter_mut().all(Tool::is_running), "a publisher was dropped");
