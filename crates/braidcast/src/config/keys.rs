@@ -212,6 +212,18 @@ section! {
 }
 
 section! {
+    /// RTMP and HTTP within TLS. See [tls.md](tls.md).
+    Tls {
+        /// Addresses to listen on for RTMPS, as in `[rtmp]`. Empty: none. SRS's port is 1443.
+        rtmps: Vec<SocketAddr> = Vec::new();
+        /// Addresses to listen on for HTTPS, for all that `[http]` has. Empty: none. SRS's port is 8088.
+        https: Vec<SocketAddr> = Vec::new();
+        /// Addresses to listen on for the HTTP API by HTTPS. Empty: none. SRS's port is 1990.
+        https_api: Vec<SocketAddr> = Vec::new();
+    }
+}
+
+section! {
     /// What clients may do at most. Each refusal is logged with the client's address, and counted.
     Limits {
         /// Open connections in all.
