@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod control;
 mod engine;
+mod events;
 mod front;
 pub mod fuzzing;
 mod hls;
