@@ -3,6 +3,7 @@
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
 mod cli;
+mod clients;
 mod config;
 mod control;
 mod engine;
