@@ -9,6 +9,7 @@ mod engine;
 mod front;
 pub mod fuzzing;
 mod hls;
+mod hooks;
 mod logging;
 mod page;
 mod relays;
