@@ -11,6 +11,7 @@ mod events;
 mod front;
 pub mod fuzzing;
 mod hls;
+mod hooks;
 mod logging;
 mod page;
 mod relays;
