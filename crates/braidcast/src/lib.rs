@@ -4,12 +4,15 @@
 
 mod attendant;
 mod cli;
+mod clients;
 mod config;
 mod control;
 mod engine;
+mod events;
 mod front;
 pub mod fuzzing;
 mod hls;
+mod hooks;
 mod logging;
 mod page;
 mod relays;

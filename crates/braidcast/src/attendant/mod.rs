@@ -8,7 +8,7 @@ pub mod page;
 pub mod report;
 
 use crate::config::Config;
-use crate::control::attendants::{Decision, FromAttendant, Role, file_of};
+use crate::control::attendants::{Decision, DecisionId, FromAttendant, Role, file_of};
 use crate::control::{ListeningSocket, Origin};
 use anyhow::Context;
 use braidcast_sys::file;
@@ -39,7 +39,7 @@ pub enum Said {
     /// A question, to be answered by [`Outbox::decided`].
     Decide {
         /// Which.
-        id: u64,
+        id: DecisionId,
         /// What is to happen, as JSON.
         event: String,
     },

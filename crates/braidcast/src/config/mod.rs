@@ -6,6 +6,7 @@
 mod check;
 mod docs;
 mod file;
+mod hooks;
 mod keys;
 mod load;
 mod networks;
@@ -16,9 +17,10 @@ mod units;
 mod value;
 
 pub use docs::markdown;
+pub use hooks::About;
 pub use keys::{
-    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play,
-    PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, Tls, When, Worker,
+    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnError,
+    OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, Tls, When, Worker,
 };
 pub use load::{Sources, load, load_text};
 pub use networks::Network;
@@ -122,12 +124,14 @@ config! {
         hls: Hls,
         relay: Relay,
         tls: Tls,
+        hooks: Hooks,
         limits: Limits,
     }
     [[
         worker: Worker, needs "id";
         forward: Forward, needs "streams" "to";
         pull: Pull, needs "stream" "from";
+        hook: Hook, needs "events" "url";
     ]]
 }
 

@@ -4,7 +4,8 @@
 //! a socket in the shared directory, and again to each front that comes after it.
 
 use super::counters::TlsCounter;
-use super::{Listener, ListeningSocket};
+use super::{ConnId, Listener, ListeningSocket};
+use crate::hooks::Action;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
@@ -78,8 +79,8 @@ pub enum ToAttendant {
     End,
     /// A question about something that has not happened yet. Answered by [`FromAttendant::Decided`], in any order.
     Decide {
-        /// Which question; no front asks two with the same number.
-        id: u64,
+        /// Which question.
+        id: DecisionId,
         /// What is to happen, as JSON.
         event: String,
     },
@@ -116,11 +117,28 @@ pub enum FromAttendant {
     Decided(Decision),
 }
 
+/// Which question it is. A front that comes after the one that has asked asks with the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct DecisionId {
+    /// Whose connection it is about.
+    pub conn: ConnId,
+    /// Which question about that connection, from 0.
+    pub asked: u32,
+    /// What is to happen.
+    pub action: Action,
+}
+
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} ({})", self.action.name(), self.conn, self.asked)
+    }
+}
+
 /// What was decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// The question's.
-    pub id: u64,
+    pub id: DecisionId,
     /// Whether it may happen.
     pub allow: bool,
     /// Where the stream is to be pushed to as well: URLs.

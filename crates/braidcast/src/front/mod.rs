@@ -9,6 +9,7 @@ mod attendants;
 mod backoff;
 mod balance;
 mod budget;
+mod clients;
 mod engine;
 mod hear;
 mod inherit;

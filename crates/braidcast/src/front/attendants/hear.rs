@@ -93,7 +93,7 @@ impl Front {
 
     /// Nobody has asked, or a front before has.
     fn decided(&self, decision: &Decision) {
-        tracing::debug!(id = decision.id, "an answer to a question that nobody has asked");
+        tracing::debug!(id = %decision.id, "an answer to a question that nobody has asked");
     }
 
     /// An attendant says who it is.
