@@ -43,10 +43,23 @@ pub enum Said {
         /// What is to happen, as JSON.
         event: String,
     },
+    /// The certificates there are.
+    Certificates(Vec<CertificateFiles>),
     /// Take no new work, drop the [`RoleLock`], and end when what there is has been done.
     Retire,
     /// End as soon as that can be done in order. Nothing follows.
     End,
+}
+
+/// A certificate's files.
+#[derive(Debug)]
+pub struct CertificateFiles {
+    /// The path of the certificate.
+    pub cert: String,
+    /// The path of its key.
+    pub key: String,
+    /// What is in them, or why they could not be read.
+    pub read: Result<(Vec<u8>, Vec<u8>), String>,
 }
 
 /// The process's side of a role.
@@ -119,13 +132,15 @@ impl Attendant {
     }
 
     /// Waits until no other process of this role takes new work; from then on this one does, until the lock is dropped.
-    pub async fn lock(&self) -> io::Result<RoleLock> {
+    pub fn lock(&self) -> impl Future<Output = io::Result<RoleLock>> + use<> {
         let path = file_of(&self.shared_dir, self.role, "lock");
-        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        while !file::try_lock_exclusive(&lock)? {
-            tokio::time::sleep(LOCK_LOOK).await;
+        async move {
+            let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            while !file::try_lock_exclusive(&lock)? {
+                tokio::time::sleep(LOCK_LOOK).await;
+            }
+            Ok(RoleLock { _lock: lock })
         }
-        Ok(RoleLock { _lock: lock })
     }
 }
 

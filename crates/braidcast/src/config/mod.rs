@@ -19,8 +19,9 @@ mod value;
 pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
-    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnError,
-    OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, Tls, When, Worker,
+    Api, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate,
+    OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, Tls, TlsVersion, When,
+    Worker,
 };
 pub use load::{Sources, load, load_text};
 pub use networks::Network;
@@ -29,7 +30,7 @@ pub use units::{Size, Span};
 
 use crate::control::Listener;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use table::{Rejected, Section};
 use value::Raw;
@@ -129,6 +130,7 @@ config! {
     }
     [[
         worker: Worker, needs "id";
+        certificate: Certificate, needs "cert" "key";
         forward: Forward, needs "streams" "to";
         pull: Pull, needs "stream" "from";
         hook: Hook, needs "events" "url";
@@ -161,6 +163,18 @@ impl Config {
             (_, 0) => cores(),
             (_, configured) => configured,
         }
+    }
+
+    /// Where clients come in: section, key, addresses.
+    pub fn listens(&self) -> [(&'static str, &'static str, &[SocketAddr]); 6] {
+        [
+            ("rtmp", "listen", &self.rtmp.listen),
+            ("http", "listen", &self.http.listen),
+            ("api", "listen", &self.api.listen),
+            ("tls", "rtmps", &self.tls.rtmps),
+            ("tls", "https", &self.tls.https),
+            ("tls", "https_api", &self.tls.https_api),
+        ]
     }
 
     /// Whether our workers are relays before processes of another server.
