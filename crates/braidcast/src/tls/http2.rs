@@ -30,6 +30,8 @@ const STREAMS: u32 = 100;
 const IDLE_PAIRS: usize = 8;
 /// What is read of an answer ahead of the client, in bytes; and of what the client does not take yet.
 const ANSWER_BYTES: usize = 64 << 10;
+/// What a client may send of a request ahead of the worker, in bytes; of all its requests together four times as much.
+const WINDOW_BYTES: u32 = 64 << 10;
 /// How often a client that says nothing is asked whether it is there, and how long it may take to answer.
 const PING: Duration = Duration::from_secs(20);
 /// How long the front may take to give a connection to a worker.
@@ -68,6 +70,8 @@ pub async fn serve(server: &Arc<Server>, connection: TlsStream<TcpStream>, origi
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(4 * WINDOW_BYTES)
         .max_header_list_size(limits.http_head_bytes)
         .max_send_buf_size(ANSWER_BYTES)
         .keep_alive_interval(PING)
