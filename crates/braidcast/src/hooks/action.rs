@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What has happened, or wants to happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Action {
     /// An RTMP client has named its app.
     Connect,
