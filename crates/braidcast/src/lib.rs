@@ -10,6 +10,7 @@ mod front;
 pub mod fuzzing;
 mod hls;
 mod logging;
+mod metrics;
 mod page;
 mod relays;
 mod saved;

@@ -17,8 +17,8 @@ mod value;
 
 pub use docs::markdown;
 pub use keys::{
-    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play,
-    PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, When, Worker,
+    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, Metrics, OnDuplicate, OnExit,
+    Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, When, Worker,
 };
 pub use load::{Sources, load, load_text};
 pub use networks::Network;
@@ -115,6 +115,7 @@ config! {
         rtmp: Rtmp,
         http: Http,
         api: Api,
+        metrics: Metrics,
         publish: Publish,
         play: Play,
         placement: Placement,
@@ -180,6 +181,8 @@ impl Config {
             Listener::Rtmp => self.rtmp.proxy_protocol,
             Listener::Http => self.http.proxy_protocol,
             Listener::Api => self.api.proxy_protocol,
+            // Who monitors connects directly.
+            Listener::Metrics => ProxyProtocol::Off,
             Listener::Sub => self.server.worker_proxy_protocol,
         };
         expected == ProxyProtocol::On
@@ -201,6 +204,7 @@ impl Config {
         keep(self.rtmp.listen != running.rtmp.listen, "[rtmp] listen");
         keep(self.http.listen != running.http.listen, "[http] listen");
         keep(self.api.listen != running.api.listen, "[api] listen");
+        keep(self.metrics.listen != running.metrics.listen, "[metrics] listen");
         keep(self.server.shared_dir != running.server.shared_dir, "[server] shared_dir");
         keep(self.server.state_dir != running.server.state_dir, "[server] state_dir");
         keep(self.workers() != running.workers(), "[server] workers");
@@ -210,6 +214,7 @@ impl Config {
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);
+        self.metrics.listen.clone_from(&running.metrics.listen);
         self.server.shared_dir.clone_from(&running.server.shared_dir);
         self.server.state_dir.clone_from(&running.server.state_dir);
         self.server.workers = running.workers();

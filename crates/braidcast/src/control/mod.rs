@@ -95,6 +95,8 @@ pub enum Listener {
     Api,
     /// A worker's own sub-port: RTMP or HTTP, told apart by the first byte. Such a connection is never placed elsewhere.
     Sub,
+    /// What monitoring reads.
+    Metrics,
 }
 
 /// What a client wants to do with a stream.

@@ -54,6 +54,7 @@ pub fn open_all(config: &Config) -> anyhow::Result<Vec<Socket>> {
         ("rtmp", Listener::Rtmp, &config.rtmp.listen),
         ("http", Listener::Http, &config.http.listen),
         ("api", Listener::Api, &config.api.listen),
+        ("metrics", Listener::Metrics, &config.metrics.listen),
     ] {
         let before = sockets.len();
         for address in addresses {
