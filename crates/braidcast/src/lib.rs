@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod hls;
 mod hooks;
 mod logging;
+mod metrics;
 mod page;
 mod relays;
 mod saved;

@@ -151,7 +151,9 @@ fn proxies(error: &mut impl FnMut(&'static str, &'static str, String), config: &
 
 fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
     let mut taken: Vec<(&'static str, std::net::SocketAddr)> = Vec::new();
-    for (section, addresses) in [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen)] {
+    for (section, addresses) in
+        [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen), ("metrics", &config.metrics.listen)]
+    {
         for address in addresses {
             let same = taken.iter().find(|(_, other)| other == address && address.port() != 0);
             match same {
@@ -213,7 +215,7 @@ fn is_own(config: &Config, host: &str, port: u16) -> bool {
         other => other.parse().ok(),
     };
     let Some(address) = address else { return false };
-    let listening = [&config.rtmp.listen, &config.http.listen, &config.api.listen];
+    let listening = [&config.rtmp.listen, &config.http.listen, &config.api.listen, &config.metrics.listen];
     let same = |listen: &std::net::SocketAddr| {
         listen.port() == port && (listen.ip() == address || (listen.ip().is_unspecified() && address.is_loopback()))
     };

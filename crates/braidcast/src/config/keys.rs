@@ -114,6 +114,16 @@ section! {
 }
 
 section! {
+    /// What monitoring reads: see [metrics.md](metrics.md).
+    Metrics {
+        /// Addresses to answer `/metrics` on, as in `[rtmp]`; an empty list turns it off. 9972 is the usual port, and loopback the usual place.
+        listen: Vec<SocketAddr> = Vec::new();
+        /// How many streams have series of their own, the oldest first; all others are counted together as `other`.
+        stream_labels: u32 = 200, in 0..=10_000;
+    }
+}
+
+section! {
     /// Publishers.
     Publish {
         /// What happens when somebody publishes a stream that is being published: `"refuse"` the newcomer, or `"replace"` the holder.

@@ -102,6 +102,8 @@ pub enum Listener {
     Https,
     /// As `Api`, within TLS.
     HttpsApi,
+    /// What monitoring reads.
+    Metrics,
 }
 
 impl Listener {

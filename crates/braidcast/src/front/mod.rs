@@ -38,6 +38,7 @@ use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, ProcessId, WorkerId};
 use crate::logging::{self, RateLimit};
+use crate::metrics::OwnUse;
 use crate::relays;
 use anyhow::{Context, bail};
 use attendants::Attendants;
@@ -153,6 +154,9 @@ struct Front {
     timers: Timers,
     peer_lines: RateLimit,
     worker_lines: RateLimit,
+    /// Log lines that fronts before this one have suppressed.
+    suppressed_before: u64,
+    own_use: OwnUse,
     ready_fd: Option<OwnedFd>,
     now_ms: u64,
 }
@@ -242,6 +246,8 @@ impl Front {
         page.set_listening(&listening);
         page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);
         page.counter(FrontCounter::Pid).store(std::process::id().into(), Relaxed);
+        let counted = |counter: FrontCounter| page.counter(counter).load(Relaxed);
+        let (own_use, suppressed_before) = (OwnUse::new(counted(FrontCounter::CpuMicros)), counted(FrontCounter::LogLinesSuppressed));
         relays::instance_id(shared.path()).context("giving this server its name")?;
         let pulls = Pulls::new(&config, now_ms);
         let mut front = Self {
@@ -280,6 +286,8 @@ impl Front {
             timers: Timers::default(),
             peer_lines: RateLimit::default(),
             worker_lines: RateLimit::default(),
+            suppressed_before,
+            own_use,
             ready_fd,
             now_ms,
         };

@@ -301,7 +301,11 @@ impl Registry {
                 self.happens(conn, What::Began(intent, key.clone()));
                 let question = Question { conn, intent, key, credential, pinned: false, found_at: None, number: 0, undecided: false };
                 self.reserve(question, worker, now_ms);
-                self.conns.get_mut(&conn).and_then(|held| held.place.as_mut()).into_iter().for_each(|place| place.forward = forward.clone());
+                self.conns
+                    .get_mut(&conn)
+                    .and_then(|held| held.place.as_mut())
+                    .into_iter()
+                    .for_each(|place| place.forward = forward.clone());
                 if let Some((process, has_taken)) = process {
                     self.reserve_process(conn, process);
                     if has_taken {

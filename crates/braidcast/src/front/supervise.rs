@@ -291,12 +291,17 @@ impl Front {
         }
     }
 
-    pub(super) fn show_gauges(&self) {
+    pub(super) fn show_gauges(&mut self) {
+        let used = self.own_use.look();
+        let suppressed = self.suppressed_before + self.peer_lines.suppressed() + self.worker_lines.suppressed();
         let gauges = [
+            (FrontCounter::CpuMicros, used.cpu_us),
+            (FrontCounter::CpuPermille, used.cpu_permille),
+            (FrontCounter::MemoryBytes, used.memory_bytes),
             (FrontCounter::Connections, self.registry.connections() as u64),
             (FrontCounter::DirectoryBytes, self.budget.bytes()),
             (FrontCounter::DirectoryBudgetBytes, self.budget.limit_bytes()),
-            (FrontCounter::LogLinesSuppressed, self.peer_lines.suppressed() + self.worker_lines.suppressed()),
+            (FrontCounter::LogLinesSuppressed, suppressed),
         ];
         for (gauge, value) in gauges {
             self.page.counter(gauge).store(value, Relaxed);

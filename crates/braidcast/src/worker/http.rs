@@ -78,6 +78,9 @@ impl Worker {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
+        if self.sessions[slot].listener == Listener::Metrics {
+            return self.answer_metrics(slot, request);
+        }
         if request.method == Method::Options {
             return self.respond(slot, &response::preflight(request.keep_alive));
         }

@@ -47,6 +47,8 @@ pub struct Request {
     pub forwarded: Forwarded,
     /// The servers that pass the answer on.
     pub via: Via,
+    /// The forms that the client takes, as its `Accept` field says it; `None` if it says nothing.
+    pub accept: Option<String>,
     /// Bytes of a body that follows the head, already discarded when the request is handed out, unless it may be passed on.
     pub body_bytes: u64,
     /// The head as it was sent, blank line included, of a request that may be passed on; else empty.
@@ -177,6 +179,7 @@ struct Fields {
     websocket_key: Option<String>,
     forwarded: Forwarded,
     via: Via,
+    accept: Option<String>,
 }
 
 impl Fields {
@@ -226,6 +229,7 @@ pub(super) fn parse(head: &[u8], passes_on: bool) -> Result<Request, HttpError> 
         websocket_key,
         forwarded: fields.forwarded,
         via: fields.via,
+        accept: fields.accept,
         body_bytes: fields.content_length.unwrap_or(0),
         head: Vec::new(),
     })
@@ -266,6 +270,8 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
             fields.websocket_key = key.map(str::to_owned);
         } else if is("range") {
             fields.range = std::str::from_utf8(header.value).ok().and_then(ByteRange::parse);
+        } else if is("accept") {
+            fields.accept = std::str::from_utf8(header.value).ok().map(str::to_owned);
         } else if is(via::FIELD) {
             fields.via = Via::parse(&String::from_utf8_lossy(header.value));
         } else if is("if-range") {
