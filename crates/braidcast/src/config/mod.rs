@@ -11,17 +11,19 @@ mod load;
 mod networks;
 mod problem;
 mod relays;
+mod secret;
 mod table;
 mod units;
 mod value;
 
 pub use docs::markdown;
 pub use keys::{
-    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play,
-    PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, When, Worker,
+    Api, ApiUser, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit,
+    Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Server, When, Worker,
 };
 pub use load::{Sources, load, load_text};
 pub use networks::Network;
+pub use secret::Secret;
 pub use table::KeyInfo;
 pub use units::{Size, Span};
 
@@ -125,6 +127,7 @@ config! {
     }
     [[
         worker: Worker, needs "id";
+        api_user: ApiUser, needs "name" "password";
         forward: Forward, needs "streams" "to";
         pull: Pull, needs "stream" "from";
     ]]
