@@ -71,7 +71,11 @@ impl KeyFiles {
                 }
                 Err(error) => {
                     let error = format!("{error:#}");
-                    tracing::error!(path = file.path, error, "the keys in this file cannot be used: those before still hold; mend the file");
+                    tracing::error!(
+                        path = file.path,
+                        error,
+                        "the keys in this file cannot be used: those before still hold; mend the file"
+                    );
                 }
             }
         }

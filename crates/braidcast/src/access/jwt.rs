@@ -103,9 +103,7 @@ fn verify(token: &str, sets: &[&Keys]) -> Result<Claims, Reason> {
     if header.crit.is_some() {
         return Err(Reason::Token);
     }
-    let fits = |key: &&Key| {
-        key.algorithm == header.alg && key.id.as_ref().zip(header.kid.as_ref()).is_none_or(|(id, named)| id == named)
-    };
+    let fits = |key: &&Key| key.algorithm == header.alg && key.id.as_ref().zip(header.kid.as_ref()).is_none_or(|(id, named)| id == named);
     let mut validation = Validation::new(header.alg);
     // Times are looked at by [`allows`], whose clock is its caller's.
     validation.required_spec_claims = HashSet::new();

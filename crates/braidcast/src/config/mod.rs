@@ -3,6 +3,7 @@
 //! Defaults, then the file, then the environment, then flags. The front sends what came out to the workers as JSON, so that every process of an
 //! instance has the same.
 
+mod access;
 mod check;
 mod docs;
 mod file;
@@ -16,6 +17,7 @@ mod table;
 mod units;
 mod value;
 
+pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use keys::{
     Api, ApiUser, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit,
@@ -23,7 +25,7 @@ pub use keys::{
 };
 pub use load::{Sources, load, load_text};
 pub use networks::Network;
-pub use secret::Secret;
+pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;
 pub use units::{Size, Span};
 
@@ -128,6 +130,7 @@ config! {
     [[
         worker: Worker, needs "id";
         api_user: ApiUser, needs "name" "password";
+        access: Access, needs "streams";
         forward: Forward, needs "streams" "to";
         pull: Pull, needs "stream" "from";
     ]]

@@ -1,10 +1,11 @@
 //! RTMP sessions: drives the protocol's machine and does what it asks for.
 
+use super::access::Said;
 use super::rendition::{Form, Rendition};
 use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Want, Wish};
 use super::{End, Worker, http};
 use crate::control::counters::WorkerCounter;
-use crate::control::{Refusal, ToFront};
+use crate::control::{Intent, Refusal, ToFront};
 use braidcast_media::{StreamKey, vhost};
 use braidcast_protocols::http::Status;
 use braidcast_protocols::rtmp::chunk::ChunkLimits;
@@ -128,9 +129,13 @@ impl Worker {
     }
 
     fn rtmp_wish(&mut self, slot: usize, request: Request, what: Want) -> Result<(), End> {
-        let Request { key, params, via, .. } = request;
+        let Request { key, params, via, page_url, .. } = request;
         let key = vhost::restrict(key, &self.config.server.vhosts);
         let key = if what == Want::Publish { key } else { self.played(key) };
+        let intent = if what == Want::Publish { Intent::Publish } else { Intent::Play };
+        if !self.lets_in(slot, &Said { intent, key: &key, params: &params, bearer: None, page: &page_url })? {
+            return Ok(());
+        }
         if let Some(why) = self.loop_of(&via, &key, what == Want::Publish)
             && let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol
         {
@@ -245,7 +250,7 @@ impl Worker {
     }
 
     /// Tells a client that speaks RTMP that what it wants is refused.
-    fn refuse_rtmp(&mut self, slot: usize, code: &str, text: &str) -> Result<(), End> {
+    pub(super) fn refuse_rtmp(&mut self, slot: usize, code: &str, text: &str) -> Result<(), End> {
         match &mut self.sessions[slot].protocol {
             Protocol::Rtmp(rtmp) => rtmp.refuse(code, text, self.now.mono_ms),
             Protocol::Relay(machine) => machine.refuse(code, text, self.now.mono_ms),
