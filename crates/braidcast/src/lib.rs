@@ -2,6 +2,7 @@
 //!
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
+mod attendant;
 mod cli;
 mod clients;
 mod config;
@@ -18,6 +19,7 @@ mod relays;
 mod saved;
 mod srs_conf;
 mod status;
+mod tls;
 mod worker;
 
 /// Which version this is. Tests upgrade from one to another.

@@ -214,6 +214,18 @@ section! {
 }
 
 section! {
+    /// RTMP and HTTP within TLS. See [tls.md](tls.md).
+    Tls {
+        /// Addresses to listen on for RTMPS, as in `[rtmp]`. Empty: none. SRS's port is 1443.
+        rtmps: Vec<SocketAddr> = Vec::new();
+        /// Addresses to listen on for HTTPS, for all that `[http]` has. Empty: none. SRS's port is 8088.
+        https: Vec<SocketAddr> = Vec::new();
+        /// Addresses to listen on for the HTTP API by HTTPS. Empty: none. SRS's port is 1990.
+        https_api: Vec<SocketAddr> = Vec::new();
+    }
+}
+
+section! {
     /// What all hooks have in common: `[[hook]]` names the servers. See [hooks.md](hooks.md).
     Hooks {
         /// What hooks are told as `server_id`. Empty: the instance's own random name.

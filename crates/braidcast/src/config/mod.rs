@@ -20,7 +20,7 @@ pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
     Api, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnError,
-    OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, When, Worker,
+    OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, Tls, When, Worker,
 };
 pub use load::{Sources, load, load_text};
 pub use networks::Network;
@@ -123,6 +123,7 @@ config! {
         log: Log,
         hls: Hls,
         relay: Relay,
+        tls: Tls,
         hooks: Hooks,
         limits: Limits,
     }
@@ -185,6 +186,8 @@ impl Config {
             Listener::Http => self.http.proxy_protocol,
             Listener::Api => self.api.proxy_protocol,
             Listener::Sub => self.server.worker_proxy_protocol,
+            // Who the client is, is known from its own connection.
+            Listener::Rtmps | Listener::Https | Listener::HttpsApi => ProxyProtocol::Off,
         };
         expected == ProxyProtocol::On
     }
@@ -205,6 +208,9 @@ impl Config {
         keep(self.rtmp.listen != running.rtmp.listen, "[rtmp] listen");
         keep(self.http.listen != running.http.listen, "[http] listen");
         keep(self.api.listen != running.api.listen, "[api] listen");
+        keep(self.tls.rtmps != running.tls.rtmps, "[tls] rtmps");
+        keep(self.tls.https != running.tls.https, "[tls] https");
+        keep(self.tls.https_api != running.tls.https_api, "[tls] https_api");
         keep(self.server.shared_dir != running.server.shared_dir, "[server] shared_dir");
         keep(self.server.state_dir != running.server.state_dir, "[server] state_dir");
         keep(self.workers() != running.workers(), "[server] workers");
@@ -214,6 +220,9 @@ impl Config {
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);
+        self.tls.rtmps.clone_from(&running.tls.rtmps);
+        self.tls.https.clone_from(&running.tls.https);
+        self.tls.https_api.clone_from(&running.tls.https_api);
         self.server.shared_dir.clone_from(&running.server.shared_dir);
         self.server.state_dir.clone_from(&running.server.state_dir);
         self.server.workers = running.workers();
@@ -246,6 +255,13 @@ impl Config {
     /// What [`Config::to_json`] wrote. It was checked when it was loaded.
     pub fn from_json(json: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(json)
+    }
+}
+
+impl Tls {
+    /// Whether anybody can connect by TLS.
+    pub fn is_on(&self) -> bool {
+        [&self.rtmps, &self.https, &self.https_api].into_iter().any(|addresses| !addresses.is_empty())
     }
 }
 

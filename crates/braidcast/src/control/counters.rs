@@ -208,3 +208,47 @@ counters! {
         Resting = "resting",
     }
 }
+
+counters! {
+    /// Counters and gauges of the attendant that takes TLS off.
+    TlsCounter {
+        /// Gauge: process id.
+        Pid = "pid",
+        /// Connections accepted.
+        Accepted = "accepted",
+        /// Gauge: open connections.
+        Connections = "connections",
+        /// Gauge: handshakes under way.
+        Handshaking = "handshaking",
+        /// Handshakes done.
+        Handshakes = "handshakes",
+        /// Handshakes that failed: what the client sent is not TLS, or it wants what is not offered, or it went away.
+        HandshakeFailures = "handshake_failures",
+        /// Closed: the handshake was not done in time.
+        HandshakeTimeouts = "handshake_timeouts",
+        /// Closed: there is no certificate for the name that the client asked for, and none at all.
+        NoCertificate = "no_certificate",
+        /// Refused: too many handshakes under way.
+        RefusedHandshakes = "refused_handshakes",
+        /// Refused: `connections` reached.
+        RefusedConnections = "refused_connections",
+        /// Refused: `connections_per_address` reached.
+        RefusedPerAddress = "refused_per_address",
+        /// Requests by HTTP/2.
+        Http2Requests = "http2_requests",
+        /// Requests by HTTP/2 that no worker answered.
+        Http2Failures = "http2_failures",
+        /// Bytes received from clients, within TLS.
+        BytesIn = "bytes_in",
+        /// Bytes sent to clients, within TLS.
+        BytesOut = "bytes_out",
+        /// Gauge: certificates in use.
+        Certificates = "certificates",
+        /// Certificates that could not be read or used.
+        CertificateFailures = "certificate_failures",
+        /// Gauge: when the first of the certificates in use expires, seconds since 1970.
+        CertificateExpiry = "certificate_expiry_s",
+        /// Log lines about clients that were suppressed by the rate limit.
+        LogLinesSuppressed = "log_lines_suppressed",
+    }
+}

@@ -4,6 +4,7 @@
 //! descriptors its variant names. Nothing a client sent travels here except names that were checked ([`StreamKey`]) and
 //! short credentials; the bytes of a moved session lie in the shared directory, not in a message.
 
+pub mod attendants;
 pub mod channel;
 pub mod counters;
 pub mod orders;
@@ -95,6 +96,24 @@ pub enum Listener {
     Api,
     /// A worker's own sub-port: RTMP or HTTP, told apart by the first byte. Such a connection is never placed elsewhere.
     Sub,
+    /// As `Rtmp`, within TLS, which the attendant for it takes off.
+    Rtmps,
+    /// As `Http`, within TLS.
+    Https,
+    /// As `Api`, within TLS.
+    HttpsApi,
+}
+
+impl Listener {
+    /// Whether connections come in by the attendant that takes TLS off.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Rtmps | Self::Https | Self::HttpsApi)
+    }
+
+    /// Whether the HTTP API is there.
+    pub fn has_api(self) -> bool {
+        matches!(self, Self::Api | Self::HttpsApi)
+    }
 }
 
 /// What a client wants to do with a stream.

@@ -230,7 +230,7 @@ pub struct MoveRow {
 /// An address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
-    /// What is spoken there: `rtmp`, `http`, `api`, or `sub` and the worker's id (`sub3`).
+    /// What is spoken there: `rtmp`, `http`, `api`, the same within TLS (`rtmps`, `https`, `https_api`), or `sub` and the worker's id (`sub3`).
     pub what: String,
     /// The address, its port never 0.
     pub address: SocketAddr,
@@ -244,6 +244,9 @@ impl Listening {
             Listener::Http => "http".to_owned(),
             Listener::Api => "api".to_owned(),
             Listener::Sub => format!("sub{}", worker.map_or(0, |worker| worker.0)),
+            Listener::Rtmps => "rtmps".to_owned(),
+            Listener::Https => "https".to_owned(),
+            Listener::HttpsApi => "https_api".to_owned(),
         };
         Self { what, address }
     }

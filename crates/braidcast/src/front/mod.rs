@@ -5,6 +5,7 @@
 
 mod accept;
 mod addresses;
+mod attendants;
 mod backoff;
 mod balance;
 mod budget;
@@ -39,6 +40,7 @@ use crate::control::{Holding, ProcessId, WorkerId};
 use crate::logging::{self, RateLimit};
 use crate::relays;
 use anyhow::{Context, bail};
+use attendants::Attendants;
 use balance::Balance;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
@@ -74,6 +76,8 @@ const ORDERS: u64 = 5;
 const SUCCESSOR: u64 = 6;
 const PROGRAM: u64 = 7;
 const ENGINE: u64 = 8;
+const ATTENDANT: u64 = 9;
+const ATTENDANT_PROCESS: u64 = 10;
 
 /// How long a front that was killed may still hold the lock while another one is started in its place: a dying process is seen
 /// dead before it has let go of its files.
@@ -140,6 +144,7 @@ struct Front {
     pulls: Pulls,
     /// Processes of another server.
     engine: Engine,
+    attendants: Attendants,
     numbers: NextSegments,
     budget: Budget,
     evicting: bool,
@@ -212,8 +217,21 @@ impl Front {
     }
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
-        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine } =
-            opened;
+        let Opened {
+            sockets,
+            page,
+            vault,
+            orders,
+            numbers,
+            budget,
+            doorbells,
+            streams,
+            connections,
+            inherited,
+            unchanged,
+            engine,
+            attendants,
+        } = opened;
         let now_ms = clock::monotonic_ms();
         let poller = Poller::new().context("epoll")?;
         for (place, pipe) in signals.pipes() {
@@ -254,6 +272,7 @@ impl Front {
             gave_up: None,
             pulls,
             engine,
+            attendants,
             numbers,
             budget,
             evicting: false,
@@ -312,6 +331,7 @@ impl Front {
             }
         }
         self.begin_engine();
+        self.begin_attendants().context("watching for attendants")?;
         self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
         self.timers.set(Timer::Pulls, self.now_ms);
@@ -355,6 +375,7 @@ impl Front {
         if was_there && self.state == InstanceState::Running && self.predecessor.confirm() {
             tracing::info!("this front has taken over: the workers are replaced one by one");
             self.replacing = true;
+            self.replace_attendants();
         }
         if self.replacing {
             self.replacing = self.replace_inherited() > 0;
@@ -381,6 +402,8 @@ impl Front {
                 SUCCESSOR => self.hear_successor(),
                 PROGRAM => self.program_ended(event.token as u32 as usize),
                 ENGINE => self.process_ended(ProcessId(event.token as u16)),
+                ATTENDANT => self.attendants_turn(event.token as u32 as usize),
+                ATTENDANT_PROCESS => self.attendant_ended(event.token as u32),
                 _ => {}
             }
         }
@@ -392,6 +415,7 @@ impl Front {
         }
         self.deliver();
         self.settle();
+        self.end_attendants();
         self.show_rows();
     }
 
@@ -412,7 +436,12 @@ impl Front {
                 self.accept_paused = false;
                 self.watch_sockets();
             }
-            Timer::RetrySends => self.ids().for_each(|id| self.flush(id)),
+            Timer::RetrySends => {
+                self.ids().for_each(|id| self.flush(id));
+                self.flush_attendants();
+            }
+            Timer::StartAttendant(role) => self.start_attendant(role),
+            Timer::AttendantOverdue(role) => self.attendant_overdue(role),
             // Looked at in every turn; the timer only ends the wait.
             Timer::Settle => {}
             Timer::ReadyAnyway => {
@@ -448,7 +477,11 @@ impl Front {
     }
 
     fn is_over(&self) -> bool {
-        self.is_stopping() && self.workers.iter().all(|worker| worker.process.is_none()) && self.engine.is_empty()
+        self.is_stopping() && self.no_worker_runs() && self.engine.is_empty() && self.attendants.is_empty()
+    }
+
+    fn no_worker_runs(&self) -> bool {
+        self.workers.iter().all(|worker| worker.process.is_none())
     }
 
     /// After the last worker: writes down what is to stay, removes what is not.
@@ -520,6 +553,7 @@ struct Opened {
     inherited: Vec<Inherited>,
     unchanged: Vec<&'static str>,
     engine: Engine,
+    attendants: Attendants,
 }
 
 impl Opened {
@@ -535,6 +569,8 @@ impl Opened {
         match inherited.first() {
             Some(worker) => unchanged = keep_what_cannot_change(config, &worker.inventory.config)?,
             None => {
+                // They would hold listening sockets of an instance that is gone.
+                attendants::end_all(shared.path())?;
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
             }
@@ -571,7 +607,22 @@ impl Opened {
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
         let engine = Engine::open(config, clock::monotonic_ms())?;
-        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine })
+        let attendants = Attendants::open(shared.path()).context("listening for attendants")?;
+        Ok(Self {
+            sockets,
+            page,
+            vault,
+            orders,
+            numbers,
+            budget,
+            doorbells,
+            streams,
+            connections,
+            inherited,
+            unchanged,
+            engine,
+            attendants,
+        })
     }
 }
 

@@ -93,7 +93,7 @@ impl Front {
             if let Some(worker) = self.worker_mut(id) {
                 worker.state = WorkerState::Empty;
             }
-            if self.workers.iter().all(|worker| worker.process.is_none()) {
+            if self.no_worker_runs() {
                 self.end_engine(false);
             }
         } else {
@@ -229,6 +229,7 @@ impl Front {
         super::notify::stopping();
         self.end_programs();
         self.watch_sockets();
+        self.retire_tls();
         self.sockets.clear();
         for id in self.ids() {
             self.timers.clear(Timer::Restart(id));
@@ -247,6 +248,7 @@ impl Front {
             worker.kill();
         }
         self.end_engine(true);
+        self.attendants.kill_all();
     }
 
     pub(super) fn is_stopping(&self) -> bool {

@@ -5,7 +5,6 @@ use super::session::{Body, Index, IndexWish, Protocol, Role, Session, Want, Wish
 use super::waiting::Awaited;
 use super::websocket::WebSocket;
 use super::{End, Worker};
-use crate::control::Listener;
 use crate::control::counters::WorkerCounter;
 use crate::hls::{INDEX, serve, survey};
 use crate::{page, status};
@@ -86,7 +85,7 @@ impl Worker {
         if self.config.relays() && self.pass_on(slot, request)? {
             return Ok(());
         }
-        let wants_api = self.sessions[slot].listener == Listener::Api;
+        let wants_api = self.sessions[slot].listener.has_api();
         let route = route(request, &self.config.server.vhosts);
         // With other servers a stream is where it is, and vhosts are theirs.
         let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
@@ -289,7 +288,7 @@ impl Worker {
     fn answer_api(&mut self, slot: usize, path: &str, head_only: bool) -> Result<(), End> {
         let answer = match path {
             "/api/v1/versions" => Some(status::versions(std::process::id())),
-            "/api/v2/status" if self.sessions[slot].listener == Listener::Api => {
+            "/api/v2/status" if self.sessions[slot].listener.has_api() => {
                 match self.status.read(&self.config.server.shared_dir, self.now.mono_ms) {
                     Ok(status) => Some(status.to_json()),
                     Err(error) => {

@@ -6,7 +6,7 @@ use super::super::{End, Worker};
 use super::pair::{CLIENT, Pair, SERVER};
 use super::{Leaving, connect};
 use crate::config::EngineKind;
-use crate::control::{Listener, ProcessId, ToFront};
+use crate::control::{ProcessId, ToFront};
 use braidcast_protocols::http::{Request, Status};
 use std::net::SocketAddr;
 
@@ -21,8 +21,7 @@ impl Worker {
             // Its body was not taken: no request can follow it here.
             self.sessions[slot].last_request = true;
         }
-        let (srs, at_api) =
-            (self.config.engine.kind == EngineKind::Srs, self.relays.api_on_http || self.sessions[slot].listener == Listener::Api);
+        let (srs, at_api) = (self.config.engine.kind == EngineKind::Srs, self.relays.api_on_http || self.sessions[slot].listener.has_api());
         if srs && request.path.starts_with(RTC) {
             let carries = ProcessId(self.config.engine.carries_others);
             return match self.relays.process(carries) {
