@@ -225,6 +225,38 @@ counters! {
 }
 
 counters! {
+    /// Counters of a hook.
+    HookCounter {
+        /// Calls that have ended, repetitions included.
+        Calls = "calls",
+        /// Calls that got no answer that means anything.
+        Failures = "failures",
+        /// Of these: nothing came in time.
+        Timeouts = "timeouts",
+        /// Questions that the server answered with no.
+        Refused = "refused",
+        /// Questions without an answer where `on_error` let the client in.
+        AllowedOnError = "allowed_on_error",
+        /// Questions without an answer where `on_error` refused the client.
+        RefusedOnError = "refused_on_error",
+        /// Notifications that were sent once more.
+        Retries = "retries",
+        /// Notifications that were delivered.
+        Delivered = "delivered",
+        /// Notifications that were given up after the last repetition.
+        GivenUp = "given_up",
+        /// Notifications that were lost because the queue was full.
+        Dropped = "dropped",
+        /// Time from the beginning of a call to its end, of all together.
+        LatencyMicros = "latency_us",
+        /// Gauge: notifications that wait or are under way.
+        Waiting = "waiting",
+        /// Gauge: 1 while the server is left alone because it failed too often.
+        Resting = "resting",
+    }
+}
+
+counters! {
     /// Counters and gauges of the attendant that takes TLS off.
     TlsCounter {
         /// Gauge: process id.
