@@ -2,6 +2,7 @@
 //!
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
+mod api;
 mod cli;
 mod clients;
 mod config;
@@ -10,6 +11,7 @@ mod engine;
 mod front;
 pub mod fuzzing;
 mod hls;
+mod jobs;
 mod logging;
 mod page;
 mod relays;

@@ -31,6 +31,7 @@ mod vault;
 mod watch;
 mod workers;
 
+use crate::api::machine::Sampler;
 use crate::cli::ServeOptions;
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
@@ -138,6 +139,8 @@ struct Front {
     /// Why the last succession came to nothing.
     gave_up: Option<String>,
     pulls: Pulls,
+    /// What the API says of processes and machine.
+    sampler: Sampler,
     /// Processes of another server.
     engine: Engine,
     numbers: NextSegments,
@@ -219,7 +222,7 @@ impl Front {
         for (place, pipe) in signals.pipes() {
             poller.add(pipe, token(SIGNALS, place), Interest::READ).context("watching signals")?;
         }
-        let registry = Registry::new(rules(&config, connections), 0);
+        let registry = Registry::new(rules(&config, connections), page.last_conn());
         let listening: Vec<Listening> = sockets.iter().map(Socket::listening).collect();
         page.set_listening(&listening);
         page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);
@@ -253,6 +256,7 @@ impl Front {
             unchanged,
             gave_up: None,
             pulls,
+            sampler: Sampler::default(),
             engine,
             numbers,
             budget,
@@ -314,6 +318,7 @@ impl Front {
         self.begin_engine();
         self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
+        self.timers.set(Timer::Sample, self.now_ms);
         self.timers.set(Timer::Pulls, self.now_ms);
         self.timers.set(Timer::Watch, self.now_ms);
         self.timers.set(Timer::Confirm, self.now_ms);
@@ -398,6 +403,7 @@ impl Front {
     fn due(&mut self, timer: Timer) {
         match timer {
             Timer::Tick => self.tick(),
+            Timer::Sample => self.sample_machine(),
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
             Timer::Pulls => self.pulls_turn(),

@@ -3,6 +3,7 @@
 //! The loop takes what the front says, then reads, then commits, then fans out, each in bounded turns; nothing in it ever
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
+mod asking;
 mod clients;
 mod clips;
 mod fan_out;
@@ -40,6 +41,7 @@ use crate::logging::RateLimit;
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
+use asking::Asking;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
@@ -105,6 +107,7 @@ const NEWCOMER: u64 = u64::MAX - 4;
 const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
+const V1_ANSWERS: u64 = u64::MAX - 8;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -171,6 +174,8 @@ pub(crate) struct Worker {
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
+    /// Requests to SRS's API.
+    asking: Asking,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -243,6 +248,8 @@ impl Worker {
         outgoing.watch(&poller, OUTGOING)?;
         let relays = Relays::new(&config).context("what relays need")?;
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
+        let asking = Asking::new().context("what the API needs")?;
+        poller.add(&asking, V1_ANSWERS, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -277,6 +284,7 @@ impl Worker {
             rows,
             clients,
             told_clients: clients::Round::default(),
+            asking,
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -330,6 +338,7 @@ impl Worker {
                     OUTGOING => self.outgoing_ready(),
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
+                    V1_ANSWERS => self.v1_answered(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),
