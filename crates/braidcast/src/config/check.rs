@@ -54,6 +54,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
         error("server", "vhosts", format!("the configuration is too long: written as JSON it has more than {MAX_JSON_BYTES} bytes"));
     }
     pulls(&mut found, config);
+    super::access::contradictions(&mut found, config);
     workers(&mut found, config);
     engine(&mut found, config);
     let play = &config.play;

@@ -3,6 +3,7 @@
 //! Defaults, then the file, then the environment, then flags. The front sends what came out to the workers as JSON, so that every process of an
 //! instance has the same.
 
+mod access;
 mod check;
 mod docs;
 mod file;
@@ -11,17 +12,20 @@ mod load;
 mod networks;
 mod problem;
 mod relays;
+mod secret;
 mod table;
 mod units;
 mod value;
 
+pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use keys::{
-    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play,
-    PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, When, Worker,
+    Api, ApiUser, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit,
+    Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Server, When, Worker,
 };
 pub use load::{Sources, load, load_text};
 pub use networks::Network;
+pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;
 pub use units::{Size, Span};
 
@@ -125,6 +129,8 @@ config! {
     }
     [[
         worker: Worker, needs "id";
+        api_user: ApiUser, needs "name" "password";
+        access: Access, needs "streams";
         forward: Forward, needs "streams" "to";
         pull: Pull, needs "stream" "from";
     ]]

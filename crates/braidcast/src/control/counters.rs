@@ -112,6 +112,20 @@ counters! {
         RefusedRecords = "refused_records",
         /// Segments that were lost: larger than `stream_budget` allows, or for want of room.
         SegmentsLost = "segments_lost",
+        /// Not let in by a rule of access: the client's address.
+        AccessAddress = "access_refused_address",
+        /// Not let in by a rule of access: the page that the client is on.
+        AccessReferer = "access_refused_referer",
+        /// Not let in by a rule of access: neither token nor signature.
+        AccessMissing = "access_refused_missing",
+        /// Not let in by a rule of access: a token that is not valid.
+        AccessToken = "access_refused_token",
+        /// Not let in by a rule of access: a signature that is wrong, or for another stream or intent.
+        AccessSignature = "access_refused_signature",
+        /// Not let in by a rule of access: a token for another stream or intent.
+        AccessScope = "access_refused_scope",
+        /// Not let in by a rule of access: a token or signature that has expired, or does not hold yet.
+        AccessExpired = "access_refused_expired",
     }
 }
 

@@ -4,6 +4,7 @@
 //! sent, never waits for a worker, and holds nothing whose loss a worker would notice before `front_grace` is over.
 
 mod accept;
+mod access;
 mod addresses;
 mod backoff;
 mod balance;
@@ -39,6 +40,7 @@ use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Wh
 use crate::control::{Holding, ProcessId, WorkerId};
 use crate::logging::{self, RateLimit};
 use crate::relays;
+use access::Access;
 use anyhow::{Context, bail};
 use balance::Balance;
 use braidcast_stream_log::WorkerPage;
@@ -141,6 +143,8 @@ struct Front {
     pulls: Pulls,
     /// What the API says of processes and machine.
     sampler: Sampler,
+    /// Keys for access rules, and what signs for programs of our own.
+    access: Access,
     /// Processes of another server.
     engine: Engine,
     numbers: NextSegments,
@@ -175,6 +179,7 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     }
     // Whoever waited for the readiness of the first front of an instance has heard of it.
     let first = !predecessor.is_there() && options.resumed.is_none();
+    let access = Access::new(&config)?;
     let ready_fd = options.ready_fd.filter(|_| first).map(notify::ready_fd).transpose()?;
     let signals = Signals::take_over()?;
     predecessor.wait_for_go()?;
@@ -182,7 +187,7 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     let shared = SharedDir::open(&config.server, patience)?;
     let (path, remove) = (shared.path().to_owned(), config.server.on_exit == OnExit::Remove && first);
     match Front::new(config, shared, signals, ready_fd) {
-        Ok(front) => Ok(Front { gave_up: options.resumed.clone(), ..front }),
+        Ok(front) => Ok(Front { gave_up: options.resumed.clone(), access, ..front }),
         Err((error, shared)) => {
             // What was made for this start and is not wanted after the end is not wanted after a failed start either.
             if let Some(shared) = shared.filter(|_| remove)
@@ -255,6 +260,7 @@ impl Front {
             replacing: false,
             unchanged,
             gave_up: None,
+            access: Access::default(),
             pulls,
             sampler: Sampler::default(),
             engine,
@@ -311,8 +317,9 @@ impl Front {
 
     fn run(&mut self) -> anyhow::Result<()> {
         for id in self.ids() {
-            if self.worker(id).is_some_and(|worker| worker.process.is_none()) {
-                self.start_worker(id);
+            match self.worker(id).is_some_and(|worker| worker.process.is_none()) {
+                true => self.start_worker(id),
+                false => self.introduce_access(id),
             }
         }
         self.begin_engine();
@@ -407,6 +414,7 @@ impl Front {
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
             Timer::Pulls => self.pulls_turn(),
+            Timer::KeyFiles => self.look_at_key_files(),
             Timer::Orders => self.report_on_orders(),
             Timer::Succession => self.succession_due(),
             Timer::Confirm => self.confirm(),

@@ -20,6 +20,8 @@ pub enum Timer {
     Drain,
     /// Pulls that are to be ordered, or are not wanted any more.
     Pulls,
+    /// Every few seconds: have files with keys for access rules changed?
+    KeyFiles,
     /// Several times a second: does every worker go on?
     Watch,
     /// A dead worker is started again.

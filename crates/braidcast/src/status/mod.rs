@@ -16,6 +16,7 @@ use crate::engine::live::Live;
 use crate::engine::report as report_of_engine;
 use crate::relays::report::{self, Relay};
 use anyhow::Context;
+use braidcast_media::StreamKey;
 use braidcast_stream_log::{Now, Root, WorkerPage};
 use braidcast_sys::file;
 use instance::Locks;
@@ -246,11 +247,14 @@ impl Status {
         serde_json::to_string(self).expect("a status holds only text, numbers and lists")
     }
 
-    /// What the web page needs: the streams, and the port that RTMP is spoken on. Nothing of processes, directories, or who publishes.
-    pub fn streams_json(&self) -> String {
+    /// What the web page needs: the streams that may be listed, and the port that RTMP is spoken on. Nothing of processes, directories, or who
+    /// publishes.
+    pub fn streams_json(&self, listed: impl Fn(&StreamKey) -> bool) -> String {
         let rtmp = self.instance.addresses.get("rtmp").and_then(|list| list.get(0)).and_then(Value::as_str);
         let port = rtmp.and_then(|address| address.rsplit(':').next()).and_then(|port| port.parse::<u16>().ok());
-        let mut answer = json!({ "streams": self.streams, "engine": self.engine.kind });
+        let may_be = |stream: &&Stream| StreamKey::new(&stream.vhost, &stream.app, &stream.stream).is_ok_and(|key| listed(&key));
+        let streams: Vec<&Stream> = self.streams.iter().filter(may_be).collect();
+        let mut answer = json!({ "streams": streams, "engine": self.engine.kind });
         for stream in answer["streams"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
             stream.shift_remove("publisher");
         }

@@ -3,6 +3,7 @@
 //! The loop takes what the front says, then reads, then commits, then fans out, each in bounded turns; nothing in it ever
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
+mod access;
 mod asking;
 mod clients;
 mod clips;
@@ -32,6 +33,7 @@ mod timers;
 mod waiting;
 mod websocket;
 
+use crate::access::Rules;
 use crate::clients::Table;
 use crate::config::Config;
 use crate::control::channel::Channel;
@@ -211,6 +213,8 @@ pub(crate) struct Worker {
     peer_lines: RateLimit,
     status: status::Cached,
     clips: Clips,
+    /// Who may publish and play.
+    access: Rules,
     /// Connections to other servers.
     outgoing: Outgoing,
     /// What goes through to processes of another server.
@@ -312,6 +316,7 @@ impl Worker {
             peer_lines: RateLimit::new(PEER_LINES_BURST, PEER_LINES_PER_SECOND),
             status: status::Cached::default(),
             clips: Clips::default(),
+            access: Rules::new(&config.access),
             outgoing,
             relays,
             config,
