@@ -4,6 +4,7 @@
 
 mod access;
 mod attendant;
+mod api;
 mod cli;
 mod clients;
 mod config;
@@ -14,6 +15,7 @@ mod front;
 pub mod fuzzing;
 mod hls;
 mod hooks;
+mod jobs;
 mod logging;
 mod metrics;
 mod page;

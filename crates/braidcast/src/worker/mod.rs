@@ -4,6 +4,7 @@
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
 mod access;
+mod asking;
 mod clients;
 mod clips;
 mod fan_out;
@@ -44,6 +45,7 @@ use crate::metrics::OwnUse;
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
+use asking::Asking;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
@@ -111,6 +113,7 @@ const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
 const METRICS: u64 = u64::MAX - 8;
+const V1_ANSWERS: u64 = u64::MAX - 9;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -177,6 +180,8 @@ pub(crate) struct Worker {
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
+    /// Requests to SRS's API.
+    asking: Asking,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -257,6 +262,8 @@ impl Worker {
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
         let monitoring = Monitoring::new().context("what metrics need")?;
         poller.add(&monitoring, METRICS, Interest::READ)?;
+        let asking = Asking::new().context("what the API needs")?;
+        poller.add(&asking, V1_ANSWERS, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -296,6 +303,7 @@ impl Worker {
             rows,
             clients,
             told_clients: clients::Round::default(),
+            asking,
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -353,6 +361,7 @@ impl Worker {
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
                     METRICS => self.metrics_gathered(),
+                    V1_ANSWERS => self.v1_answered(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),
