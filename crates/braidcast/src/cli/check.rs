@@ -109,6 +109,9 @@ fn machine(config: &Config, findings: &mut Findings) {
             port(section, *address, running, findings);
         }
     }
+    for address in &config.metrics.listen {
+        port("metrics", *address, running, findings);
+    }
     for id in 1..=config.workers() {
         if let Some(sub_port) = config.sub_port(id) {
             port(&format!("worker {id}"), ([127, 0, 0, 1], sub_port).into(), running, findings);

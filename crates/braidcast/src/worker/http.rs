@@ -80,6 +80,9 @@ impl Worker {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
+        if self.sessions[slot].listener == Listener::Metrics {
+            return self.answer_metrics(slot, request);
+        }
         if request.method == Method::Options {
             return self.respond(slot, &response::preflight(request.keep_alive));
         }
@@ -87,7 +90,7 @@ impl Worker {
         if self.config.relays() && self.pass_on(slot, request)? {
             return Ok(());
         }
-        let wants_api = self.sessions[slot].listener == Listener::Api;
+        let wants_api = self.sessions[slot].listener.has_api();
         let route = route(request, &self.config.server.vhosts);
         // With other servers a stream is where it is, and vhosts are theirs.
         let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
@@ -122,7 +125,9 @@ impl Worker {
                     form = Form::WebSocket;
                     session.protocol = Protocol::WebSocket(Box::new(socket));
                 }
-                self.ask_place(slot, Wish { key, what: Want::Play(Rendition { form, tracks }) }, &params)
+                let wish = Wish { key, what: Want::Play(Rendition { form, tracks }) };
+                self.describe_http(slot, &wish, request);
+                self.ask_place(slot, wish, &params)
             }
             Route::BadTracks => self.respond_text(slot, Status::BAD_REQUEST, BAD_TRACKS, head_only),
             Route::LiveIndex { key, clip, params } => {
@@ -302,7 +307,7 @@ impl Worker {
     fn answer_api(&mut self, slot: usize, path: &str, head_only: bool) -> Result<(), End> {
         let answer = match path {
             "/api/v1/versions" => Some(status::versions(std::process::id())),
-            "/api/v2/status" if self.sessions[slot].listener == Listener::Api => {
+            "/api/v2/status" if self.sessions[slot].listener.has_api() => {
                 match self.status.read(&self.config.server.shared_dir, self.now.mono_ms) {
                     Ok(status) => Some(status.to_json()),
                     Err(error) => {

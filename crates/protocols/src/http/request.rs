@@ -47,6 +47,8 @@ pub struct Request {
     pub forwarded: Forwarded,
     /// The servers that pass the answer on.
     pub via: Via,
+    /// The forms that the client takes, as its `Accept` field says it; `None` if it says nothing.
+    pub accept: Option<String>,
     /// The page that it comes from (`Referer`), as sent.
     pub referer: Option<String>,
     /// The program that asks (`User-Agent`), as sent.
@@ -192,6 +194,7 @@ struct Fields {
     authorization: Option<String>,
     forwarded: Forwarded,
     via: Via,
+    accept: Option<String>,
 }
 
 impl Fields {
@@ -241,6 +244,7 @@ pub(super) fn parse(head: &[u8], passes_on: bool) -> Result<Request, HttpError> 
         websocket_key,
         forwarded: fields.forwarded,
         via: fields.via,
+        accept: fields.accept,
         referer: fields.referer,
         user_agent: fields.user_agent,
         authorization: fields.authorization,
@@ -284,6 +288,8 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
             fields.websocket_key = key.map(str::to_owned);
         } else if is("range") {
             fields.range = std::str::from_utf8(header.value).ok().and_then(ByteRange::parse);
+        } else if is("accept") {
+            fields.accept = std::str::from_utf8(header.value).ok().map(str::to_owned);
         } else if is("referer") {
             fields.referer = text(header.value);
         } else if is("user-agent") {

@@ -7,7 +7,7 @@ use super::super::{End, Worker};
 use super::pair::{CLIENT, Pair, SERVER};
 use super::{Leaving, connect};
 use crate::config::EngineKind;
-use crate::control::{Intent, Listener, ProcessId, ToFront};
+use crate::control::{Intent, ProcessId, ToFront};
 use braidcast_media::{StreamKey, vhost};
 use braidcast_protocols::http::{Request, Status, parameter, parameters};
 use std::net::SocketAddr;
@@ -23,8 +23,7 @@ impl Worker {
             // Its body was not taken: no request can follow it here.
             self.sessions[slot].last_request = true;
         }
-        let (srs, at_api) =
-            (self.config.engine.kind == EngineKind::Srs, self.relays.api_on_http || self.sessions[slot].listener == Listener::Api);
+        let (srs, at_api) = (self.config.engine.kind == EngineKind::Srs, self.relays.api_on_http || self.sessions[slot].listener.has_api());
         if srs && request.path.starts_with(RTC) {
             if !self.lets_in_rtc(slot, request)? {
                 return Ok(true);
