@@ -118,7 +118,6 @@ impl Recipe {
     }
 }
 
-/// Replaces `{name}` where there is such a name; other braces stay.
 /// Writes a file that nobody else reads: a site's configuration may hold passwords.
 fn write_closed(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
@@ -126,6 +125,7 @@ fn write_closed(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
+/// Replaces `{name}` where there is such a name; other braces stay.
 fn filled(text: &str, values: &HashMap<&str, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
