@@ -6,6 +6,7 @@
 mod directive;
 mod equivalents;
 mod import;
+mod access;
 mod known;
 mod read;
 mod rules;
