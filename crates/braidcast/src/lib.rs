@@ -16,6 +16,7 @@ mod relays;
 mod saved;
 mod srs_conf;
 mod status;
+mod watched;
 mod worker;
 
 /// Which version this is. Tests upgrade from one to another.

@@ -61,7 +61,13 @@ families! {
     "Each stream": OF_STREAMS {
         STREAM_STATE_NOW = Gauge "braidcast_stream_state" STREAM_STATE, "1 for what the stream is doing, else 0; of \"other\", how many streams.";
         STREAM_RATE_IN = Gauge "braidcast_stream_received_bytes_per_second" STREAM, "What its publisher sends, over the last half minute at most.";
+        STREAM_RATE_OUT = Gauge "braidcast_stream_sent_bytes_per_second" STREAM,
+            "What its viewers are sent, live and in segments; an average in which the last ten seconds count most.";
         STREAM_BYTES_IN = Counter "braidcast_stream_received_bytes_total" STREAM, "Bytes received since the stream's log was made; not there for \"other\".";
+        STREAM_BYTES_OUT = Counter "braidcast_stream_sent_bytes_total" STREAM, "Bytes sent to viewers since then, live and in segments; not there for \"other\".";
+        STREAM_JUMPS = Counter "braidcast_stream_viewer_jumps_total" STREAM,
+            "How often viewers lagged and were jumped to the newest keyframe; not there for \"other\".";
+        STREAM_VIEWERS = Gauge "braidcast_stream_viewers" STREAM, "Viewers by RTMP and by HTTP in one endless answer.";
         STREAM_RECORDS = Counter "braidcast_stream_records_total" STREAM, "Records received since then: frames of video and audio, metadata; not there for \"other\".";
         STREAM_KEYFRAMES = Counter "braidcast_stream_keyframes_total" STREAM, "Keyframes received since then; not there for \"other\".";
         STREAM_DROPPED = Counter "braidcast_stream_records_dropped_total" STREAM, "Records dropped since then because the directory was full; not there for \"other\".";

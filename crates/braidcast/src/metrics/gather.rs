@@ -171,6 +171,8 @@ fn of_streams(out: &mut Exposition, scope: &Scope, root: &Root, streams: &[Strea
         }
     };
     counter(&STREAM_BYTES_IN, &|stream| stream.bytes);
+    counter(&STREAM_BYTES_OUT, &|stream| stream.sent_bytes);
+    counter(&STREAM_JUMPS, &|stream| stream.jumps);
     counter(&STREAM_RECORDS, &|stream| stream.records);
     counter(&STREAM_KEYFRAMES, &|stream| stream.keyframes);
     counter(&STREAM_DROPPED, &|stream| stream.records_dropped);
@@ -186,6 +188,8 @@ fn of_streams(out: &mut Exposition, scope: &Scope, root: &Root, streams: &[Strea
         }
     };
     summed(&STREAM_RATE_IN, &|stream| stream.received_rate);
+    summed(&STREAM_RATE_OUT, &|stream| stream.sent_rate);
+    summed(&STREAM_VIEWERS, &|stream| stream.viewers);
     summed(&STREAM_LOG_BYTES, &|stream| stream.log_bytes);
     summed(&STREAM_EXPECTS_SEGMENTS, &|stream| u64::from(expects(stream)));
 
