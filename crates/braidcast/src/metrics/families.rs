@@ -44,6 +44,8 @@ families! {
         INSTANCE_STATE = Gauge "braidcast_instance_state" &["state"],
             "1 for what the instance is doing, else 0; it is lost if the front is gone without having ended in order.";
         START_TIME = Gauge "braidcast_start_time_seconds" &[], "When the front began, in seconds since 1970.";
+        LIMIT_HITS = Counter "braidcast_limit_hits_total" &["limit"],
+            "What was refused, or closed in want of time, by the counter's name as in status; the front and all workers together.";
         SESSIONS_MOVING = Gauge "braidcast_sessions_moving" &[], "Sessions on their way from one worker to another.";
         MOVE_PAUSE = Histogram "braidcast_move_pause_seconds" &["why"], "How long sessions that moved were without a worker, by why they moved.";
         DIRECTORY_SIZE = Gauge "braidcast_directory_size_bytes" &[], "Size of the file system of the shared directory.";
@@ -79,6 +81,11 @@ families! {
         STREAM_SEGMENT_AGE = Gauge "braidcast_stream_segment_age_seconds" STREAM, "Since the end of the newest segment, while segments are expected; of \"other\", the longest.";
         STREAM_SEGMENT_DURATION = Gauge "braidcast_stream_segment_duration_seconds" STREAM, "How long the newest segment lasts, likewise; of \"other\", the longest.";
     }
+}
+
+/// Whether a counter, by its label, says how often a limit was hit.
+pub fn is_limit(label: &str) -> bool {
+    label.starts_with("refused_") || label.ends_with("_timeouts")
 }
 
 /// The family of a counter of the front's page, and what its numbers are multiplied with.
