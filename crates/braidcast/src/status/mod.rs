@@ -186,6 +186,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let running = locks.holder(&shared_dir.join(instance::LOCK_NAME)).is_some();
     let rows: Vec<(WorkerId, WorkerRow)> = (1..=front.workers()).map(WorkerId).map(|id| (id, front.row(id))).collect();
     let worker_of = |pid: u32| rows.iter().find(|(_, row)| row.pid == pid).map(|(id, _)| id.0);
+    let pid_of = |worker: WorkerId| front.row(worker).pid;
     let root = Root::new(shared_dir.to_owned());
     let front_pid = u32::try_from(front.counter(FrontCounter::Pid).load(Relaxed)).unwrap_or(0);
     let processes: Vec<(String, u32)> =
@@ -196,7 +197,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let kind = engine.as_ref().map_or("native".to_owned(), |engine| engine.kind.clone());
     let streams = match &engine {
         Some(engine) => engine_streams::streams(&root, engine, &if running { Live::read(shared_dir) } else { Live::default() }, now)?,
-        None => streams::streams(&root, &locks, worker_of, now)?,
+        None => streams::streams(&root, &locks, worker_of, pid_of, now)?,
     };
     Ok(Status {
         version: crate::VERSION,
@@ -297,7 +298,9 @@ impl Status {
         let streams: Vec<&Stream> = self.streams.iter().filter(may_be).collect();
         let mut answer = json!({ "streams": streams, "engine": self.engine.kind });
         for stream in answer["streams"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-            stream.shift_remove("publisher");
+            for inner in ["publisher", "viewers", "sent_bytes", "sent_rate", "jumps"] {
+                stream.shift_remove(inner);
+            }
         }
         if let (Some(port), Value::Object(answer)) = (port, &mut answer) {
             answer.insert("rtmp_port".into(), port.into());
