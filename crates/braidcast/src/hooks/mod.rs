@@ -10,12 +10,14 @@ pub mod page;
 mod position;
 mod process;
 mod queue;
+mod serve;
 mod source;
 mod tell;
 mod url;
 
 pub use action::Action;
 pub use event::Event;
+pub use serve::serve;
 pub use url::{Place, Url};
 
 /// The most hooks of a configuration.
