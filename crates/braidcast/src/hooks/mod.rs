@@ -22,3 +22,7 @@ pub use url::{Place, Url};
 
 /// The most hooks of a configuration.
 pub const MAX_HOOKS: usize = 64;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
