@@ -55,6 +55,11 @@ impl Config {
         HANDING_OVER + self.hooks_for(action, about).map(|(_, hook)| Duration::from_millis(hook.timeout.as_ms())).sum::<Duration>()
     }
 
+    /// As [`Config::hooks_limit`], milliseconds; 0 if nobody is to be asked.
+    pub fn hooks_limit_ms(&self, action: Action, about: About<'_>) -> u64 {
+        if self.asks_hooks(action, about) { self.hooks_limit(action, about).as_millis() as u64 } else { 0 }
+    }
+
     /// What is decided when no answer is to be had, because the process that asks is not there: yes, if all the hooks say so.
     pub fn hooks_allow_on_error(&self, action: Action, about: About<'_>) -> bool {
         self.hooks_for(action, about).all(|(_, hook)| hook.on_error == OnError::Allow)

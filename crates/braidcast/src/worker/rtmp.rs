@@ -3,8 +3,8 @@
 use super::rendition::{Form, Rendition};
 use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Want, Wish};
 use super::{End, Worker, http};
-use crate::control::Refusal;
 use crate::control::counters::WorkerCounter;
+use crate::control::{Intent, Refusal};
 use braidcast_media::{StreamKey, vhost};
 use braidcast_protocols::http::Status;
 use braidcast_protocols::rtmp::chunk::ChunkLimits;
@@ -215,14 +215,17 @@ impl Worker {
             return Err(End::Peer(text));
         }
         if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
+            let plays = self.sessions[slot].asked.as_ref().is_some_and(|asked| asked.intent == Intent::Play);
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
-                Refusal::PublishersFull | Refusal::DirectoryFull => status::PUBLISH_DENIED,
+                Refusal::ByHook if plays => status::PLAY_FAILED,
+                Refusal::PublishersFull | Refusal::DirectoryFull | Refusal::ByHook => status::PUBLISH_DENIED,
                 Refusal::Unavailable | Refusal::Unwelcome => status::CONNECT_REJECTED,
             };
             return self.refuse_rtmp(slot, code, &text);
         }
-        self.respond_text(slot, Status::UNAVAILABLE, &text, false)
+        let status = if refusal == Refusal::ByHook { Status::FORBIDDEN } else { Status::UNAVAILABLE };
+        self.respond_text(slot, status, &text, false)
     }
 
     /// Nobody publishes what a client waited for.
