@@ -348,12 +348,27 @@ fn an_import_takes_what_there_is_a_setting_for() {
             ("edge.example.com", "**", "rtmp://192.0.2.3:1935/{app}/{stream}?vhost=origin.example.com"),
         ]
     );
+    let hooks: Vec<(&str, String)> = config.hook.iter().map(|hook| (hook.url.as_str(), format!("{:?}", hook.events.0))).collect();
+    let hook = |url, events: &str| (url, events.to_owned());
+    assert_eq!(
+        hooks,
+        [
+            hook("http://127.0.0.1:8085/c", "[Connect, Close]"),
+            hook("http://127.0.0.1:8085/p", "[Publish, Unpublish]"),
+            hook("http://127.0.0.1:8086/p", "[Publish]"),
+            hook("http://127.0.0.1:8085/v", "[Play, Stop]"),
+            hook("http://127.0.0.1:8085/h", "[Hls]"),
+            hook("http://127.0.0.1:8086/h", "[Hls]"),
+            hook("http://127.0.0.1:8085/forward", "[Forward]"),
+        ]
+    );
+    assert_eq!((config.hook[0].vhost.as_str(), config.hooks.server_id.as_str()), ("a.example.com", "east-1"));
     for wanted in [
-        "# everything.conf:2: server_id: there is no setting for it",
+        "# everything.conf:101: vhost.http_hooks.on_dvr: streams are not recorded",
+        "# everything.conf:101: vhost.http_hooks.on_hls_notify: ",
         "vhost.ingest: run ffmpeg beside",
         "192.0.2.4 is not asked",
         "vhost.dvr: streams are not recorded",
-        "vhost.http_hooks: ",
         "rtc_server: WebRTC",
         "vhost.hls.hls_keys: segments are not encrypted",
     ] {

@@ -4,6 +4,7 @@
 //! Numbers are of slightly different moments; each is right by itself.
 
 mod engine_streams;
+mod hooks;
 pub mod instance;
 mod streams;
 mod table;
@@ -28,6 +29,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
+pub use hooks::Hook;
 pub use streams::Stream;
 
 /// How old [`Cached`] answers may become, in milliseconds.
@@ -56,6 +58,8 @@ pub struct Status {
     pub streams: Vec<Stream>,
     /// Streams that go to other servers, or come from them.
     pub relays: Vec<Relay>,
+    /// The hook servers, in the order of the configuration.
+    pub hooks: Vec<Hook>,
     /// The shared directory.
     pub directory: Directory,
 }
@@ -218,6 +222,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams,
         relays: if running { report::read(shared_dir, &processes) } else { Vec::new() },
+        hooks: if running { hooks::read(shared_dir) } else { Vec::new() },
         directory: Directory {
             bytes: counter(FrontCounter::DirectoryBytes),
             budget_bytes: counter(FrontCounter::DirectoryBudgetBytes),
