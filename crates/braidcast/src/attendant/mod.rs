@@ -98,7 +98,7 @@ pub fn run(role: Role, shared_dir: &Path) -> anyhow::Result<ExitCode> {
         let attendant = Attendant::begin(role, shared_dir, met).context("the channel to the front")?;
         match role {
             Role::Tls => crate::tls::serve(attendant).await,
-            Role::Hooks => anyhow::bail!("there is nothing to do for it"),
+            Role::Hooks => crate::hooks::serve(attendant).await,
         }
     });
     // Threads that look up names are not waited for.
@@ -132,7 +132,7 @@ impl Attendant {
     }
 
     /// Waits until no other process of this role takes new work; from then on this one does, until the lock is dropped.
-    pub fn lock(&self) -> impl Future<Output = io::Result<RoleLock>> + use<> {
+    pub fn lock(&self) -> impl Future<Output = io::Result<RoleLock>> + Send + use<> {
         let path = file_of(&self.shared_dir, self.role, "lock");
         async move {
             let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;

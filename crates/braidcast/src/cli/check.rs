@@ -3,6 +3,7 @@
 use super::ports::who_listens;
 use super::print;
 use super::serve::ConfigArgs;
+use crate::access::files::KeyFiles;
 use crate::config::{self, Certificate, Config, Size};
 use crate::front;
 use crate::srs_conf::NoteKind;
@@ -102,7 +103,7 @@ fn machine(config: &Config, findings: &mut Findings) {
     }
     for (section, key, addresses) in config.listens() {
         let what = if section == "tls" { key } else { section };
-        if addresses.is_empty() && section != "tls" {
+        if addresses.is_empty() && matches!(section, "rtmp" | "http" | "api") {
             findings.add(Verdict::Warn, format!("{section}: listens nowhere"));
         }
         for address in addresses {
@@ -116,6 +117,7 @@ fn machine(config: &Config, findings: &mut Findings) {
         }
     }
     relays(config, findings);
+    access(config, findings);
     engine(config, findings);
     shared_directory(config, findings);
     state_directory(&config.server.state_dir, running, findings);
@@ -155,6 +157,17 @@ fn certificates(config: &Config, findings: &mut Findings) {
             },
             Err(why) => findings.add(Verdict::Error, format!("{name}: {why}")),
         }
+    }
+}
+
+/// Files with keys for access rules have to hold some.
+fn access(config: &Config, findings: &mut Findings) {
+    match KeyFiles::read(config) {
+        Ok(files) if files.is_empty() => {}
+        Ok(files) => {
+            files.contents().for_each(|(path, _)| findings.add(Verdict::Ok, format!("[[access]]: the keys in {path} can be used")));
+        }
+        Err(error) => findings.add(Verdict::Error, format!("{error:#}")),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `[[hook]]`: its values, and which hooks concern what.
 
 use super::value::{Raw, Value};
-use super::{Config, Hook, OnError, Span};
+use super::{Config, Hook, OnError};
 use crate::hooks::{Action, Url};
 use braidcast_media::StreamKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -53,6 +53,11 @@ impl Config {
     /// How long a decision may take at most: the hooks are asked one after another.
     pub fn hooks_limit(&self, action: Action, about: About<'_>) -> Duration {
         HANDING_OVER + self.hooks_for(action, about).map(|(_, hook)| Duration::from_millis(hook.timeout.as_ms())).sum::<Duration>()
+    }
+
+    /// As [`Config::hooks_limit`], milliseconds; 0 if nobody is to be asked.
+    pub fn hooks_limit_ms(&self, action: Action, about: About<'_>) -> u64 {
+        if self.asks_hooks(action, about) { self.hooks_limit(action, about).as_millis() as u64 } else { 0 }
     }
 
     /// What is decided when no answer is to be had, because the process that asks is not there: yes, if all the hooks say so.
