@@ -1,9 +1,10 @@
 //! What hooks can be called for, by the names of SRS's callbacks.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What has happened, or wants to happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Action {
     /// An RTMP client has named its app.
     Connect,
