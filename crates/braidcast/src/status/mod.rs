@@ -3,6 +3,7 @@
 //!
 //! Numbers are of slightly different moments; each is right by itself.
 
+mod attendants;
 mod engine_streams;
 mod hooks;
 pub mod instance;
@@ -10,10 +11,7 @@ mod streams;
 mod table;
 mod text;
 
-use crate::attendant::page::Page;
-use crate::attendant::report as report_of_attendants;
 use crate::control::WorkerId;
-use crate::control::attendants::Role;
 use crate::control::counters::{FrontCounter, WorkerCounter};
 use crate::control::pages::{FrontPage, InstanceState, Listening, MoveRow, WorkerRow, WorkerState};
 use crate::engine::live::Live;
@@ -29,6 +27,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
+pub use attendants::Attendant;
 pub use hooks::Hook;
 pub use streams::Stream;
 
@@ -125,23 +124,6 @@ pub struct Worker {
     pub counters: Map<String, Value>,
 }
 
-/// A process beside the workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Attendant {
-    /// `tls` or `hooks`.
-    pub role: String,
-    /// Its process; 0 if there is none.
-    pub pid: u32,
-    /// `starting`, `ready`, `restarting`, `retiring`, `stopping`.
-    pub state: String,
-    /// How often it was started again.
-    pub restarts: u32,
-    /// Seconds since its process was started; 0 if there is none.
-    pub uptime_s: u64,
-    /// The counters of its role by name.
-    pub counters: Map<String, Value>,
-}
-
 /// Sessions that move between workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Moves {
@@ -218,7 +200,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         engine: Engine { exact_takeover: engine.is_none(), kind },
         processes: engine.map_or_else(Vec::new, |engine| engine.processes),
         workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
-        attendants: if running { attendants(shared_dir, now) } else { Vec::new() },
+        attendants: if running { attendants::read(shared_dir, now) } else { Vec::new() },
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams,
         relays: if running { report::read(shared_dir, &processes) } else { Vec::new() },
@@ -241,24 +223,6 @@ pub fn addresses(listening: &[Listening]) -> Map<String, Value> {
         }
     }
     map
-}
-
-fn attendants(shared_dir: &Path, now: Now) -> Vec<Attendant> {
-    let attendant = |process: report_of_attendants::Process| {
-        let role = Role::ALL.into_iter().find(|role| role.to_string() == process.role);
-        let page = role.and_then(|role| Page::open(shared_dir, role).ok());
-        let value = |place: usize| page.as_ref().map_or(0, |page| page.counter(place).load(Relaxed));
-        let counters = role.map_or_else(Vec::new, Role::counters).into_iter().enumerate();
-        Attendant {
-            uptime_s: if process.pid == 0 { 0 } else { now.wall_ms.saturating_sub(process.started_wall_ms) / 1_000 },
-            counters: counters.map(|(place, label)| (label.to_owned(), value(place).into())).collect(),
-            role: process.role,
-            pid: process.pid,
-            state: process.state,
-            restarts: process.restarts,
-        }
-    };
-    report_of_attendants::read(shared_dir).into_iter().map(attendant).collect()
 }
 
 fn moved(row: MoveRow) -> Moved {
