@@ -2,6 +2,7 @@
 //!
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
+mod api;
 mod cli;
 mod config;
 mod control;

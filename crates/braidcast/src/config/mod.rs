@@ -177,6 +177,11 @@ impl Config {
         base.checked_add(id.checked_sub(1)?)
     }
 
+    /// Whether the API asks who somebody is.
+    pub fn api_asks(&self) -> bool {
+        self.api.token.is_set() || self.api.read_token.is_set() || !self.api_user.is_empty()
+    }
+
     /// Whether who connects to a listener has to say first, by a PROXY header, for whom.
     pub fn expects_proxy(&self, listener: Listener) -> bool {
         let expected = match listener {

@@ -105,8 +105,13 @@ impl SharedDir {
         for name in ["streams", "sessions", "workers", crate::engine::DIRECTORY] {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
-        for name in [crate::control::pages::FRONT_PAGE_NAME, crate::control::orders::SOCKET_NAME, LOCK_NAME, crate::relays::instance_file()]
-        {
+        for name in [
+            crate::control::pages::FRONT_PAGE_NAME,
+            crate::control::orders::SOCKET_NAME,
+            LOCK_NAME,
+            crate::relays::instance_file(),
+            crate::api::failures::NAME,
+        ] {
             ignore_missing(fs::remove_file(self.path().join(name)))?;
         }
         if let Err(error) = fs::remove_dir(self.path()) {

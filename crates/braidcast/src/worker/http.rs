@@ -16,7 +16,7 @@ use braidcast_protocols::via::Via;
 use braidcast_stream_log::{Reader, State};
 use std::io;
 
-/// The longest request body that is read and thrown away, in bytes.
+/// The longest request body that is read and thrown away, or is the API's, in bytes.
 const BODY_BYTES: u64 = 16 << 10;
 /// What a client must take of an answer in each `[limits] idle`, in bytes.
 const ANSWER_BYTES: u64 = 64 << 10;
@@ -27,12 +27,14 @@ const SEGMENT_MAX_AGE: u32 = 3_600;
 
 /// What somebody reads who asks for tracks that there are not.
 const BAD_TRACKS: &str = "say only=audio, only=video, or tracks=all";
-/// What somebody reads who guesses at the API.
-const NO_ENDPOINT: &str = "no such endpoint; there are /api/v1/versions and, on the API's port, /api/v2/status";
+/// What somebody reads who asks the API where it is not.
+const NO_API: &str = "nothing here; the API has a port of its own ([api] listen), and here only /api/v1/versions";
 
 impl Worker {
-    pub(super) fn http_settings(&self) -> Settings {
-        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on: self.config.relays() }
+    pub(super) fn http_settings(&self, listener: Listener) -> Settings {
+        let passes_on = self.config.relays();
+        let keeps_all = listener == Listener::Api && !passes_on;
+        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on, keeps_all }
     }
 
     /// Gives bytes to the session's request reader; answers a request that is whole.
@@ -79,12 +81,18 @@ impl Worker {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
+        if self.is_for_api(slot, request) {
+            return self.answer_api(slot, request);
+        }
         if request.method == Method::Options {
             return self.respond(slot, &response::preflight(request.keep_alive));
         }
         let head_only = request.method == Method::Head;
         if self.config.relays() && self.pass_on(slot, request)? {
             return Ok(());
+        }
+        if !request.is_known_method() {
+            return self.respond_text(slot, Status::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are served here", head_only);
         }
         let wants_api = self.sessions[slot].listener == Listener::Api;
         let route = route(request, &self.config.server.vhosts);
@@ -99,8 +107,12 @@ impl Worker {
             self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
         }
         match route {
-            Route::Api(path) => self.answer_api(slot, &path, head_only),
-            _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
+            Route::Api(path) if path == "/api/v1/versions" => {
+                let versions = status::versions(std::process::id());
+                self.respond_with(slot, content_type::JSON, Cache::No, versions.as_bytes(), head_only)
+            }
+            Route::Api(_) => self.respond_text(slot, Status::NOT_FOUND, NO_API, head_only),
+            _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, "here is only the API, below /api/", head_only),
             Route::Live { .. } if head_only && self.config.relays() => self.pass_to_any(slot),
             Route::Live { form, .. } if head_only => {
                 self.sessions[slot].last_request = true;
@@ -282,26 +294,6 @@ impl Worker {
             self.sessions[slot].owe_body(Body::Static(asset.bytes), 0, bytes)?;
         }
         self.finish_response(slot)
-    }
-
-    fn answer_api(&mut self, slot: usize, path: &str, head_only: bool) -> Result<(), End> {
-        let answer = match path {
-            "/api/v1/versions" => Some(status::versions(std::process::id())),
-            "/api/v2/status" if self.sessions[slot].listener == Listener::Api => {
-                match self.status.read(&self.config.server.shared_dir, self.now.mono_ms) {
-                    Ok(status) => Some(status.to_json()),
-                    Err(error) => {
-                        tracing::error!(error = format!("{error:#}"), "cannot read the instance's status");
-                        return self.respond_text(slot, Status::INTERNAL_ERROR, "the status cannot be read", head_only);
-                    }
-                }
-            }
-            _ => None,
-        };
-        match answer {
-            Some(json) => self.respond_with(slot, content_type::JSON, Cache::No, json.as_bytes(), head_only),
-            None => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
-        }
     }
 
     fn answer_streams(&mut self, slot: usize, head_only: bool) -> Result<(), End> {

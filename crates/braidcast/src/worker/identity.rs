@@ -31,7 +31,7 @@ impl Worker {
                 Protocol::Prefix(PrefixReader::new(Form::RealIp))
             }
             Listener::Rtmp => self.new_rtmp(conn, handshake_ms),
-            Listener::Http | Listener::Api => self.new_http(),
+            Listener::Http | Listener::Api => self.new_http(listener),
             Listener::Sub => Protocol::Unknown,
         }
     }

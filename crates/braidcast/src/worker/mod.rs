@@ -3,6 +3,7 @@
 //! The loop takes what the front says, then reads, then commits, then fans out, each in bounded turns; nothing in it ever
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
+mod api;
 mod clips;
 mod fan_out;
 mod front_link;
@@ -38,6 +39,7 @@ use crate::logging::RateLimit;
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
+use api::Api;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
@@ -206,6 +208,8 @@ pub(crate) struct Worker {
     outgoing: Outgoing,
     /// What goes through to processes of another server.
     relays: Relays,
+    /// Who may use the HTTP API.
+    api: Api,
 }
 
 /// Runs a worker that talks to its front by the inherited descriptor `control`.
@@ -299,6 +303,7 @@ impl Worker {
             clips: Clips::default(),
             outgoing,
             relays,
+            api: Api::new(&config)?,
             config,
         })
     }

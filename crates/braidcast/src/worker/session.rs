@@ -4,6 +4,7 @@
 //! allocated for a frame. What it is owed stands in its ledger.
 
 use super::End;
+use super::api::Reply;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
 use super::outgoing::Client;
@@ -147,8 +148,8 @@ pub enum Role {
     Waiting(Wish),
     /// It waits for an index that is not written yet.
     WaitingForIndex(IndexWish),
-    /// Processes of another server are asked for it.
-    Asking,
+    /// The front, or processes of another server, are asked for what the API shall answer.
+    Asking(Box<Reply>),
     /// It publishes; slot of the publisher.
     Publishing(usize),
     /// It plays.

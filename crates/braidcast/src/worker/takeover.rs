@@ -84,7 +84,7 @@ impl Worker {
         let control_sent = ledger.advance(sent);
         control.drain(..control_sent.min(control.len()));
         self.page.busy_with(adoption.conn.0, row.journal_from + u64::from(row.consumed));
-        let protocol = self.restore_protocol(&checkpoint.protocol, &row, &journal)?;
+        let protocol = self.restore_protocol(&checkpoint, &row, &journal)?;
 
         let arrival = Arrival { conn: adoption.conn, row: adoption.row, origin: checkpoint.origin };
         let mut kept = Kept::new(adoption.row, Positions { written: row.base[0], read: row.base[1] });
@@ -157,9 +157,9 @@ impl Worker {
     }
 
     /// The protocol's machine, brought from the checkpoint to where the row says that it was.
-    fn restore_protocol(&self, saved: &SavedProtocol, row: &Row<'_>, journal: &[u8]) -> anyhow::Result<Protocol> {
+    fn restore_protocol(&self, checkpoint: &Checkpoint, row: &Row<'_>, journal: &[u8]) -> anyhow::Result<Protocol> {
         let consumed = &journal[..row.consumed as usize];
-        Ok(match saved {
+        Ok(match &checkpoint.protocol {
             SavedProtocol::Prefix(reader) => {
                 ensure!(consumed.is_empty(), "a session that has not begun is saved whole");
                 Protocol::Prefix(reader.clone())
@@ -183,7 +183,8 @@ impl Worker {
             }
             SavedProtocol::Http(saved) => {
                 ensure!(consumed.is_empty(), "an HTTP session is saved whole");
-                let reader = RequestReader::restore(self.http_settings(), saved).context("the HTTP reader's state is damaged")?;
+                let reader = RequestReader::restore(self.http_settings(checkpoint.origin.listener), saved)
+                    .context("the HTTP reader's state is damaged")?;
                 Protocol::Http(Box::new(reader))
             }
         })

@@ -6,7 +6,7 @@ use super::super::{End, Worker};
 use super::pair::{CLIENT, Pair, SERVER};
 use super::{Leaving, connect};
 use crate::config::EngineKind;
-use crate::control::{Listener, ProcessId, ToFront};
+use crate::control::{ProcessId, ToFront};
 use braidcast_protocols::http::{Request, Status};
 use std::net::SocketAddr;
 
@@ -21,18 +21,13 @@ impl Worker {
             // Its body was not taken: no request can follow it here.
             self.sessions[slot].last_request = true;
         }
-        let (srs, at_api) =
-            (self.config.engine.kind == EngineKind::Srs, self.relays.api_on_http || self.sessions[slot].listener == Listener::Api);
-        if srs && request.path.starts_with(RTC) {
+        if self.config.engine.kind == EngineKind::Srs && request.path.starts_with(RTC) {
             let carries = ProcessId(self.config.engine.carries_others);
             return match self.relays.process(carries) {
                 Some(process) => self.connect_http(slot, process.process, process.api),
                 None => self.respond_text(slot, Status::UNAVAILABLE, "the process that has WebRTC does not run now", false),
             }
             .map(|()| true);
-        }
-        if srs && at_api && request.path.starts_with("/api/") && request.path != "/api/v2/status" {
-            return self.ask_api(slot, request).map(|()| true);
         }
         if !request.is_known_method() {
             return self.pass_to_any(slot).map(|()| true);
