@@ -375,6 +375,11 @@ pub enum ToWorker {
         /// As in [`Placement::Here`].
         next_segment: u64,
     },
+    /// An operator wants the client gone, whatever it does: close its connection.
+    Kick {
+        /// Its connection.
+        conn: ConnId,
+    },
 }
 
 /// From a worker to the front.
@@ -495,6 +500,11 @@ pub enum ToFront {
         run: u64,
         /// Its CPU use, per mille of a core; or why it did not answer.
         seen: Result<u32, String>,
+    },
+    /// An operator wants this client gone, whoever has it.
+    Kick {
+        /// Its connection.
+        conn: ConnId,
     },
 }
 

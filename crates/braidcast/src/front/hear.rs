@@ -154,6 +154,7 @@ impl Front {
                 self.registry.lifecycle().settled(&key, settling, done, worker, now_ms);
             }
             ToFront::Named { conn, client } => self.named(worker, conn, client),
+            ToFront::Kick { conn } => self.kick(conn),
             ToFront::Taken { conn } => self.taken(worker, conn),
             ToFront::Collects { ref key } if !self.is_sound(worker, key) => {}
             message @ (ToFront::Keeps | ToFront::Collects { .. } | ToFront::Health { .. }) => self.hear_keeper(worker, message),
@@ -237,6 +238,7 @@ impl Front {
             self.pull_placed(conn);
         }
         let target = if let Placement::MoveTo(target) = answer.placement { target } else { worker };
+        self.begin_client(conn);
         let process = if let Placement::Process(process) = answer.placement { Some(tracing::field::display(process)) } else { None };
         match intent {
             Intent::Play => tracing::debug!(stream = %key, %conn, peer, worker = %target, process, "a viewer is placed"),

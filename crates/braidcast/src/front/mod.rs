@@ -8,6 +8,7 @@ mod addresses;
 mod backoff;
 mod balance;
 mod budget;
+mod clients;
 mod engine;
 mod hear;
 mod inherit;

@@ -607,6 +607,11 @@ impl Registry {
         Some(self.conns.get(&conn)?.worker)
     }
 
+    /// Where a connection is saved, and where its record is.
+    pub fn row_of(&self, conn: ConnId) -> Option<RowId> {
+        Some(self.conns.get(&conn)?.row)
+    }
+
     /// A worker's connections that publish, or that play.
     pub fn sessions_of(&self, worker: WorkerId, intent: Intent) -> Vec<ConnId> {
         let does = |held: &Conn| held.worker == worker && held.place.as_ref().is_some_and(|place| place.intent == intent);

@@ -56,6 +56,7 @@ impl Worker {
             ToWorker::Processes(processes) => self.processes_changed(processes),
             ToWorker::CollectFrom { key, next_segment } => self.collect_from(key, next_segment),
             ToWorker::Stop => self.stop("the front says so"),
+            ToWorker::Kick { conn } => self.kick(conn),
             ToWorker::TurnAway { conn } => self.turn_away(conn),
             ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } => {
                 tracing::error!("the front said what only a new one says");
@@ -215,7 +216,7 @@ impl Worker {
             self.count(WorkerCounter::RefusedPublishers);
         }
         self.leave_role(slot, &refusal);
-        self.tell_front(&ToFront::Released { conn });
+        self.tell_released(slot);
         self.answer_refusal(slot, refusal)
     }
 }

@@ -129,7 +129,9 @@ impl Worker {
                     form = Form::WebSocket;
                     session.protocol = Protocol::WebSocket(Box::new(socket));
                 }
-                self.ask_place(slot, Wish { key, what: Want::Play(Rendition { form, tracks }) }, &params)
+                let wish = Wish { key, what: Want::Play(Rendition { form, tracks }) };
+                self.describe_http(slot, &wish, request);
+                self.ask_place(slot, wish, &params)
             }
             Route::BadTracks => self.respond_text(slot, Status::BAD_REQUEST, BAD_TRACKS, head_only),
             Route::LiveIndex { key, clip, params } => {

@@ -4,6 +4,7 @@
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
 mod api;
+mod clients;
 mod clips;
 mod fan_out;
 mod front_link;
@@ -31,6 +32,7 @@ mod timers;
 mod waiting;
 mod websocket;
 
+use crate::clients::Table;
 use crate::config::Config;
 use crate::control::channel::Channel;
 use crate::control::counters::WorkerCounter;
@@ -169,6 +171,8 @@ pub(crate) struct Worker {
     sessions: Slab<Session>,
     by_conn: HashMap<ConnId, usize>,
     rows: Rows,
+    clients: Table,
+    told_clients: clients::Round,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -246,6 +250,7 @@ impl Worker {
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
+        let clients = Table::open(&config.server.shared_dir).context("opening the client table")?;
         let heap = Heap::create(&config.server.shared_dir, heap).context("making the heap for saved sessions")?;
         page.counter(WorkerCounter::Pid as usize).store(u64::from(std::process::id()), Ordering::Relaxed);
         let stream_most_bytes = stream_most_bytes(&config)?;
@@ -274,6 +279,8 @@ impl Worker {
             sessions: Slab::new(),
             by_conn: HashMap::new(),
             rows,
+            clients,
+            told_clients: clients::Round::default(),
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -346,6 +353,7 @@ impl Worker {
             self.try_waiting();
             self.pump_segments();
             self.report();
+            self.tell_clients();
             self.flush_front();
             if self.is_over() {
                 return Ok(ExitCode::SUCCESS);
@@ -372,7 +380,7 @@ impl Worker {
     }
 
     fn sleep_time(&self) -> Duration {
-        let mut wake_ms = self.report_at_ms;
+        let mut wake_ms = self.report_at_ms.min(self.told_clients.due_ms());
         let mut sooner = |at: Option<u64>| wake_ms = wake_ms.min(at.unwrap_or(u64::MAX));
         sooner(self.flushes.next_ms());
         sooner(self.deadlines.next_ms());

@@ -3,8 +3,8 @@
 use super::rendition::{Form, Rendition};
 use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Want, Wish};
 use super::{End, Worker, http};
+use crate::control::Refusal;
 use crate::control::counters::WorkerCounter;
-use crate::control::{Refusal, ToFront};
 use braidcast_media::{StreamKey, vhost};
 use braidcast_protocols::http::Status;
 use braidcast_protocols::rtmp::chunk::ChunkLimits;
@@ -128,10 +128,10 @@ impl Worker {
     }
 
     fn rtmp_wish(&mut self, slot: usize, request: Request, what: Want) -> Result<(), End> {
-        let Request { key, params, via, .. } = request;
-        let key = vhost::restrict(key, &self.config.server.vhosts);
+        let (params, via) = (&request.params, &request.via);
+        let key = vhost::restrict(request.key.clone(), &self.config.server.vhosts);
         let key = if what == Want::Publish { key } else { self.played(key) };
-        if let Some(why) = self.loop_of(&via, &key, what == Want::Publish)
+        if let Some(why) = self.loop_of(via, &key, what == Want::Publish)
             && let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol
         {
             let code = if what == Want::Publish { status::PUBLISH_DENIED } else { status::PLAY_FAILED };
@@ -139,17 +139,18 @@ impl Worker {
             return self.refused_rtmp(slot);
         }
         if what != Want::Publish {
-            self.want(&key, &via);
+            self.want(&key, via);
         }
-        self.ask_place(slot, Wish { key, what }, &params)
+        let wish = Wish { key, what };
+        self.describe_rtmp(slot, &wish, &request);
+        self.ask_place(slot, wish, params)
     }
 
     /// The client ended its publish or play and may begin another one on the same connection.
     fn rtmp_released(&mut self, slot: usize) -> Result<(), End> {
         self.stop_run(slot)?;
         self.leave_role(slot, &"the client ended it");
-        let conn = self.sessions[slot].conn;
-        self.tell_front(&ToFront::Released { conn });
+        self.tell_released(slot);
         Ok(())
     }
 
@@ -232,11 +233,11 @@ impl Worker {
     /// A client cannot have what it waited for, for this reason.
     pub(super) fn release_with(&mut self, slot: usize, text: &str) -> Result<(), End> {
         let session = &self.sessions[slot];
-        let (conn, placed) = (session.conn, matches!(session.role, Role::Waiting(_) | Role::Placing(_)));
+        let placed = matches!(session.role, Role::Waiting(_) | Role::Placing(_));
         let head_only = matches!(&session.role, Role::WaitingForIndex(wish) if wish.head_only);
         self.leave_role(slot, &text);
         if placed {
-            self.tell_front(&ToFront::Released { conn });
+            self.tell_released(slot);
         }
         if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
             return self.refuse_rtmp(slot, status::PLAY_STREAM_NOT_FOUND, text);
