@@ -8,6 +8,7 @@ mod clients;
 mod config;
 mod control;
 mod engine;
+mod events;
 mod front;
 pub mod fuzzing;
 mod hls;
