@@ -4,5 +4,6 @@
 pub mod answer;
 pub mod failures;
 pub mod gate;
+pub mod v2;
 
 pub use answer::Answer;

@@ -198,6 +198,11 @@ impl Config {
         self.server.trusted_proxies.iter().any(|network| network.contains(address))
     }
 
+    /// A key's value as a file says it; secrets are not shown. `None`: there is no such key.
+    pub fn value(&self, section: &str, key: &str) -> Option<String> {
+        self.show(section, key)
+    }
+
     /// Takes over from the configuration of a running instance what cannot change while it runs. Says which keys were other there.
     pub fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
         let mut changed = Vec::new();

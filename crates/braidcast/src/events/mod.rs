@@ -44,8 +44,7 @@ fn files(directory: &Path) -> io::Result<Vec<u64>> {
         entries => entries?,
     };
     let first_id = |name: &str| name.strip_suffix(EXTENSION)?.strip_suffix('.')?.parse().ok();
-    let mut firsts: Vec<u64> =
-        entries.filter_map(|entry| first_id(entry.ok()?.file_name().to_str()?)).filter(|first| *first > 0).collect();
+    let mut firsts: Vec<u64> = entries.filter_map(|entry| first_id(entry.ok()?.file_name().to_str()?)).filter(|first| *first > 0).collect();
     firsts.sort_unstable();
     Ok(firsts)
 }

@@ -10,9 +10,10 @@ use serde::Serialize;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use utoipa::ToSchema;
 
 /// A stream that has a log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stream {
     /// Its vhost.
     pub vhost: String,
@@ -27,6 +28,7 @@ pub struct Stream {
     /// The process of another server that has it; `null` with our own workers, or if none has.
     pub process: Option<u16>,
     /// The address that it is published from, a port of 0 if that is not known; `null` if nobody publishes.
+    #[schema(value_type = Option<String>)]
     pub publisher: Option<SocketAddr>,
     /// The video codec; `null` if no video was seen.
     pub video: Option<String>,
@@ -53,7 +55,7 @@ pub struct Stream {
 }
 
 /// How a stream fares in HLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StreamHls {
     /// Codecs that MPEG-TS cannot carry, as in `video` and `audio`: HLS has the others, or nothing.
     pub leaves_out: Vec<String>,
