@@ -2,6 +2,8 @@
 //!
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
+mod access;
+mod attendant;
 mod api;
 mod cli;
 mod clients;
@@ -12,12 +14,15 @@ mod events;
 mod front;
 pub mod fuzzing;
 mod hls;
+mod hooks;
 mod logging;
+mod metrics;
 mod page;
 mod relays;
 mod saved;
 mod srs_conf;
 mod status;
+mod tls;
 mod worker;
 
 /// Which version this is. Tests upgrade from one to another.

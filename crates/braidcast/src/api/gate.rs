@@ -122,7 +122,7 @@ impl Gate {
             return Err(Refusal::TooMany { after_s });
         }
         let users = !self.users.is_empty();
-        let Some(given) = request.field("authorization") else { return Err(Refusal::Nobody { users }) };
+        let Some(given) = &request.authorization else { return Err(Refusal::Nobody { users }) };
         let role = given.split_once(' ').and_then(|(scheme, rest)| match scheme.to_ascii_lowercase().as_str() {
             "bearer" => self.role_of_token(rest.trim()),
             "basic" => self.role_of_user(rest.trim()),

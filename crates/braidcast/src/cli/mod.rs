@@ -8,7 +8,7 @@ mod ports;
 mod serve;
 mod status;
 
-use crate::config;
+use crate::{config, metrics};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -44,6 +44,9 @@ enum Command {
     /// One of the server's workers; started by the front alone.
     #[command(hide = true)]
     Worker(serve::WorkerArgs),
+    /// A process beside the workers; started by the front alone.
+    #[command(hide = true)]
+    Attendant(serve::AttendantArgs),
     /// Say what is wrong with a configuration and with the machine for it, and start nothing.
     Check(check::CheckArgs),
     /// Write the configuration of this server for a site that has one of SRS.
@@ -66,6 +69,8 @@ enum Command {
     Bench(braidcast_bench::cli::Command),
     /// Print the reference of the configuration, as Markdown.
     ConfigDocs,
+    /// Print the reference of the metrics, as Markdown.
+    MetricsDocs,
 }
 
 /// Reads the command line and does what it says.
@@ -86,6 +91,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Worker(args) => serve::run_worker(&args),
+        Command::Attendant(args) => crate::attendant::run(args.role, &args.shared_dir),
         Command::Check(args) => check::run(args),
         Command::ImportSrs(args) => import_srs::run(&args),
         Command::Status(args) => status::run(args),
@@ -97,6 +103,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(command) => braidcast_bench::cli::run(command),
         Command::ConfigDocs => {
             print(&config::markdown())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::MetricsDocs => {
+            print(&metrics::markdown())?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -19,6 +19,8 @@ const MAX_ORIGINS: usize = 64;
 const MAX_API_USERS: usize = 256;
 /// Shorter tokens are worth a warning.
 const SHORT_TOKEN_BYTES: usize = 16;
+/// The most hooks: each has counters of its own, and each decision goes through all of them.
+const MAX_HOOKS: usize = crate::hooks::MAX_HOOKS;
 /// The longest configuration as the workers get it, in bytes: a part of one message.
 const MAX_JSON_BYTES: usize = crate::control::MAX_MESSAGE_BYTES / 2;
 
@@ -57,11 +59,13 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     ports(&mut error, config);
     relays(&mut error, config);
     api(&mut error, config);
+    hooks(&mut error, config);
     if config.to_json().len() > MAX_JSON_BYTES {
         error("server", "vhosts", format!("the configuration is too long: written as JSON it has more than {MAX_JSON_BYTES} bytes"));
     }
     weak_api(&mut found, config);
     pulls(&mut found, config);
+    super::access::contradictions(&mut found, config);
     workers(&mut found, config);
     engine(&mut found, config);
     let play = &config.play;
@@ -156,7 +160,9 @@ fn proxies(error: &mut impl FnMut(&'static str, &'static str, String), config: &
 
 fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
     let mut taken: Vec<(&'static str, std::net::SocketAddr)> = Vec::new();
-    for (section, addresses) in [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen)] {
+    for (section, addresses) in
+        [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen), ("metrics", &config.metrics.listen)]
+    {
         for address in addresses {
             let same = taken.iter().find(|(_, other)| other == address && address.port() != 0);
             match same {
@@ -256,6 +262,22 @@ fn relays(error: &mut impl FnMut(&'static str, &'static str, String), config: &C
     }
 }
 
+fn hooks(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
+    if config.hook.len() > MAX_HOOKS {
+        error("hook", "url", format!("[[hook]] is there {} times; allowed: at most {MAX_HOOKS}", config.hook.len()));
+    }
+    at_most(error, ("hooks", "queue_per_hook", config.hooks.queue_per_hook), ("hooks", "queue", config.hooks.queue));
+    if config.relays() && !config.hook.is_empty() {
+        error("engine", "kind", "[[hook]] is the native engine's: SRS calls its own (http_hooks), others call none".into());
+    }
+    for hook in &config.hook {
+        let place = hook.url.place();
+        if is_own(config, &place.host, place.port) {
+            error("hook", "url", format!("[[hook]] url = {:?}: that is this server itself", hook.url.shown()));
+        }
+    }
+}
+
 /// Whether an address, written as one, is one that this server listens on.
 fn is_own(config: &Config, host: &str, port: u16) -> bool {
     let address = match host {
@@ -263,7 +285,7 @@ fn is_own(config: &Config, host: &str, port: u16) -> bool {
         other => other.parse().ok(),
     };
     let Some(address) = address else { return false };
-    let listening = [&config.rtmp.listen, &config.http.listen, &config.api.listen];
+    let listening = [&config.rtmp.listen, &config.http.listen, &config.api.listen, &config.metrics.listen];
     let same = |listen: &std::net::SocketAddr| {
         listen.port() == port && (listen.ip() == address || (listen.ip().is_unspecified() && address.is_loopback()))
     };

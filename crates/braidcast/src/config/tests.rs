@@ -69,11 +69,14 @@ fn the_keys_are_those_that_were_promised() {
             "log: block_min block_max block_max_bytes keep stream_budget budget",
             "hls: enabled fragment window hls_dispose stream_budget retention",
             "relay: answer silent retry_max ffmpeg",
+            "hooks: server_id queue queue_per_hook retry_max",
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes unfinished_in_all amf_depth name_bytes http_head_bytes",
             "worker: id max_publishers weight",
             "api_user: name password role",
+            "access: streams vhost intent allow deny referers sign_secret tokens jwt_secret jwt_public_key jwks leeway",
             "forward: streams vhost to",
             "pull: stream vhost from when stop_after",
+            "hook: events url streams vhost timeout retries on_error",
         ]
     );
 }

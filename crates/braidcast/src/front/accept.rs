@@ -45,7 +45,8 @@ impl Front {
         if wanted == self.accepting {
             return;
         }
-        for (index, socket) in self.sockets.iter().enumerate() {
+        // TLS is the attendant's to accept.
+        for (index, socket) in self.sockets.iter().enumerate().filter(|(_, socket)| !socket.listener.is_tls()) {
             let result = match wanted {
                 true => self.poller.add(&socket.fd, super::token(super::LISTENER, index), braidcast_sys::Interest::READ),
                 false => self.poller.delete(&socket.fd),
@@ -55,6 +56,7 @@ impl Front {
             }
         }
         self.accepting = wanted;
+        self.hold_arrivals(!wanted);
     }
 
     /// Readiness would be told again at once, and accepting fail again: the loop must not spin.
@@ -79,6 +81,17 @@ impl Front {
                 "[server] trusted_proxies: others cannot connect where PROXY headers are expected",
             );
         }
+        self.admit(listener, owner, client, peer, None);
+    }
+
+    /// An attendant passes a client's connection on: from here on it is one like any other.
+    pub(super) fn arrived(&mut self, listener: Listener, client: OwnedFd, peer: SocketAddr, local: SocketAddr) {
+        self.count(FrontCounter::Accepted);
+        self.admit(listener, None, client, peer, Some(local));
+    }
+
+    /// `owner`: whose sub-port it came in by. `local`: the address that was connected to, if the socket does not know it.
+    fn admit(&mut self, listener: Listener, owner: Option<WorkerId>, client: OwnedFd, peer: SocketAddr, local: Option<SocketAddr>) {
         if let Err(unwelcome) = self.registry.admit(peer.ip()) {
             return self.unwelcome(peer, unwelcome);
         }
@@ -95,7 +108,7 @@ impl Front {
             return self.turn_away(peer, FrontCounter::RefusedPending, "[limits] pending_connections, or no worker serves");
         };
         match self.prepare(&client) {
-            Ok(local) => self.give(worker, listener, client, peer, local),
+            Ok(accepted_at) => self.give(worker, listener, client, peer, local.unwrap_or(accepted_at)),
             Err(error) => tracing::debug!(%peer, error = format!("{error:#}"), "a connection was gone before it was served"),
         }
     }

@@ -4,7 +4,9 @@
 //! sent, never waits for a worker, and holds nothing whose loss a worker would notice before `front_grace` is over.
 
 mod accept;
+mod access;
 mod addresses;
+mod attendants;
 mod backoff;
 mod balance;
 mod budget;
@@ -37,8 +39,11 @@ use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, ProcessId, WorkerId};
 use crate::logging::{self, RateLimit};
+use crate::metrics::OwnUse;
 use crate::relays;
+use access::Access;
 use anyhow::{Context, bail};
+use attendants::Attendants;
 use balance::Balance;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
@@ -74,6 +79,8 @@ const ORDERS: u64 = 5;
 const SUCCESSOR: u64 = 6;
 const PROGRAM: u64 = 7;
 const ENGINE: u64 = 8;
+const ATTENDANT: u64 = 9;
+const ATTENDANT_PROCESS: u64 = 10;
 
 /// How long a front that was killed may still hold the lock while another one is started in its place: a dying process is seen
 /// dead before it has let go of its files.
@@ -138,8 +145,11 @@ struct Front {
     /// Why the last succession came to nothing.
     gave_up: Option<String>,
     pulls: Pulls,
+    /// Keys for access rules, and what signs for programs of our own.
+    access: Access,
     /// Processes of another server.
     engine: Engine,
+    attendants: Attendants,
     numbers: NextSegments,
     budget: Budget,
     evicting: bool,
@@ -148,6 +158,9 @@ struct Front {
     timers: Timers,
     peer_lines: RateLimit,
     worker_lines: RateLimit,
+    /// Log lines that fronts before this one have suppressed.
+    suppressed_before: u64,
+    own_use: OwnUse,
     ready_fd: Option<OwnedFd>,
     now_ms: u64,
 }
@@ -172,6 +185,7 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     }
     // Whoever waited for the readiness of the first front of an instance has heard of it.
     let first = !predecessor.is_there() && options.resumed.is_none();
+    let access = Access::new(&config)?;
     let ready_fd = options.ready_fd.filter(|_| first).map(notify::ready_fd).transpose()?;
     let signals = Signals::take_over()?;
     predecessor.wait_for_go()?;
@@ -179,7 +193,7 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     let shared = SharedDir::open(&config.server, patience)?;
     let (path, remove) = (shared.path().to_owned(), config.server.on_exit == OnExit::Remove && first);
     match Front::new(config, shared, signals, ready_fd) {
-        Ok(front) => Ok(Front { gave_up: options.resumed.clone(), ..front }),
+        Ok(front) => Ok(Front { gave_up: options.resumed.clone(), access, ..front }),
         Err((error, shared)) => {
             // What was made for this start and is not wanted after the end is not wanted after a failed start either.
             if let Some(shared) = shared.filter(|_| remove)
@@ -212,8 +226,21 @@ impl Front {
     }
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
-        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine } =
-            opened;
+        let Opened {
+            sockets,
+            page,
+            vault,
+            orders,
+            numbers,
+            budget,
+            doorbells,
+            streams,
+            connections,
+            inherited,
+            unchanged,
+            engine,
+            attendants,
+        } = opened;
         let now_ms = clock::monotonic_ms();
         let poller = Poller::new().context("epoll")?;
         for (place, pipe) in signals.pipes() {
@@ -224,6 +251,8 @@ impl Front {
         page.set_listening(&listening);
         page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);
         page.counter(FrontCounter::Pid).store(std::process::id().into(), Relaxed);
+        let counted = |counter: FrontCounter| page.counter(counter).load(Relaxed);
+        let (own_use, suppressed_before) = (OwnUse::new(counted(FrontCounter::CpuMicros)), counted(FrontCounter::LogLinesSuppressed));
         relays::instance_id(shared.path()).context("giving this server its name")?;
         let pulls = Pulls::new(&config, now_ms);
         let mut front = Self {
@@ -252,8 +281,10 @@ impl Front {
             replacing: false,
             unchanged,
             gave_up: None,
+            access: Access::default(),
             pulls,
             engine,
+            attendants,
             numbers,
             budget,
             evicting: false,
@@ -261,6 +292,8 @@ impl Front {
             timers: Timers::default(),
             peer_lines: RateLimit::default(),
             worker_lines: RateLimit::default(),
+            suppressed_before,
+            own_use,
             ready_fd,
             now_ms,
         };
@@ -307,11 +340,13 @@ impl Front {
 
     fn run(&mut self) -> anyhow::Result<()> {
         for id in self.ids() {
-            if self.worker(id).is_some_and(|worker| worker.process.is_none()) {
-                self.start_worker(id);
+            match self.worker(id).is_some_and(|worker| worker.process.is_none()) {
+                true => self.start_worker(id),
+                false => self.introduce_access(id),
             }
         }
         self.begin_engine();
+        self.begin_attendants().context("watching for attendants")?;
         self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
         self.timers.set(Timer::Pulls, self.now_ms);
@@ -355,6 +390,7 @@ impl Front {
         if was_there && self.state == InstanceState::Running && self.predecessor.confirm() {
             tracing::info!("this front has taken over: the workers are replaced one by one");
             self.replacing = true;
+            self.replace_attendants();
         }
         if self.replacing {
             self.replacing = self.replace_inherited() > 0;
@@ -381,6 +417,8 @@ impl Front {
                 SUCCESSOR => self.hear_successor(),
                 PROGRAM => self.program_ended(event.token as u32 as usize),
                 ENGINE => self.process_ended(ProcessId(event.token as u16)),
+                ATTENDANT => self.attendants_turn(event.token as u32 as usize),
+                ATTENDANT_PROCESS => self.attendant_ended(event.token as u32),
                 _ => {}
             }
         }
@@ -392,6 +430,7 @@ impl Front {
         }
         self.deliver();
         self.settle();
+        self.end_attendants();
         self.show_rows();
     }
 
@@ -401,6 +440,7 @@ impl Front {
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
             Timer::Pulls => self.pulls_turn(),
+            Timer::KeyFiles => self.look_at_key_files(),
             Timer::Orders => self.report_on_orders(),
             Timer::Succession => self.succession_due(),
             Timer::Confirm => self.confirm(),
@@ -412,7 +452,12 @@ impl Front {
                 self.accept_paused = false;
                 self.watch_sockets();
             }
-            Timer::RetrySends => self.ids().for_each(|id| self.flush(id)),
+            Timer::RetrySends => {
+                self.ids().for_each(|id| self.flush(id));
+                self.flush_attendants();
+            }
+            Timer::StartAttendant(role) => self.start_attendant(role),
+            Timer::AttendantOverdue(role) => self.attendant_overdue(role),
             // Looked at in every turn; the timer only ends the wait.
             Timer::Settle => {}
             Timer::ReadyAnyway => {
@@ -448,7 +493,11 @@ impl Front {
     }
 
     fn is_over(&self) -> bool {
-        self.is_stopping() && self.workers.iter().all(|worker| worker.process.is_none()) && self.engine.is_empty()
+        self.is_stopping() && self.no_worker_runs() && self.engine.is_empty() && self.attendants.is_empty()
+    }
+
+    fn no_worker_runs(&self) -> bool {
+        self.workers.iter().all(|worker| worker.process.is_none())
     }
 
     /// After the last worker: writes down what is to stay, removes what is not.
@@ -520,6 +569,7 @@ struct Opened {
     inherited: Vec<Inherited>,
     unchanged: Vec<&'static str>,
     engine: Engine,
+    attendants: Attendants,
 }
 
 impl Opened {
@@ -535,6 +585,8 @@ impl Opened {
         match inherited.first() {
             Some(worker) => unchanged = keep_what_cannot_change(config, &worker.inventory.config)?,
             None => {
+                // They would hold listening sockets of an instance that is gone.
+                attendants::end_all(shared.path())?;
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
             }
@@ -571,7 +623,22 @@ impl Opened {
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
         let engine = Engine::open(config, clock::monotonic_ms())?;
-        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine })
+        let attendants = Attendants::open(shared.path()).context("listening for attendants")?;
+        Ok(Self {
+            sockets,
+            page,
+            vault,
+            orders,
+            numbers,
+            budget,
+            doorbells,
+            streams,
+            connections,
+            inherited,
+            unchanged,
+            engine,
+            attendants,
+        })
     }
 }
 

@@ -95,8 +95,14 @@ impl Front {
         }
         let publishes = moving.homeless.intent == Some(Intent::Publish);
         let next_segment = self.registry.stream_of(conn).filter(|_| publishes).map_or(0, |key| self.numbers.next(key));
-        let adoption =
-            Adoption { conn, row: moving.homeless.row, origin: moving.homeless.origin, next_segment, admitted: moving.why == Why::Placed };
+        let adoption = Adoption {
+            conn,
+            row: moving.homeless.row,
+            origin: moving.homeless.origin,
+            next_segment,
+            admitted: moving.why == Why::Placed,
+            forward: self.registry.forward_of(conn).to_vec(),
+        };
         self.send(worker, &ToWorker::Adopt(adoption), vec![client]);
     }
 
@@ -178,7 +184,7 @@ impl Front {
             return self.lost(from, conn);
         };
         self.registry.rehome(conn, worker);
-        let adoption = Adoption { conn, row: homeless.row, origin: homeless.origin, next_segment: 0, admitted: false };
+        let adoption = Adoption { conn, row: homeless.row, origin: homeless.origin, next_segment: 0, admitted: false, forward: Vec::new() };
         self.send(worker, &ToWorker::Bury(adoption), vec![client]);
     }
 }

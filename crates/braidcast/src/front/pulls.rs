@@ -24,6 +24,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
+/// How long a program that fetches HLS may take to push it, once it has it, seconds.
+const OWN_URL_S: u64 = 60;
 /// The most streams that are pulled at once.
 const MAX_PULLS: usize = 1_024;
 /// How long a pull waits when it cannot be ordered just now: no worker, another front about to come, somebody else publishing. Milliseconds.
@@ -363,7 +365,8 @@ impl Front {
     /// Starts the program that fetches HLS.
     fn start_program(&mut self, key: &StreamKey) -> anyhow::Result<()> {
         let instance = relays::instance_id(self.shared.path()).context("who this server is")?;
-        let target = self.own_url(key)?;
+        // It opens its own connection when it knows what it has fetched, which may take as long as the server may be silent.
+        let target = self.own_url(key, 2 * self.config.relay.silent.as_ms() / 1_000 + OWN_URL_S)?;
         let Some(pull) = self.pulls.pulls.get_mut(key) else { return Ok(()) };
         let via = pull.via.clone().then(&instance);
         let program = &self.config.relay.ffmpeg;
@@ -398,7 +401,7 @@ impl Front {
     }
 
     /// Where a program on this machine pushes a stream to.
-    fn own_url(&self, key: &StreamKey) -> anyhow::Result<String> {
+    fn own_url(&self, key: &StreamKey, holds_s: u64) -> anyhow::Result<String> {
         let rtmp = self.sockets.iter().find(|socket| socket.listener == Listener::Rtmp).context("[rtmp] listen is empty")?;
         let mut address = rtmp.address;
         if address.ip().is_unspecified() {
@@ -407,8 +410,11 @@ impl Front {
         if format!("{}{}{}", key.vhost(), key.app(), key.stream()).contains(['?', '&', ' ', '#']) {
             bail!("the stream's name cannot be said to an external program");
         }
-        let vhost = if key.vhost() == DEFAULT_VHOST { String::new() } else { format!("?vhost={}", key.vhost()) };
-        Ok(format!("rtmp://{address}/{}/{}{vhost}", key.app(), key.stream()))
+        let vhost = if key.vhost() == DEFAULT_VHOST { String::new() } else { format!("vhost={}", key.vhost()) };
+        let query = [vhost, self.own_query(key, clock::wall_ms() / 1_000 + holds_s)];
+        let query = query.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
+        let query = if query.is_empty() { query } else { format!("?{query}") };
+        Ok(format!("rtmp://{address}/{}/{}{query}", key.app(), key.stream()))
     }
 
     /// A program has ended.

@@ -3,6 +3,7 @@
 //! What lies in a stream's directory is the workers' business; here is only which parts of it outlive an instance.
 
 use crate::config::{OnExit, Server};
+use crate::control::attendants;
 use crate::status::instance::{LOCK_NAME, lock_holder};
 use anyhow::{Context, bail};
 use braidcast_media::StreamKey;
@@ -43,7 +44,7 @@ impl SharedDir {
         check_owner(path)?;
         check_file_system(path, server.allow_disk)?;
         let lock = lock(path, patience)?;
-        for name in ["workers", "sessions", "streams"] {
+        for name in ["workers", "sessions", "streams", attendants::DIRECTORY] {
             make(&path.join(name))?;
         }
         let shared = Self { root: Root::new(path.clone()), on_exit: server.on_exit, _lock: lock };
@@ -102,16 +103,11 @@ impl SharedDir {
 
     /// Only what is ours: somebody may have named a directory that holds other things too.
     fn remove(&self) -> anyhow::Result<()> {
-        for name in ["streams", "sessions", "workers", crate::engine::DIRECTORY] {
+        for name in ["streams", "sessions", "workers", attendants::DIRECTORY, crate::engine::DIRECTORY] {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
-        for name in [
-            crate::control::pages::FRONT_PAGE_NAME,
-            crate::control::orders::SOCKET_NAME,
-            LOCK_NAME,
-            crate::relays::instance_file(),
-            crate::api::failures::NAME,
-        ] {
+        let sockets = [crate::control::orders::SOCKET_NAME, attendants::SOCKET_NAME, crate::api::failures::NAME];
+        for name in [crate::control::pages::FRONT_PAGE_NAME, LOCK_NAME, crate::relays::instance_file()].into_iter().chain(sockets) {
             ignore_missing(fs::remove_file(self.path().join(name)))?;
         }
         if let Err(error) = fs::remove_dir(self.path()) {

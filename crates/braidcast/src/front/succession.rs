@@ -160,7 +160,7 @@ impl Front {
     fn is_quiet(&self) -> bool {
         let said =
             |id: WorkerId| self.worker(id).and_then(|worker| worker.process.as_ref()).is_none_or(|process| process.channel.pending() == 0);
-        self.moves.len() == 0 && self.workers.iter().all(|worker| worker.serves() && said(worker.id))
+        self.moves.len() == 0 && self.arrivals_are_held() && self.workers.iter().all(|worker| worker.serves() && said(worker.id))
     }
 
     fn give_up_succession(&mut self, why: &str) {
@@ -183,11 +183,11 @@ impl Front {
         self.end_programs();
         let mut succession = self.succession.take().context("nobody was to succeed")?;
         self.tell_upgraders();
-        let Self { budget, numbers, shared, poller, workers, vault, sockets, orders, .. } = self;
+        let Self { budget, numbers, shared, poller, workers, attendants, vault, sockets, orders, .. } = self;
         budget.close();
         numbers.close()?;
-        // The workers see no front for a moment, as if it had died; and nobody's connection hangs on this process any more.
-        drop((poller, workers, vault, sockets, orders, shared));
+        // The workers and attendants see no front for a moment, as if it had died; and nobody's connection hangs on this process any more.
+        drop((poller, workers, attendants, vault, sockets, orders, shared));
         match succession.finish() {
             Ok(()) => {
                 notify::main_pid(succession.pid);

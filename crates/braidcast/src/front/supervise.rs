@@ -39,6 +39,7 @@ impl Front {
                 worker.state = WorkerState::Starting;
                 tracing::debug!(worker = %id, pid, "the worker is started");
                 self.timers.set(Timer::Overdue(id), now_ms + START_MS);
+                self.introduce_access(id);
             }
             Err(error) => {
                 tracing::error!(worker = %id, error = format!("{error:#}"), "the worker cannot be started");
@@ -93,7 +94,7 @@ impl Front {
             if let Some(worker) = self.worker_mut(id) {
                 worker.state = WorkerState::Empty;
             }
-            if self.workers.iter().all(|worker| worker.process.is_none()) {
+            if self.no_worker_runs() {
                 self.end_engine(false);
             }
         } else {
@@ -229,6 +230,7 @@ impl Front {
         super::notify::stopping();
         self.end_programs();
         self.watch_sockets();
+        self.retire_tls();
         self.sockets.clear();
         for id in self.ids() {
             self.timers.clear(Timer::Restart(id));
@@ -247,6 +249,7 @@ impl Front {
             worker.kill();
         }
         self.end_engine(true);
+        self.attendants.kill_all();
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -289,12 +292,17 @@ impl Front {
         }
     }
 
-    pub(super) fn show_gauges(&self) {
+    pub(super) fn show_gauges(&mut self) {
+        let used = self.own_use.look();
+        let suppressed = self.suppressed_before + self.peer_lines.suppressed() + self.worker_lines.suppressed();
         let gauges = [
+            (FrontCounter::CpuMicros, used.cpu_us),
+            (FrontCounter::CpuPermille, used.cpu_permille),
+            (FrontCounter::MemoryBytes, used.memory_bytes),
             (FrontCounter::Connections, self.registry.connections() as u64),
             (FrontCounter::DirectoryBytes, self.budget.bytes()),
             (FrontCounter::DirectoryBudgetBytes, self.budget.limit_bytes()),
-            (FrontCounter::LogLinesSuppressed, self.peer_lines.suppressed() + self.worker_lines.suppressed()),
+            (FrontCounter::LogLinesSuppressed, suppressed),
         ];
         for (gauge, value) in gauges {
             self.page.counter(gauge).store(value, Relaxed);

@@ -1,5 +1,6 @@
 //! Every timer of the front is a row of one table.
 
+use crate::control::attendants::Role;
 use crate::control::{ProcessId, WorkerId};
 use std::collections::HashMap;
 
@@ -18,6 +19,8 @@ pub enum Timer {
     Drain,
     /// Pulls that are to be ordered, or are not wanted any more.
     Pulls,
+    /// Every few seconds: have files with keys for access rules changed?
+    KeyFiles,
     /// Several times a second: does every worker go on?
     Watch,
     /// A dead worker is started again.
@@ -26,6 +29,10 @@ pub enum Timer {
     Engine,
     /// Such a process is started, perhaps again.
     StartProcess(ProcessId),
+    /// An attendant is started, perhaps again.
+    StartAttendant(Role),
+    /// An attendant should have said hello.
+    AttendantOverdue(Role),
     /// A worker should have said that it is ready, or should have ended.
     Overdue(WorkerId),
     /// Accepting goes on after a pause.

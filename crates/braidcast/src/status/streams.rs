@@ -1,16 +1,23 @@
 //! The streams of an instance, each read from its log's head, a few of its newest records and its segments' names.
 
 use super::instance::Locks;
+use crate::hls::files;
 use crate::hls::survey::survey;
 use anyhow::Context;
 use braidcast_media::StreamKey;
 use braidcast_protocols::mpegts::Form;
-use braidcast_stream_log::{Now, Reader, Root, State};
+use braidcast_stream_log::{BlockInfo, Now, Reader, Root, State};
 use serde::Serialize;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use utoipa::ToSchema;
+
+/// Over how long a rate is taken at most, and at least, milliseconds.
+const RATE_MS: u64 = 30_000;
+const LEAST_RATE_MS: u64 = 1_000;
+/// How many blocks are looked at for it.
+const RATE_BLOCKS: usize = 64;
 
 /// A stream that has a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -52,6 +59,12 @@ pub struct Stream {
     pub log_bytes: u64,
     /// Milliseconds since the last record.
     pub age_ms: u64,
+    /// Bytes received in a second, over the last blocks, half a minute at most; 0 unless it is live.
+    pub received_rate: u64,
+    /// Milliseconds since the end of the newest segment; `null` if there is none.
+    pub segment_age_ms: Option<u64>,
+    /// How long the newest segment lasts, milliseconds; `null` if there is none.
+    pub segment_duration_ms: Option<u64>,
 }
 
 /// How a stream fares in HLS.
@@ -59,6 +72,8 @@ pub struct Stream {
 pub struct StreamHls {
     /// Codecs that MPEG-TS cannot carry, as in `video` and `audio`: HLS has the others, or nothing.
     pub leaves_out: Vec<String>,
+    /// Whether HLS can carry any of it.
+    pub carries: bool,
 }
 
 /// All streams, sorted by name. `worker_of` tells a worker by its process.
@@ -78,6 +93,8 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
     };
     let counters = reader.counters();
     let survey = survey(&reader);
+    let segment = newest_segment(&root.hls_dir(key));
+    let info = segment.and_then(|number| files::read_info(&root.hls_dir(key), number));
     let before_oldest = reader.block(reader.oldest_block()).map_or(0, |oldest| oldest.cumulative_bytes);
     Some(Stream {
         vhost: key.vhost().to_owned(),
@@ -89,16 +106,32 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
         publisher: reader.publisher().filter(|_| reader.state() == State::Live),
         video: survey.video().map(|codec| codec.to_string()),
         audio: survey.audio().map(|codec| codec.to_string()),
-        hls: StreamHls { leaves_out: survey.left_out_by(Form::Ts).map(|codec| codec.to_string()).collect() },
+        hls: StreamHls {
+            leaves_out: survey.left_out_by(Form::Ts).map(|codec| codec.to_string()).collect(),
+            carries: survey.is_carried_by(Form::Ts),
+        },
         bytes: counters.bytes,
         records: counters.records,
         keyframes: counters.keyframes,
         records_dropped: counters.records_dropped,
         epoch: reader.epoch(),
-        segment: newest_segment(&root.hls_dir(key)),
+        segment,
         log_bytes: reader.total_bytes().saturating_sub(before_oldest),
         age_ms: now.mono_ms.saturating_sub(reader.last_append_mono_ms()),
+        received_rate: if reader.state() == State::Live { received_rate(&reader, now.wall_ms) } else { 0 },
+        segment_age_ms: info.as_ref().map(|info| now.wall_ms.saturating_sub(info.wall_end_ms)),
+        segment_duration_ms: info.map(|info| info.duration_90k / 90),
     })
+}
+
+/// Bytes per second since the oldest block began that is young enough.
+fn received_rate(reader: &Reader, wall_ms: u64) -> u64 {
+    let newest = reader.commit().block;
+    let blocks = (reader.oldest_block()..=newest).rev().take(RATE_BLOCKS).map_while(|number| reader.block(number));
+    let young = |block: &BlockInfo| block.number == newest || wall_ms.saturating_sub(block.wall_ms) <= RATE_MS;
+    let Some(from) = blocks.take_while(young).last() else { return 0 };
+    let bytes = reader.total_bytes().saturating_sub(from.cumulative_bytes);
+    bytes.saturating_mul(1_000) / wall_ms.saturating_sub(from.wall_ms).max(LEAST_RATE_MS)
 }
 
 pub(super) fn newest_segment(directory: &Path) -> Option<u64> {

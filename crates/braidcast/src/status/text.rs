@@ -2,7 +2,7 @@
 
 use super::table::Align::{Left, Right};
 use super::table::{bytes, columns, duration};
-use super::{Status, Stream};
+use super::{Attendant, Status, Stream};
 use crate::engine::report::Process;
 use crate::relays::report::{Kind, Relay};
 use braidcast_media::key::DEFAULT_VHOST;
@@ -16,6 +16,10 @@ pub(super) fn text(status: &Status) -> String {
     out.push('\n');
     if !status.processes.is_empty() {
         out.push_str(&processes(status));
+        out.push('\n');
+    }
+    if !status.attendants.is_empty() {
+        out.push_str(&attendants(status));
         out.push('\n');
     }
     if status.streams.is_empty() {
@@ -147,6 +151,20 @@ fn processes(status: &Status) -> String {
         ("PROGRAM", Left),
     ];
     columns(&headings, &status.processes.iter().map(row).collect::<Vec<_>>())
+}
+
+fn attendants(status: &Status) -> String {
+    let row = |attendant: &Attendant| {
+        vec![
+            attendant.role.clone(),
+            if attendant.pid == 0 { "-".to_owned() } else { attendant.pid.to_string() },
+            attendant.state.clone(),
+            attendant.restarts.to_string(),
+            if attendant.pid == 0 { "-".to_owned() } else { duration(attendant.uptime_s * 1_000) },
+        ]
+    };
+    let headings = [("ATTENDANT", Left), ("PID", Right), ("STATE", Left), ("RESTARTS", Right), ("UP", Right)];
+    columns(&headings, &status.attendants.iter().map(row).collect::<Vec<_>>())
 }
 
 /// A stream's name, with its vhost unless it is the default one.

@@ -1,12 +1,13 @@
 //! HTTP sessions: one request at a time, answered from the stream's directory or the embedded page.
 
+use super::access::Said;
 use super::rendition::{Form, Rendition};
 use super::session::{Body, Index, IndexWish, Protocol, Role, Session, Want, Wish};
 use super::waiting::Awaited;
 use super::websocket::WebSocket;
 use super::{End, Worker};
-use crate::control::Listener;
 use crate::control::counters::WorkerCounter;
+use crate::control::{Intent, Listener};
 use crate::hls::{INDEX, serve, survey};
 use crate::{page, status};
 use braidcast_media::StreamKey;
@@ -33,7 +34,7 @@ const NO_API: &str = "nothing here; the API has a port of its own ([api] listen)
 impl Worker {
     pub(super) fn http_settings(&self, listener: Listener) -> Settings {
         let passes_on = self.config.relays();
-        let keeps_all = listener == Listener::Api && !passes_on;
+        let keeps_all = listener.has_api() && !passes_on;
         Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on, keeps_all }
     }
 
@@ -81,6 +82,9 @@ impl Worker {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
+        if self.sessions[slot].listener == Listener::Metrics {
+            return self.answer_metrics(slot, request);
+        }
         if self.is_for_api(slot, request) {
             return self.answer_api(slot, request);
         }
@@ -94,12 +98,16 @@ impl Worker {
         if !request.is_known_method() {
             return self.respond_text(slot, Status::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are served here", head_only);
         }
-        let wants_api = self.sessions[slot].listener == Listener::Api;
+        let wants_api = self.sessions[slot].listener.has_api();
         let route = route(request, &self.config.server.vhosts);
         // With other servers a stream is where it is, and vhosts are theirs.
         let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
+        let route = self.which_index(route);
         if let Route::Live { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route
         {
+            if !self.lets_in(slot, &Said::by_request(Intent::Play, key, request))? {
+                return Ok(());
+            }
             if let Some(why) = self.loop_of(&request.via, key, false) {
                 return self.respond_text(slot, Status::LOOP_DETECTED, why, head_only);
             }
@@ -138,12 +146,8 @@ impl Worker {
                 let index = clip.map_or(Index::Live, Index::Clip);
                 self.want_index(slot, IndexWish { key, index, query: params, head_only })
             }
-            Route::NamedIndex { key, name, or_live, params } => {
-                let named = IndexWish { key, index: Index::Named(name), query: params, head_only };
-                match or_live {
-                    Some(live) if !self.has_index(&named) => self.want_index(slot, IndexWish { key: live, index: Index::Live, ..named }),
-                    _ => self.want_index(slot, named),
-                }
+            Route::NamedIndex { key, name, params, .. } => {
+                self.want_index(slot, IndexWish { key, index: Index::Named(name), query: params, head_only })
             }
             Route::Segment { key, number, .. } => self.answer_segment(slot, &key, number, request),
             Route::Page if self.config.http.page => self.answer_asset(slot, "/", head_only),
@@ -161,6 +165,20 @@ impl Worker {
             }
             Route::Page | Route::Asset(_) | Route::NotFound if self.config.relays() => self.pass_to_any(slot),
             Route::Page | Route::Asset(_) | Route::NotFound => self.respond_text(slot, Status::NOT_FOUND, "nothing here", head_only),
+        }
+    }
+
+    /// Which of two readings of an index's path is meant: the one that is there, else the live index.
+    fn which_index(&mut self, route: Route) -> Route {
+        match route {
+            Route::NamedIndex { key, name, or_live: Some(live), params } => {
+                let named = IndexWish { key, index: Index::Named(name), query: String::new(), head_only: true };
+                match (self.has_index(&named), named) {
+                    (true, IndexWish { key, index: Index::Named(name), .. }) => Route::NamedIndex { key, name, or_live: None, params },
+                    _ => Route::LiveIndex { key: live, clip: None, params },
+                }
+            }
+            other => other,
         }
     }
 
@@ -262,7 +280,7 @@ impl Worker {
         };
         let span = request.range.map(|range| range.span(length));
         let keep_alive = self.keeps_alive(slot);
-        let head = response::file(content_type::MPEG_TS, Cache::Seconds(SEGMENT_MAX_AGE), length, span, keep_alive);
+        let head = response::file(content_type::MPEG_TS, self.cache_for(key, SEGMENT_MAX_AGE), length, span, keep_alive);
         let (first, bytes) = match span {
             Some(Span::Unsatisfiable) => (0, 0),
             Some(Span::Part { first, bytes }) => (first, bytes),
@@ -299,7 +317,11 @@ impl Worker {
     }
 
     fn answer_streams(&mut self, slot: usize, head_only: bool) -> Result<(), End> {
-        match self.status.read(&self.config.server.shared_dir, self.now.mono_ms).map(status::Status::streams_json) {
+        // A name that not everybody may play is told to nobody: it may be half of the secret.
+        let client = self.sessions[slot].peer.ip();
+        let access = &self.access;
+        let listed = |key: &StreamKey| access.may_know(key, client);
+        match self.status.read(&self.config.server.shared_dir, self.now.mono_ms).map(|status| status.streams_json(listed)) {
             Ok(json) => self.respond_with(slot, content_type::JSON, Cache::No, json.as_bytes(), head_only),
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "cannot read the list of streams");

@@ -46,6 +46,8 @@ pub struct Session {
     pub protocol: Protocol,
     /// What the front was asked about it last.
     pub asked: Option<Asked>,
+    /// Where hooks want the stream that it publishes to be pushed to.
+    pub forward: Vec<String>,
     /// What it is doing.
     pub role: Role,
     /// What it is owed.
@@ -148,7 +150,7 @@ pub enum Role {
     Waiting(Wish),
     /// It waits for an index that is not written yet.
     WaitingForIndex(IndexWish),
-    /// The front, or processes of another server, are asked for what the API shall answer.
+    /// The front, threads, or processes of another server are asked for what is to be answered.
     Asking(Box<Reply>),
     /// It publishes; slot of the publisher.
     Publishing(usize),

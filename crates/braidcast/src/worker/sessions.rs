@@ -80,6 +80,7 @@ impl Worker {
             kept,
             protocol,
             asked: None,
+            forward: Vec::new(),
             role: Role::Idle,
             ledger: Default::default(),
             control: Vec::new(),

@@ -76,6 +76,8 @@ pub enum Cache {
     No,
     /// `public, max-age=…` in seconds: segments, which never change while they exist.
     Seconds(u32),
+    /// `private, max-age=…` in seconds: the same, of what not everybody may have.
+    Private(u32),
 }
 
 /// Media types of what is served.
@@ -146,6 +148,7 @@ impl ResponseHead {
     pub fn cache(self, cache: Cache) -> Self {
         match cache {
             Cache::No => self.field("Cache-Control", "no-cache"),
+            Cache::Private(seconds) => self.field("Cache-Control", format_args!("private, max-age={seconds}")),
             Cache::Seconds(seconds) => self.field("Cache-Control", format_args!("public, max-age={seconds}")),
         }
     }
@@ -243,6 +246,9 @@ pub fn text(status: Status, message: &str, keep_alive: bool, head_only: bool) ->
         ResponseHead::new(status).content_type(content_type::TEXT).cache(Cache::No).length(message.len() as u64 + 1).keep_alive(keep_alive);
     if status == Status::METHOD_NOT_ALLOWED {
         head = head.field("Allow", "GET, HEAD, OPTIONS");
+    }
+    if status == Status::UNAUTHORIZED {
+        head = head.field("WWW-Authenticate", "Bearer");
     }
     let mut answer = head.build();
     if !head_only {

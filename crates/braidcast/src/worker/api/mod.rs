@@ -8,7 +8,6 @@ use super::{End, Worker};
 use crate::api::gate::{self, Gate, Verdict};
 use crate::api::{Answer, failures::Failures};
 use crate::config::{Config, EngineKind};
-use crate::control::Listener;
 use crate::status;
 use anyhow::Context;
 use braidcast_protocols::http::response::{Cache, Origins};
@@ -51,7 +50,7 @@ impl Worker {
     /// Whether a request is for the API, where it has come in.
     pub(super) fn is_for_api(&self, slot: usize, request: &Request) -> bool {
         let srs_on_http = self.config.engine.kind == EngineKind::Srs && self.relays.has_api_on_http();
-        request.path.starts_with(PREFIX) && (self.sessions[slot].listener == Listener::Api || srs_on_http)
+        request.path.starts_with(PREFIX) && (self.sessions[slot].listener.has_api() || srs_on_http)
     }
 
     /// Answers a request of the API, if it may ask.
