@@ -233,6 +233,18 @@ counters! {
         AdmittedPublishers = "admitted_publishers",
         /// Viewers that were admitted.
         AdmittedViewers = "admitted_viewers",
+        /// Questions that hooks were asked.
+        HookQuestions = "hook_questions",
+        /// Gauge: questions that wait for hooks.
+        HookWaiting = "hook_waiting",
+        /// Refused: a hook said no, or did not answer and `on_error` is `refuse`.
+        RefusedByHook = "refused_by_hook",
+        /// Questions that no hook answered in time: `on_error` decided.
+        HookUnanswered = "hook_unanswered",
+        /// Questions that were not asked because too many waited: `on_error` decided.
+        HookOverflow = "hook_overflow",
+        /// Events that could not be written to the log.
+        EventsLost = "events_lost",
     }
 }
 

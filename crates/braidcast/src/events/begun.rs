@@ -56,6 +56,11 @@ impl Entry {
         hasher.finalize()
     }
 
+    /// Whether this is what it does.
+    pub fn is_in(&self, intent: Intent, key: &StreamKey) -> bool {
+        self.place == Some((intent, Self::stream_sum(key)))
+    }
+
     /// Nothing is left to end.
     pub fn is_over(&self) -> bool {
         !self.connected && self.place.is_none()

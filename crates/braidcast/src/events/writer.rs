@@ -26,8 +26,6 @@ pub struct Writer {
     begun: Begun,
     /// Lines that the table does not know yet: the front before died right after it wrote them.
     unapplied: Vec<Line>,
-    /// Lines that could not be written.
-    lost: u64,
     file_bytes: u64,
     kept_files: usize,
 }
@@ -77,7 +75,6 @@ impl Writer {
             firsts,
             begun,
             unapplied: Vec::new(),
-            lost: 0,
             file_bytes: FILE_BYTES,
             kept_files: KEPT_FILES,
         };
@@ -117,19 +114,11 @@ impl Writer {
         self.next_id - 1
     }
 
-    /// Lines that could not be written, since this front came.
-    pub fn lost(&self) -> u64 {
-        self.lost
-    }
-
     /// Writes a line; returns its id. The error: there is no room, or no directory. Then nothing was written.
     pub fn append(&mut self, event: &Event) -> io::Result<u64> {
-        let result = self.write_line(event);
-        match &result {
-            Ok(id) => self.begun.set_applied(*id),
-            Err(_) => self.lost += 1,
-        }
-        result
+        let id = self.write_line(event)?;
+        self.begun.set_applied(id);
+        Ok(id)
     }
 
     /// Writes that something begins, unless it has begun already. `Ok(false)`: it has.
@@ -148,7 +137,7 @@ impl Writer {
         }
         // So that what begins can be noted, whatever is full.
         self.begun.provide(row)?;
-        let id = self.write_or_lose(&Event { kind: mark.kinds().0, ..event })?;
+        let id = self.write_line(&Event { kind: mark.kinds().0, ..event })?;
         kill_point("event_written");
         self.begun.set(row, &entry);
         self.begun.set_applied(id);
@@ -168,7 +157,7 @@ impl Writer {
                 entry.place = None;
             }
         }
-        let written = self.write_or_lose(&Event { kind: mark.kinds().1, ..event });
+        let written = self.write_line(&Event { kind: mark.kinds().1, ..event });
         kill_point("event_written");
         self.begun.set(row, &entry);
         self.begun.set_applied(written?);
@@ -185,7 +174,7 @@ impl Writer {
     pub fn reconcile(
         &mut self,
         found: &HashMap<ConnId, Found>,
-        complete: impl Fn(Option<RowId>, ConnId, Event) -> Event,
+        mut complete: impl FnMut(Option<RowId>, ConnId, Event) -> Event,
     ) -> io::Result<usize> {
         let mut begun: HashMap<ConnId, (Option<RowId>, Entry)> =
             self.begun.all().into_iter().map(|(row, entry)| (entry.conn, (Some(row), entry))).collect();
@@ -237,7 +226,7 @@ impl Writer {
             }
             for (kind, began) in ends {
                 let event = Event { kind, ..began.unwrap_or_else(|| Event::new(kind).conn(conn)) };
-                let id = self.write_or_lose(&complete(row, conn, event).why("it ended while there was no front"))?;
+                let id = self.write_line(&complete(row, conn, event).why("it ended while there was no front"))?;
                 written += 1;
                 match kind {
                     Kind::Close => left.connected = false,
@@ -251,6 +240,21 @@ impl Writer {
         }
         self.begun.set_applied(self.last_id());
         Ok(written)
+    }
+
+    /// The numbers of the last segments that the newest files tell of.
+    pub fn told_segments(&self) -> io::Result<HashMap<StreamKey, u64>> {
+        let mut told = HashMap::new();
+        for first in self.firsts.iter().rev().take(2).rev() {
+            for line in fs::read_to_string(file_of(&self.directory, *first))?.lines().filter(|line| line.contains(r#""kind":"segment""#)) {
+                if let Ok(Line { event, .. }) = serde_json::from_str::<Line>(line)
+                    && let (Some(key), Some(number)) = (event.key(), event.number)
+                {
+                    told.insert(key, number);
+                }
+            }
+        }
+        Ok(told)
     }
 
     /// What the log says of the last begins of connections.
@@ -272,12 +276,6 @@ impl Writer {
             }
         }
         Ok(told)
-    }
-
-    fn write_or_lose(&mut self, event: &Event) -> io::Result<u64> {
-        let result = self.write_line(event);
-        self.lost += u64::from(result.is_err());
-        result
     }
 
     fn write_line(&mut self, event: &Event) -> io::Result<u64> {

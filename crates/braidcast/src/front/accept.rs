@@ -6,6 +6,7 @@ use super::registry::Unwelcome;
 use super::timers::Timer;
 use crate::control::counters::FrontCounter;
 use crate::control::{ConnId, Listener, Origin, ToWorker, WorkerId};
+use crate::events::{Event, Kind};
 use braidcast_sys::net;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -130,6 +131,7 @@ impl Front {
         };
         let origin = Origin { listener, peer, local };
         let conn = self.registry.connected(worker, origin, row);
+        self.events.note_conn(conn);
         self.vault.keep(conn, client);
         tracing::debug!(%conn, %peer, %local, %worker, "accepted ({listener:?})");
         self.send(worker, &ToWorker::Connection { conn, row, origin }, vec![theirs]);
@@ -158,6 +160,7 @@ impl Front {
     /// Counts a connection that is closed, and says so.
     fn turn_away(&mut self, peer: SocketAddr, counter: FrontCounter, rule: &str) {
         self.count(counter);
+        self.log_some(&Event { client: Some(peer.ip()), ..Event::new(Kind::Limit).why(rule) });
         if self.peer_lines.allow(self.now_ms) {
             tracing::warn!(%peer, "connection refused: {rule}");
         }

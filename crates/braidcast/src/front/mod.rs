@@ -11,7 +11,9 @@ mod backoff;
 mod balance;
 mod budget;
 mod clients;
+mod decisions;
 mod engine;
+mod events;
 mod hear;
 mod inherit;
 mod lifecycle;
@@ -38,6 +40,7 @@ use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, ProcessId, WorkerId};
+use crate::events::Writer;
 use crate::logging::{self, RateLimit};
 use crate::metrics::OwnUse;
 use crate::relays;
@@ -48,6 +51,7 @@ use balance::Balance;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
 use budget::Budget;
+use decisions::Decisions;
 use engine::Engine;
 pub use engine::Recipe;
 use inherit::{Inheritance, Inherited};
@@ -128,6 +132,8 @@ struct Front {
     unanswered: Vec<(WorkerId, Question)>,
     doorbells: Vec<EventFd>,
     registry: Registry,
+    events: Writer,
+    decisions: Decisions,
     vault: Vault,
     moves: Moves,
     balance: Balance,
@@ -157,6 +163,8 @@ struct Front {
     eviction_told_ms: Option<u64>,
     timers: Timers,
     peer_lines: RateLimit,
+    /// Events that clients can cause as often as they like.
+    event_lines: RateLimit,
     worker_lines: RateLimit,
     /// Log lines that fronts before this one have suppressed.
     suppressed_before: u64,
@@ -227,6 +235,7 @@ impl Front {
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
         let Opened {
+            events,
             sockets,
             page,
             vault,
@@ -246,7 +255,7 @@ impl Front {
         for (place, pipe) in signals.pipes() {
             poller.add(pipe, token(SIGNALS, place), Interest::READ).context("watching signals")?;
         }
-        let registry = Registry::new(rules(&config, connections), 0);
+        let registry = Registry::new(rules(&config, connections), events.last_conn());
         let listening: Vec<Listening> = sockets.iter().map(Socket::listening).collect();
         page.set_listening(&listening);
         page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);
@@ -271,6 +280,8 @@ impl Front {
             unanswered: Vec::new(),
             doorbells,
             registry,
+            events,
+            decisions: Decisions::default(),
             vault,
             moves: Moves::default(),
             balance: Balance::default(),
@@ -291,15 +302,20 @@ impl Front {
             eviction_told_ms: None,
             timers: Timers::default(),
             peer_lines: RateLimit::default(),
+            event_lines: RateLimit::default(),
             worker_lines: RateLimit::default(),
             suppressed_before,
             own_use,
             ready_fd,
             now_ms,
         };
+        for (key, number) in front.events.told_segments().context("reading the event log")? {
+            front.numbers.raise(&key, number + 1);
+        }
         for worker in inherited {
             front.inherit(worker)?;
         }
+        front.reconcile_events().context("bringing the event log in line")?;
         for key in streams.iter().take(registry::MAX_STREAMS) {
             if !front.registry.knows(key) {
                 front.registry.found(key, now_ms);
@@ -332,8 +348,8 @@ impl Front {
                 self.find_home(homeless, id, Why::Drained);
             }
         }
-        for (key, next) in numbers {
-            self.numbers.raise(&key, next);
+        for (key, next, duration_ms) in numbers {
+            self.segment(&key, next, duration_ms);
         }
         Ok(())
     }
@@ -439,6 +455,7 @@ impl Front {
             Timer::Tick => self.tick(),
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
+            Timer::Decisions => self.decisions_due(),
             Timer::Pulls => self.pulls_turn(),
             Timer::KeyFiles => self.look_at_key_files(),
             Timer::Orders => self.report_on_orders(),
@@ -557,6 +574,7 @@ impl Front {
 
 /// What can fail for a reason that an operator can do something about.
 struct Opened {
+    events: Writer,
     sockets: Vec<Socket>,
     page: FrontPage,
     vault: Vault,
@@ -574,9 +592,12 @@ struct Opened {
 
 impl Opened {
     fn new(config: &mut Config, shared: &SharedDir, inheritance: Option<Inheritance>) -> anyhow::Result<Self> {
+        let full = "making the pages in the shared directory: is it full?";
+        let mut events = Writer::open(shared.path()).context(full)?;
         let Inheritance { workers: mut inherited, mut sockets, mut doorbells } = match inheritance {
             Some(inheritance) => inheritance,
             None => {
+                events::end_all(&mut events, shared.path())?;
                 shared.forget_sessions()?;
                 Inheritance::default()
             }
@@ -597,7 +618,6 @@ impl Opened {
                 worker.restarts = before.row(worker.inventory.worker).restarts;
             }
         }
-        let full = "making the pages in the shared directory: is it full?";
         let page = FrontPage::create(shared.path()).context(full)?;
         for id in 1..=config.workers() {
             // Made here, so that each worker finds the pages of all others whichever starts first.
@@ -625,6 +645,7 @@ impl Opened {
         let engine = Engine::open(config, clock::monotonic_ms())?;
         let attendants = Attendants::open(shared.path()).context("listening for attendants")?;
         Ok(Self {
+            events,
             sockets,
             page,
             vault,

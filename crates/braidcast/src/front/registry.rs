@@ -7,8 +7,9 @@ use super::addresses::Addresses;
 use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{Network, PlayPolicy, PublishPolicy};
-use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
+use crate::control::{ConnId, HeldPlace, Holding, Intent, Listener, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
 use crate::engine::report::Published;
+use crate::events::Found;
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
@@ -193,8 +194,8 @@ struct Place {
     since_ms: u64,
     /// The process that it is connected to, and whether that has taken it.
     process: Option<(ProcessId, bool)>,
-    /// Hooks were not heard yet.
-    undecided: bool,
+    /// Hooks were not heard yet: the number of the question.
+    undecided: Option<u32>,
     /// Where hooks want the stream to be pushed to.
     forward: Vec<String>,
 }
@@ -468,26 +469,21 @@ impl Registry {
     /// `None`: it has none that is undecided; it is gone, or somebody else came first.
     pub fn decided(
         &mut self,
-        conn: ConnId,
+        (conn, number): (ConnId, u32),
         allowed: bool,
         forward: Vec<String>,
-        around: &Circumstances<'_>,
+        next_segment: &dyn Fn(&StreamKey) -> u64,
         now_ms: u64,
     ) -> Option<Answer> {
-        if !self.is_undecided(conn) {
-            return None;
-        }
-        let (place, asking) = {
-            let held = self.conns.get_mut(&conn)?;
-            (held.place.as_mut()?, held.worker)
-        };
+        let held = self.conns.get_mut(&conn)?;
+        let (place, asking) = (held.place.as_mut().filter(|place| place.undecided == Some(number))?, held.worker);
         if !allowed {
             self.vacate(conn, Gone::InOrder, now_ms);
             let placement = Placement::Refused(Refusal::ByHook);
             self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward: Vec::new() }));
             return Some(Answer { placement, replaced: None });
         }
-        (place.undecided, place.since_ms) = (false, now_ms);
+        (place.undecided, place.since_ms) = (None, now_ms);
         place.forward.clone_from(&forward);
         let (intent, key, worker, process) = (place.intent, place.key.clone(), place.worker, place.process);
         let mut replaced = None;
@@ -500,7 +496,7 @@ impl Registry {
             self.lifecycle.published(&key);
             self.publishers.insert(key.clone(), conn);
         }
-        let next_segment = if intent == Intent::Publish { (around.next_segment)(&key) } else { 0 };
+        let next_segment = if intent == Intent::Publish { next_segment(&key) } else { 0 };
         let placement = match process {
             Some((process, _)) => Placement::Process(process),
             None if worker == asking => Placement::Here { next_segment },
@@ -511,9 +507,20 @@ impl Registry {
         Some(Answer { placement, replaced })
     }
 
-    /// Whether a connection's place waits for hooks.
-    pub fn is_undecided(&self, conn: ConnId) -> bool {
-        self.conns.get(&conn).and_then(|held| held.place.as_ref()).is_some_and(|place| place.undecided)
+    /// Whether a connection's place waits for hooks, by the question with this number.
+    pub fn is_undecided(&self, conn: ConnId, number: u32) -> bool {
+        self.conns.get(&conn).and_then(|held| held.place.as_ref()).is_some_and(|place| place.undecided == Some(number))
+    }
+
+    /// The connections that are there, for the event log.
+    pub fn connections_found(&self) -> HashMap<ConnId, Found> {
+        let place = |held: &Conn| held.place.as_ref().map(|place| (place.intent, place.key.clone())).or(held.asked_before.clone());
+        self.conns.iter().map(|(conn, held)| (*conn, Found { row: held.row, place: place(held) })).collect()
+    }
+
+    /// Where a connection came in.
+    pub fn listener_of(&self, conn: ConnId) -> Option<Listener> {
+        Some(self.conns.get(&conn)?.origin.listener)
     }
 
     /// Where a publisher's stream is pushed to besides what the configuration says.
@@ -525,7 +532,7 @@ impl Registry {
     fn step_back(&mut self, conn: ConnId, now_ms: u64) -> Option<(Intent, StreamKey)> {
         let place = self.vacate(conn, Gone::InOrder, now_ms);
         let asked_before = self.conns.get_mut(&conn).and_then(|held| held.asked_before.take());
-        place.filter(|place| !place.undecided).map(|place| (place.intent, place.key)).or(asked_before)
+        place.filter(|place| place.undecided.is_none()).map(|place| (place.intent, place.key)).or(asked_before)
     }
 
     /// A question is about to get its place: says what ends and begins by it, and lets go of who has the stream. Who claims it is turned away at
@@ -894,11 +901,12 @@ impl Registry {
     }
 
     fn reserve(&mut self, question: Question, worker: WorkerId, now_ms: u64) {
-        let Question { conn, intent, key, credential, undecided, .. } = question;
+        let Question { conn, intent, key, credential, undecided, number, .. } = question;
+        let undecided = undecided.then_some(number);
         match intent {
             Intent::Publish => {
                 self.tally(worker).publishers += 1;
-                if undecided {
+                if undecided.is_some() {
                     self.claims.insert(key.clone(), conn);
                 } else {
                     self.lifecycle.published(&key);
@@ -913,7 +921,7 @@ impl Registry {
 
     fn evict(&mut self, conn: ConnId, now_ms: u64) {
         let Some(held) = self.conns.get(&conn) else { return };
-        let message = match self.is_undecided(conn) {
+        let message = match held.place.as_ref().is_some_and(|place| place.undecided.is_some()) {
             true => ToWorker::Placed { conn, placement: Placement::Refused(Refusal::StreamBusy), forward: Vec::new() },
             false => ToWorker::Evict { conn },
         };
@@ -923,7 +931,7 @@ impl Registry {
 
     fn release(&mut self, conn: ConnId, gone: Gone, now_ms: u64) {
         let asked_before = self.conns.get_mut(&conn).and_then(|held| held.asked_before.take());
-        let place = self.vacate(conn, gone, now_ms).filter(|place| !place.undecided);
+        let place = self.vacate(conn, gone, now_ms).filter(|place| place.undecided.is_none());
         self.ended(conn, place.map(|place| (place.intent, place.key)).or(asked_before));
     }
 
@@ -939,7 +947,7 @@ impl Registry {
             Intent::Play => self.tally(place.worker).viewers -= 1,
             Intent::Publish => {
                 self.tally(place.worker).publishers -= 1;
-                if place.undecided {
+                if place.undecided.is_some() {
                     self.claims.remove(&place.key);
                 } else {
                     self.publishers.remove(&place.key);

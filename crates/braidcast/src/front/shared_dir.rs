@@ -103,7 +103,7 @@ impl SharedDir {
 
     /// Only what is ours: somebody may have named a directory that holds other things too.
     fn remove(&self) -> anyhow::Result<()> {
-        for name in ["streams", "sessions", "workers", attendants::DIRECTORY, crate::engine::DIRECTORY] {
+        for name in ["streams", "sessions", "workers", crate::events::DIRECTORY, attendants::DIRECTORY, crate::engine::DIRECTORY] {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
         let sockets = [crate::control::orders::SOCKET_NAME, attendants::SOCKET_NAME, crate::api::failures::NAME];

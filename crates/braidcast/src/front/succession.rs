@@ -10,6 +10,7 @@ use super::{Front, notify};
 use crate::cli::ServeOptions;
 use crate::control::channel::Channel;
 use crate::control::{PROTOCOL, WorkerId};
+use crate::events::{Event, Kind};
 use crate::worker::SAVED_VERSION;
 use anyhow::{Context, bail};
 use braidcast_sys::process::SIGKILL;
@@ -105,6 +106,8 @@ impl Front {
         }
         let said = format!("another front was started (pid {})", succession.pid);
         tracing::info!(pid = succession.pid, ?reason, "another front was started: it shows that it can before it takes over");
+        let kind = if reason == Reason::Upgrade { Kind::Upgrade } else { Kind::Reload };
+        self.log(&Event { pid: Some(succession.pid), ..Event::new(kind) });
         self.timers.set(Timer::Succession, self.now_ms + PREPARE_MS);
         self.succession = Some(succession);
         self.gave_up = None;

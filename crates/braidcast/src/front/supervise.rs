@@ -7,6 +7,7 @@ use super::workers::{ForWorkers, Process};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{InstanceState, Why, WorkerRow, WorkerState};
 use crate::control::{ConnId, ToWorker, WorkerId};
+use crate::events::{Event, Kind};
 use braidcast_media::StreamKey;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::Interest;
@@ -101,6 +102,9 @@ impl Front {
             let streams = self.registry.published_by(id);
             let connections = self.registry.load(id).sessions;
             let drained = self.worker(id).is_some_and(|worker| worker.state == WorkerState::Draining);
+            if !drained || crashed {
+                self.log(&Event { pid: Some(process.pid), ..Event::new(Kind::WorkerDied).worker(id).why(&ending) });
+            }
             self.not_draining(id);
             if drained && !crashed {
                 tracing::info!(worker = %id, pid = process.pid, "the drained worker {ending}");
@@ -115,6 +119,7 @@ impl Front {
             if loops {
                 tracing::error!(worker = %id, "the worker dies again and again, and not of what a client sends: its own lines say why; `braidcast check` may, too");
                 self.worker_mut(id).into_iter().for_each(|worker| worker.state = WorkerState::CrashLoop);
+                self.log(&Event::new(Kind::CrashLoop).worker(id));
             }
             self.take_over(id, &process, busy.filter(|_| crashed || process.pulse.hung_by_itself()));
         }
@@ -213,6 +218,7 @@ impl Front {
         self.show_rows();
         let listening: Vec<_> = self.sockets.iter().map(super::listen::Socket::listening).collect();
         tracing::info!("ready: {serving} of {} workers serve", self.workers.len());
+        self.log(&Event { pid: Some(std::process::id()), ..Event::new(Kind::FrontStarted) });
         super::notify::ready(&listening, self.ready_fd.take());
     }
 
@@ -265,6 +271,7 @@ impl Front {
         self.evict();
         self.balance_tick();
         self.report_pulls();
+        self.show_decisions();
         self.show_gauges();
         self.timers.set(Timer::Tick, now_ms + super::TICK_MS);
     }

@@ -27,6 +27,8 @@ pub enum Timer {
     Restart(WorkerId),
     /// Several times a second: processes of another server.
     Engine,
+    /// Hooks should have answered.
+    Decisions,
     /// Such a process is started, perhaps again.
     StartProcess(ProcessId),
     /// An attendant is started, perhaps again.

@@ -220,14 +220,17 @@ impl Worker {
             return Err(End::Peer(text));
         }
         if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
+            let plays = self.sessions[slot].asked.as_ref().is_some_and(|asked| asked.intent == Intent::Play);
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
-                Refusal::PublishersFull | Refusal::DirectoryFull => status::PUBLISH_DENIED,
+                Refusal::ByHook if plays => status::PLAY_FAILED,
+                Refusal::PublishersFull | Refusal::DirectoryFull | Refusal::ByHook => status::PUBLISH_DENIED,
                 Refusal::Unavailable | Refusal::Unwelcome => status::CONNECT_REJECTED,
             };
             return self.refuse_rtmp(slot, code, &text);
         }
-        self.respond_text(slot, Status::UNAVAILABLE, &text, false)
+        let status = if refusal == Refusal::ByHook { Status::FORBIDDEN } else { Status::UNAVAILABLE };
+        self.respond_text(slot, status, &text, false)
     }
 
     /// Nobody publishes what a client waited for.

@@ -2,7 +2,7 @@
 
 use super::process::{Process, Stage};
 use super::{Attendants, is_wanted};
-use crate::control::attendants::{Decision, FromAttendant, PROTOCOL, Role, ToAttendant};
+use crate::control::attendants::{FromAttendant, PROTOCOL, Role, ToAttendant};
 use crate::control::channel::Channel;
 use crate::control::counters::FrontCounter;
 use crate::front::listen::Socket;
@@ -87,13 +87,11 @@ impl Front {
                     tracing::error!(%peer, ?listener, "a connection of an attendant came without its descriptor, or by no such listener");
                 }
             },
-            FromAttendant::Decided(decision) => self.decided(&decision),
+            FromAttendant::Decided(decision) => {
+                self.decided(decision);
+                self.deliver();
+            }
         }
-    }
-
-    /// Nobody has asked, or a front before has.
-    fn decided(&self, decision: &Decision) {
-        tracing::debug!(id = %decision.id, "an answer to a question that nobody has asked");
     }
 
     /// An attendant says who it is.
@@ -127,6 +125,9 @@ impl Front {
         }
         if protocol == PROTOCOL {
             self.welcome_attendant(pid, role)?;
+            if role == Role::Hooks {
+                self.ask_hooks_again();
+            }
         }
         self.attendants.show();
         Ok(())
