@@ -3,8 +3,8 @@
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
 mod access;
-mod attendant;
 mod api;
+mod attendant;
 mod cli;
 mod clients;
 mod config;
@@ -15,6 +15,7 @@ mod front;
 pub mod fuzzing;
 mod hls;
 mod hooks;
+mod jobs;
 mod logging;
 mod metrics;
 mod page;

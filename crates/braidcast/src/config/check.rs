@@ -187,14 +187,16 @@ fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Co
 /// Who may use the API: nobody from elsewhere without saying who he is.
 fn api(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
     let Api { listen, token, read_token, open, cors, .. } = &config.api;
-    let elsewhere = listen.iter().find(|address| !address.ip().to_canonical().is_loopback());
-    if let Some(address) = elsewhere.filter(|_| !config.api_asks() && !open) {
+    let listening = [("api", "listen", listen), ("tls", "https_api", &config.tls.https_api)];
+    let everywhere = listening.iter().flat_map(|(section, key, addresses)| addresses.iter().map(move |address| (*section, *key, address)));
+    let elsewhere = everywhere.into_iter().find(|(.., address)| !address.ip().to_canonical().is_loopback());
+    if let Some((section, key, address)) = elsewhere.filter(|_| !config.api_asks() && !open) {
         let message = format!(
-            "[api] listen = {address} can be reached from elsewhere, and the API asks nobody who he is: anybody could end streams; say [api] token \
+            "[{section}] {key} = {address} can be reached from elsewhere, and the API asks nobody who he is: anybody could end streams; say [api] token \
              or token_file, or [[api_user]], or listen on 127.0.0.1:{}; [api] open = true if something before it asks",
             address.port()
         );
-        error("api", "listen", message);
+        error(section, key, message);
     }
     for origin in cors {
         if origin == "*" && !config.api_asks() {

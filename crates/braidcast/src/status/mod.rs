@@ -126,7 +126,7 @@ pub struct Worker {
 }
 
 /// A process beside the workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Attendant {
     /// `tls` or `hooks`.
     pub role: String,
@@ -139,6 +139,7 @@ pub struct Attendant {
     /// Seconds since its process was started; 0 if there is none.
     pub uptime_s: u64,
     /// The counters of its role by name.
+    #[schema(value_type = HashMap<String, u64>)]
     pub counters: Map<String, Value>,
 }
 

@@ -74,7 +74,11 @@ impl Worker {
         if self.peer_lines.allow(self.now.mono_ms) {
             tracing::info!(conn = %session.conn, peer = %session.peer, "bad HTTP request: {error}");
         }
-        session.push_control(&response::text(error.status(), &error.to_string(), false, false));
+        let answer = match session.listener.has_api() {
+            true => super::api::malformed(error),
+            false => response::text(error.status(), &error.to_string(), false, false),
+        };
+        session.push_control(&answer);
         self.close_when_sent(slot);
     }
 

@@ -113,6 +113,7 @@ const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
 const METRICS: u64 = u64::MAX - 8;
+const ASKED: u64 = u64::MAX - 9;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -261,6 +262,8 @@ impl Worker {
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
         let monitoring = Monitoring::new().context("what metrics need")?;
         poller.add(&monitoring, METRICS, Interest::READ)?;
+        let api = Api::new(&config)?;
+        poller.add(&api, ASKED, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -331,7 +334,7 @@ impl Worker {
             access: Rules::new(&config.access),
             outgoing,
             relays,
-            api: Api::new(&config)?,
+            api,
             monitoring,
             config,
         })
@@ -358,6 +361,7 @@ impl Worker {
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
                     METRICS => self.metrics_gathered(),
+                    ASKED => self.api_told(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),

@@ -116,7 +116,7 @@ fn described(parameter: &Parameter, place: ParameterIn) -> utoipa::openapi::path
         Form::EventId => ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)),
         Form::Conn => text().pattern(Some(r"^[ch][0-9]{1,18}$")),
         Form::Text => text(),
-        Form::Kinds => text().example(Some("publish,unpublish".into())),
+        Form::Kinds => text().examples(["publish,unpublish"]),
     };
     let required = if place == ParameterIn::Path { Required::True } else { Required::False };
     ParameterBuilder::new()

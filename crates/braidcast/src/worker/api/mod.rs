@@ -3,37 +3,46 @@
 //! First who may ([`crate::api::gate`]), then what is asked for. Any worker answers for the whole instance, from shared pages; nobody is asked but
 //! the front, for orders.
 
+mod asking;
+
 use super::session::Role;
 use super::{End, Worker};
 use crate::api::gate::{self, Gate, Verdict};
-use crate::api::{Answer, failures::Failures};
+use crate::api::v2::endpoints::{self, Operation, Verb};
+use crate::api::{Answer, failures::Failures, v1, v2};
 use crate::config::{Config, EngineKind};
-use crate::status;
 use anyhow::Context;
+use asking::Asking;
 use braidcast_protocols::http::response::{Cache, Origins};
-use braidcast_protocols::http::{Method, Request, ResponseHead, Status};
+use braidcast_protocols::http::{HttpError, Method, Request, ResponseHead, Status};
 use serde_json::json;
+use std::os::fd::{AsFd, BorrowedFd};
 
-/// The path of everything here.
-const PREFIX: &str = "/api/";
-/// SRS's own API.
-const V1: &str = "/api/v1/";
-
-/// What somebody reads who guesses at the API.
-const NO_ENDPOINT: &str = "no such endpoint; /api/v2/openapi.json lists those there are";
+/// The path of everything here, and of what is below it.
+const ROOT: &str = "/api";
+const BELOW: &str = "/api/";
+/// Our own API.
+const V2: &str = "/api/v2";
 
 /// What a worker needs for the API.
-#[derive(Debug)]
 pub struct Api {
     gate: Gate,
     failures: Failures,
+    asking: Asking,
 }
 
 impl Api {
     /// Of a configuration.
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let failures = Failures::open(&config.server.shared_dir).context("the table of failures at the API")?;
-        Ok(Self { gate: Gate::new(config), failures })
+        let asking = Asking::new(config).context("the thread of the API")?;
+        Ok(Self { gate: Gate::new(config), failures, asking })
+    }
+}
+
+impl AsFd for Api {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.asking.as_fd()
     }
 }
 
@@ -50,7 +59,7 @@ impl Worker {
     /// Whether a request is for the API, where it has come in.
     pub(super) fn is_for_api(&self, slot: usize, request: &Request) -> bool {
         let srs_on_http = self.config.engine.kind == EngineKind::Srs && self.relays.has_api_on_http();
-        request.path.starts_with(PREFIX) && (self.sessions[slot].listener.has_api() || srs_on_http)
+        (request.path == ROOT || request.path.starts_with(BELOW)) && (self.sessions[slot].listener.has_api() || srs_on_http)
     }
 
     /// Answers a request of the API, if it may ask.
@@ -61,7 +70,7 @@ impl Worker {
         }
         let reply = Reply { head_only: request.method == Method::Head, origins: self.api.gate.origins(request) };
         let peer = self.sessions[slot].peer;
-        let shape_only = false;
+        let shape_only = endpoints::is_shape_only(&request.path);
         let verdict = self.api.gate.judge(request, peer.ip(), shape_only, &self.api.failures, self.now.mono_ms / 1_000);
         match verdict {
             Verdict::Admitted => {}
@@ -75,30 +84,36 @@ impl Worker {
                     let method = request.method_name();
                     tracing::info!(conn = %self.sessions[slot].conn, %peer, method, path = request.path, "API request refused: {refusal}");
                 }
-                let answer = refusal.answer();
-                let answer = if request.path.starts_with(V1) {
-                    Answer { fields: answer.fields, ..v1_error(answer.status, &refusal.to_string()) }
-                } else {
-                    answer
-                };
+                let answer = Answer { fields: refusal.answer().fields, ..error_at(&request.path, refusal.status(), &refusal.to_string()) };
                 return self.reply(slot, &answer, reply);
             }
         }
-        if self.config.engine.kind == EngineKind::Srs && request.path.starts_with(V1) {
-            return self.ask_api(slot, request, reply);
+        match request.path.strip_prefix(V2) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => self.answer_v2(slot, request, reply),
+            _ if self.config.engine.kind == EngineKind::Srs => self.ask_api(slot, request, reply),
+            _ if v1::is_known(&request.path) => self.ask_v1(slot, request, reply),
+            _ => self.reply(slot, &Answer::problem(Status::NOT_FOUND, "no such endpoint; there are /api/v1/ and /api/v2/docs"), reply),
         }
-        let answer = match &*request.path {
-            "/api/v1/versions" => Answer::new(Status::OK, "application/json", status::versions(std::process::id())),
-            "/api/v2/status" => match self.status.read(&self.config.server.shared_dir, self.now.mono_ms) {
-                Ok(status) => Answer::json(status),
-                Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "cannot read the instance's status");
-                    Answer::problem(Status::INTERNAL_ERROR, "the status cannot be read")
-                }
-            },
-            _ => Answer::problem(Status::NOT_FOUND, NO_ENDPOINT),
+    }
+
+    fn answer_v2(&mut self, slot: usize, request: &Request, reply: Reply) -> Result<(), End> {
+        let verb = match request.method {
+            Method::Get | Method::Head => Some(Verb::Get),
+            Method::Options | Method::Other => request.method_name().and_then(Verb::parse),
         };
-        self.reply(slot, &answer, reply)
+        let found = match endpoints::find(verb, &request.path, &request.query) {
+            Ok(found) => found,
+            Err(fault) => return self.reply(slot, &v2::fault(&fault), reply),
+        };
+        match found.endpoint.operation {
+            operation @ (Operation::Document | Operation::Page) => self.reply(slot, &v2::shape(operation), reply),
+            _ => self.ask_v2(slot, request, found, reply),
+        }
+    }
+
+    /// What the API waits for has come.
+    pub(super) fn api_told(&mut self) {
+        self.take_answers();
     }
 
     /// Sends an answer.
@@ -145,7 +160,24 @@ impl Worker {
     }
 }
 
+/// An error, in the form of the API that a path belongs to.
+fn error_at(path: &str, status: Status, text: &str) -> Answer {
+    match path.starts_with(V2) {
+        true => Answer::problem(status, text),
+        false => v1_error(status, text),
+    }
+}
+
 /// An error in the envelope of SRS's API; the status is its code, since SRS's own begin at 1000.
 pub(super) fn v1_error(status: Status, text: &str) -> Answer {
     Answer::json_with(status, &json!({ "code": status.0, "error": text }))
+}
+
+/// What is said to a client of the API whose bytes are no request, before its connection is closed.
+pub(super) fn malformed(error: HttpError) -> Vec<u8> {
+    let answer = Answer::problem(error.status(), &error.to_string());
+    let head = ResponseHead::new(answer.status).origins(Origins::Own).content_type(answer.content_type).cache(Cache::No);
+    let mut bytes = head.length(answer.body.len() as u64).keep_alive(false).build();
+    bytes.extend_from_slice(&answer.body);
+    bytes
 }
