@@ -41,7 +41,7 @@ impl Worker {
     /// Gives bytes to the session's request reader; answers a request that is whole.
     pub(super) fn feed_http(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
         let session = &mut self.sessions[slot];
-        if session.viewing().is_some() {
+        if session.is_endless() {
             // Whatever a viewer of HTTP-FLV sends after its request, nothing can follow on this connection.
             session.kept.consumed += bytes.len();
             return Ok(bytes.len());

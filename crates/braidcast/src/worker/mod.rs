@@ -377,6 +377,7 @@ impl Worker {
             self.expire();
             self.expire_outgoing();
             self.expire_relays();
+            self.look_at_events();
             self.try_waiting();
             self.pump_segments();
             self.report();
@@ -417,6 +418,7 @@ impl Worker {
         sooner(self.pumps.next_ms());
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());
+        sooner(self.api.next_ms());
         Duration::from_millis(wake_ms.saturating_sub(clock::monotonic_ms()))
     }
 
@@ -432,6 +434,7 @@ impl Worker {
         self.set(WorkerCounter::CpuPermille, used.cpu_permille);
         self.set(WorkerCounter::MemoryBytes, used.memory_bytes);
         self.set(WorkerCounter::LogLinesSuppressed, self.suppressed_before + self.peer_lines.suppressed());
+        self.set(WorkerCounter::EventFollowers, self.api.followers());
         self.report_gauges();
         self.report_outgoing();
         self.report_clients();

@@ -192,7 +192,7 @@ impl Worker {
         let room = self.make_journal_room(slot, if publishes { buffer.len() } else { COMMAND_BYTES });
         let session = &mut self.sessions[slot];
         let result = match Self::receive(&mut self.heap, session, &mut buffer[..room]) {
-            Ok(0) if !session.draining && session.viewing().is_some() && matches!(session.protocol, Protocol::Http(_)) => {
+            Ok(0) if !session.draining && session.is_endless() && matches!(session.protocol, Protocol::Http(_)) => {
                 session.readable = false;
                 Ok(())
             }
@@ -371,7 +371,7 @@ impl Worker {
                 Err(End::Peer("sent nothing".into()))
             }
             Role::Idle => self.http_timeout(slot),
-            Role::Publishing(_) | Role::Viewing { .. } => Ok(()),
+            Role::Publishing(_) | Role::Viewing { .. } | Role::Following(_) => Ok(()),
         }
     }
 
@@ -417,7 +417,7 @@ impl Worker {
             Role::Viewing { stream, .. } => self.streams.get(*stream).map(|stream| &stream.key),
             Role::Placing(wish) | Role::Opening(wish, _) | Role::Waiting(wish) => Some(&wish.key),
             Role::WaitingForIndex(wish) => Some(&wish.key),
-            Role::Idle | Role::Asking(_) => None,
+            Role::Idle | Role::Asking(_) | Role::Following(_) => None,
         }
     }
 
@@ -444,6 +444,7 @@ impl Worker {
             }
             Role::Opening(wish, _) => self.waiting.remove(&(Awaited::Lock, wish.key), slot),
             Role::WaitingForIndex(wish) => self.waiting.remove(&(Awaited::Index, wish.key), slot),
+            Role::Following(_) => self.end_following(slot),
             Role::Idle | Role::Placing(_) | Role::Asking(_) => {}
         }
     }
@@ -497,7 +498,7 @@ impl Session {
         match self.role {
             _ if self.draining => true,
             Role::Placing(_) | Role::Opening(..) | Role::Waiting(_) | Role::WaitingForIndex(_) | Role::Asking(_) => false,
-            Role::Idle | Role::Publishing(_) | Role::Viewing { .. } => {
+            Role::Idle | Role::Publishing(_) | Role::Viewing { .. } | Role::Following(_) => {
                 !self.closing && !self.answering && self.control.len() < MAX_CONTROL_BYTES
             }
         }

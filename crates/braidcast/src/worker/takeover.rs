@@ -3,6 +3,7 @@
 //! The kernel says how many bytes went each way; the row, the checkpoint and the journal say what they were. Nothing is read from
 //! or sent to the client before the session is saved as this worker's own.
 
+use super::api::Following;
 use super::ingest::Publisher;
 use super::kept::{Kept, Row};
 use super::ledger::Ledger;
@@ -262,9 +263,14 @@ impl Worker {
                 Role::Viewing { stream, rendition, place, next }
             }
             Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => Role::Placing(wish),
+            Restored::Other(SavedRole::Following(after, kinds)) => Role::Following(Box::new(Following::again(after, kinds))),
             Restored::Other(_) => Role::Idle,
         };
+        let follows = matches!(role, Role::Following(_));
         self.sessions[slot].role = role;
+        if follows {
+            self.go_on_following(slot);
+        }
         if let Role::Publishing(publisher) = self.sessions[slot].role {
             self.begin_forwards(publisher);
         }

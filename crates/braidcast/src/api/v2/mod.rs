@@ -4,6 +4,7 @@
 //! the worker.
 
 pub mod endpoints;
+pub mod follow;
 pub mod limits;
 pub mod openapi;
 pub mod types;

@@ -4,6 +4,7 @@
 //! the front, for orders.
 
 mod asking;
+mod following;
 
 use super::session::Role;
 use super::{End, Worker};
@@ -11,10 +12,14 @@ use crate::api::gate::{self, Gate, Verdict};
 use crate::api::v2::endpoints::{self, Operation, Verb};
 use crate::api::{Answer, failures::Failures, v1, v2};
 use crate::config::{Config, EngineKind};
+use crate::control::orders::Order;
+use crate::control::{ProcessId, WorkerId};
 use anyhow::Context;
 use asking::Asking;
-use braidcast_protocols::http::response::{Cache, Origins};
+use braidcast_protocols::http::response::{Cache, Origins, content_type};
 use braidcast_protocols::http::{HttpError, Method, Request, ResponseHead, Status};
+use following::Followers;
+pub use following::Following;
 use serde_json::json;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -29,6 +34,7 @@ pub struct Api {
     gate: Gate,
     failures: Failures,
     asking: Asking,
+    followers: Followers,
 }
 
 impl Api {
@@ -36,7 +42,19 @@ impl Api {
     pub fn new(config: &Config) -> anyhow::Result<Self> {
         let failures = Failures::open(&config.server.shared_dir).context("the table of failures at the API")?;
         let asking = Asking::new(config).context("the thread of the API")?;
-        Ok(Self { gate: Gate::new(config), failures, asking })
+        Ok(Self { gate: Gate::new(config), failures, asking, followers: Followers::default() })
+    }
+}
+
+impl Api {
+    /// When something is to be done, monotonic milliseconds.
+    pub fn next_ms(&self) -> Option<u64> {
+        self.followers.next_ms()
+    }
+
+    /// How many follow the events here.
+    pub fn followers(&self) -> u64 {
+        self.followers.len() as u64
     }
 }
 
@@ -105,8 +123,22 @@ impl Worker {
             Ok(found) => found,
             Err(fault) => return self.reply(slot, &v2::fault(&fault), reply),
         };
+        let id = |name| found.number(name).and_then(|id| u16::try_from(id).ok()).unwrap_or_default();
         match found.endpoint.operation {
             operation @ (Operation::Document | Operation::Page) => self.reply(slot, &v2::shape(operation), reply),
+            Operation::Events => self.begin_following(slot, request, &found, reply),
+            Operation::DrainWorker => self.give_order(slot, Order::Drain(WorkerId(id("worker"))), reply),
+            Operation::DrainProcess => self.give_order(slot, Order::DrainProcess(ProcessId(id("process"))), reply),
+            Operation::Rebalance => self.give_order(slot, Order::Rebalance, reply),
+            Operation::Upgrade => self.give_order(slot, Order::Upgrade, reply),
+            Operation::Reload => self.give_order(slot, Order::Reload, reply),
+            Operation::KickSessions if self.config.relays() => {
+                let why = "with another engine requests have no content: end sessions one by one";
+                self.reply(slot, &Answer::problem(Status::CONFLICT, why), reply)
+            }
+            Operation::KickSessions if !is_json(request) => {
+                self.reply(slot, &Answer::problem(Status(415), "the content has to be application/json, and to say so"), reply)
+            }
             _ => self.ask_v2(slot, request, found, reply),
         }
     }
@@ -158,6 +190,11 @@ impl Worker {
             }
         }
     }
+}
+
+fn is_json(request: &Request) -> bool {
+    let named = request.field("content-type").unwrap_or_default();
+    named.split(';').next().is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case(content_type::JSON))
 }
 
 /// An error, in the form of the API that a path belongs to.
