@@ -24,6 +24,7 @@ mod saved;
 mod srs_conf;
 mod status;
 mod tls;
+mod watched;
 mod worker;
 
 /// Which version this is. Tests upgrade from one to another.

@@ -26,7 +26,7 @@ pub use keys::{
     OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Server, Tls,
     When, Worker,
 };
-pub use load::{Sources, load, load_text};
+pub use load::{Sources, load, load_text, without_settings};
 pub use networks::Network;
 pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;

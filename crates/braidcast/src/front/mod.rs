@@ -258,7 +258,7 @@ impl Front {
         for (place, pipe) in signals.pipes() {
             poller.add(pipe, token(SIGNALS, place), Interest::READ).context("watching signals")?;
         }
-        let registry = Registry::new(rules(&config, connections), events.last_conn().max(page.last_conn()));
+        let registry = Registry::new(rules(&config, connections), events.last_conn());
         let listening: Vec<Listening> = sockets.iter().map(Socket::listening).collect();
         page.set_listening(&listening);
         page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);

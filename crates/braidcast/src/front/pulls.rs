@@ -6,7 +6,7 @@
 
 use super::Front;
 use super::timers::Timer;
-use crate::config::{Config, When};
+use crate::config::{self, Config, When};
 use crate::control::counters::FrontCounter;
 use crate::control::{ConnId, Listener, Origin, ToWorker, WorkerId};
 use crate::relays::report::{self, Kind, Relay, State};
@@ -379,6 +379,7 @@ impl Front {
         command.arg("-headers").arg(format!("{}: {via}\r\n", via::FIELD));
         command.arg("-i").arg(&pull.endpoint.url).args(["-c", "copy", "-f", "flv"]).arg(target);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        config::without_settings(&mut command);
         let mut started = child::spawn_dependent(command).with_context(|| format!("[relay] ffmpeg = {program:?} cannot be run"))?;
         let complaints = started.stderr.take().context("no pipe for its complaints")?;
         let (pid, complaints) = (started.id(), OwnedFd::from(complaints));

@@ -293,6 +293,8 @@ impl Worker {
         let session = &mut self.sessions[slot];
         session.push_control(&head);
         if !head_only && bytes > 0 {
+            self.watching.add(key, bytes, 0);
+            let session = &mut self.sessions[slot];
             let (Ok(offset), Ok(end)) = (u32::try_from(first), u32::try_from(first + bytes)) else {
                 return Err(End::Fault("a segment of more than 4 GiB"));
             };

@@ -32,6 +32,7 @@ mod streams;
 mod takeover;
 mod timers;
 mod waiting;
+mod watching;
 mod websocket;
 
 use crate::access::Rules;
@@ -74,6 +75,7 @@ use streams::LocalStream;
 use takeover::Departed;
 use timers::Timers;
 use waiting::Waiting;
+use watching::Watching;
 
 /// How long a session that is to be closed may take to read what it is still owed, milliseconds.
 const CLOSING_MS: u64 = 5_000;
@@ -225,6 +227,8 @@ pub(crate) struct Worker {
     relays: Relays,
     /// Who may use the HTTP API.
     api: Api,
+    /// Who views what, to be told.
+    watching: Watching,
     /// Who waits for metrics.
     monitoring: Monitoring,
 }
@@ -335,6 +339,7 @@ impl Worker {
             outgoing,
             relays,
             api,
+            watching: Watching::default(),
             monitoring,
             config,
         })
