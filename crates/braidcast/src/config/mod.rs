@@ -187,6 +187,11 @@ impl Config {
         base.checked_add(id.checked_sub(1)?)
     }
 
+    /// Whether the API asks who somebody is.
+    pub fn api_asks(&self) -> bool {
+        self.api.token.is_set() || self.api.read_token.is_set() || !self.api_user.is_empty()
+    }
+
     /// Whether who connects to a listener has to say first, by a PROXY header, for whom.
     pub fn expects_proxy(&self, listener: Listener) -> bool {
         let expected = match listener {
@@ -205,6 +210,11 @@ impl Config {
     /// Whether it is believed what this address says of others: that it passes on what they send.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.server.trusted_proxies.iter().any(|network| network.contains(address))
+    }
+
+    /// A key's value as a file says it; secrets are not shown. `None`: there is no such key.
+    pub fn value(&self, section: &str, key: &str) -> Option<String> {
+        self.show(section, key)
     }
 
     /// Takes over from the configuration of a running instance what cannot change while it runs. Says which keys were other there.
