@@ -12,6 +12,8 @@ const MAX_VHOSTS: usize = 256;
 /// The longest list of trusted proxies, likewise; and each is compared with every new connection's address.
 const MAX_TRUSTED_PROXIES: usize = 256;
 
+/// The most certificates: the descriptors of their files travel in one message (`SCM_MAX_FD` of the kernel is 253).
+const MAX_CERTIFICATES: usize = 120;
 /// The most forwards, and the most pulls.
 const MAX_RELAYS: usize = 256;
 /// The most origins of web pages, and the most users, of the API.
@@ -57,6 +59,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     vhosts(&mut error, config);
     proxies(&mut error, config);
     ports(&mut error, config);
+    tls(&mut error, config);
     relays(&mut error, config);
     api(&mut error, config);
     hooks(&mut error, config);
@@ -159,15 +162,15 @@ fn proxies(error: &mut impl FnMut(&'static str, &'static str, String), config: &
 }
 
 fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
-    let mut taken: Vec<(&'static str, std::net::SocketAddr)> = Vec::new();
-    for (section, addresses) in
-        [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen), ("metrics", &config.metrics.listen)]
-    {
+    let mut taken: Vec<(&'static str, &'static str, std::net::SocketAddr)> = Vec::new();
+    for (section, key, addresses) in config.listens() {
         for address in addresses {
-            let same = taken.iter().find(|(_, other)| other == address && address.port() != 0);
+            let same = taken.iter().find(|(.., other)| other == address && address.port() != 0);
             match same {
-                Some((other, _)) => error(section, "listen", format!("[{section}] listen = {address} is also in [{other}] listen")),
-                None => taken.push((section, *address)),
+                Some((section_of_other, other, _)) => {
+                    error(section, key, format!("[{section}] {key} = {address} is also in [{section_of_other}] {other}"));
+                }
+                None => taken.push((section, key, *address)),
             }
         }
     }
@@ -244,6 +247,17 @@ fn weak_api(found: &mut Vec<Finding>, config: &Config) {
                 format!("[api] {key} is shorter than {SHORT_TOKEN_BYTES} bytes and may be guessed; make one by: openssl rand -hex 24"),
             );
         }
+        }
+    }
+}
+
+fn tls(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
+    let count = config.certificate.len();
+    if count > MAX_CERTIFICATES {
+        error("certificate", "cert", format!("[[certificate]] is there {count} times; allowed: at most {MAX_CERTIFICATES}"));
+    }
+    if config.tls.is_on() && count == 0 {
+        error("tls", "https", "[tls] listens, and there is no certificate: name one by [[certificate]]".to_owned());
     }
 }
 

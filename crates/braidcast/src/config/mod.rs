@@ -22,9 +22,9 @@ pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
-    Api, ApiUser, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, Metrics,
-    OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Server, Tls,
-    When, Worker,
+    Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS,
+    Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp,
+    Server, Tls, TlsVersion, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
 pub use networks::Network;
@@ -34,7 +34,7 @@ pub use units::{Size, Span};
 
 use crate::control::Listener;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use table::{Rejected, Section};
 use value::Raw;
@@ -135,6 +135,7 @@ config! {
     }
     [[
         worker: Worker, needs "id";
+        certificate: Certificate, needs "cert" "key";
         api_user: ApiUser, needs "name" "password";
         access: Access, needs "streams";
         forward: Forward, needs "streams" "to";
@@ -169,6 +170,19 @@ impl Config {
             (_, 0) => cores(),
             (_, configured) => configured,
         }
+    }
+
+    /// Where clients come in: section, key, addresses.
+    pub fn listens(&self) -> [(&'static str, &'static str, &[SocketAddr]); 7] {
+        [
+            ("rtmp", "listen", &self.rtmp.listen),
+            ("http", "listen", &self.http.listen),
+            ("api", "listen", &self.api.listen),
+            ("metrics", "listen", &self.metrics.listen),
+            ("tls", "rtmps", &self.tls.rtmps),
+            ("tls", "https", &self.tls.https),
+            ("tls", "https_api", &self.tls.https_api),
+        ]
     }
 
     /// Whether our workers are relays before processes of another server.

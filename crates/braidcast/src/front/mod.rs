@@ -199,6 +199,10 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     let access = Access::new(&config)?;
     let ready_fd = options.ready_fd.filter(|_| first).map(notify::ready_fd).transpose()?;
     let signals = Signals::take_over()?;
+    if predecessor.is_there() {
+        // What is wrong with them is better said by who can still be stopped.
+        attendants::check_certificates(&config)?;
+    }
     predecessor.wait_for_go()?;
     let patience = if first { DYING_PATIENCE } else { succession::LOCK_PATIENCE };
     let shared = SharedDir::open(&config.server, patience)?;
@@ -480,6 +484,7 @@ impl Front {
                 self.flush_attendants();
             }
             Timer::StartAttendant(role) => self.start_attendant(role),
+            Timer::Certificates => self.look_at_certificates(),
             Timer::AttendantOverdue(role) => self.attendant_overdue(role),
             // Looked at in every turn; the timer only ends the wait.
             Timer::Settle => {}
@@ -614,6 +619,7 @@ impl Opened {
             None => {
                 // They would hold listening sockets of an instance that is gone.
                 attendants::end_all(shared.path())?;
+                attendants::check_certificates(config)?;
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
             }
