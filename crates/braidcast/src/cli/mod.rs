@@ -8,7 +8,7 @@ mod ports;
 mod serve;
 mod status;
 
-use crate::config;
+use crate::{config, metrics};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -69,6 +69,8 @@ enum Command {
     Bench(braidcast_bench::cli::Command),
     /// Print the reference of the configuration, as Markdown.
     ConfigDocs,
+    /// Print the reference of the metrics, as Markdown.
+    MetricsDocs,
 }
 
 /// Reads the command line and does what it says.
@@ -101,6 +103,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(command) => braidcast_bench::cli::run(command),
         Command::ConfigDocs => {
             print(&config::markdown())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::MetricsDocs => {
+            print(&metrics::markdown())?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -57,6 +57,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
         error("server", "vhosts", format!("the configuration is too long: written as JSON it has more than {MAX_JSON_BYTES} bytes"));
     }
     pulls(&mut found, config);
+    super::access::contradictions(&mut found, config);
     workers(&mut found, config);
     engine(&mut found, config);
     let play = &config.play;
@@ -151,7 +152,9 @@ fn proxies(error: &mut impl FnMut(&'static str, &'static str, String), config: &
 
 fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
     let mut taken: Vec<(&'static str, std::net::SocketAddr)> = Vec::new();
-    for (section, addresses) in [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen)] {
+    for (section, addresses) in
+        [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen), ("metrics", &config.metrics.listen)]
+    {
         for address in addresses {
             let same = taken.iter().find(|(_, other)| other == address && address.port() != 0);
             match same {
@@ -219,7 +222,7 @@ fn is_own(config: &Config, host: &str, port: u16) -> bool {
         other => other.parse().ok(),
     };
     let Some(address) = address else { return false };
-    let listening = [&config.rtmp.listen, &config.http.listen, &config.api.listen];
+    let listening = [&config.rtmp.listen, &config.http.listen, &config.api.listen, &config.metrics.listen];
     let same = |listen: &std::net::SocketAddr| {
         listen.port() == port && (listen.ip() == address || (listen.ip().is_unspecified() && address.is_loopback()))
     };

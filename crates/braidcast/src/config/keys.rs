@@ -3,6 +3,7 @@
 use super::hooks::Actions;
 use super::networks::Network;
 use super::relays::{Source, Targets};
+use super::secret::Secret;
 use super::table::section;
 use super::units::{Size, Span};
 use super::value::choice;
@@ -104,12 +105,48 @@ section! {
 }
 
 section! {
-    /// The HTTP API, for operators. It asks for no password: keep it on loopback, or behind something that does.
+    /// The HTTP API, for operators; see [api.md](api.md). On loopback it asks for nothing unless a token or a user is configured; elsewhere it
+    /// must have one of them.
     Api {
         /// Addresses to listen on, as in `[rtmp]`; an empty list turns the API off.
         listen: Vec<SocketAddr> = loopback(1_985);
         /// As in `[http]`.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
+        /// A token that may do everything: `Authorization: Bearer TOKEN`.
+        token: Secret = Secret::default();
+        /// A token that may read only.
+        read_token: Secret = Secret::default();
+        /// Whether the API may be reached from elsewhere although it asks for nothing: everybody who can connect can then end streams.
+        open: bool = false;
+        /// Origins of web pages that may use the API from a browser (`https://admin.example`). `*`: all, which is refused when the API asks for nothing.
+        cors: Vec<String> = Vec::new();
+        /// Whether `/api/v1` answers `?callback=NAME` with a script, as SRS does. Any web page can read what it answers.
+        jsonp: bool = false;
+        /// How many wrong tokens or passwords an address may send within a minute, to all workers together; then it is answered 429 until that
+        /// minute is over.
+        failures: u32 = 10, in 1..=100_000;
+    }
+}
+
+section! {
+    /// Somebody who may use the API by name and password (HTTP Basic): one `[[api_user]]` for each.
+    ApiUser {
+        /// The name.
+        name: String = String::new();
+        /// The password.
+        password: Secret = Secret::default();
+        /// `"read"` may ask, `"admin"` may also change.
+        role: Role = Role::Read;
+    }
+}
+
+section! {
+    /// What monitoring reads: see [metrics.md](metrics.md).
+    Metrics {
+        /// Addresses to answer `/metrics` on, as in `[rtmp]`; an empty list turns it off. 9972 is the usual port, and loopback the usual place.
+        listen: Vec<SocketAddr> = Vec::new();
+        /// How many streams have series of their own, the oldest first; all others are counted together as `other`.
+        stream_labels: u32 = 200, in 0..=10_000;
     }
 }
 
@@ -343,6 +380,16 @@ choice! {
         Allow = "allow",
         /// It is not.
         Refuse = "refuse",
+    }
+}
+
+choice! {
+    /// What somebody may do with the API.
+    Role {
+        /// Ask.
+        Read = "read",
+        /// Change, too.
+        Admin = "admin",
     }
 }
 

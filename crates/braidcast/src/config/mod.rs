@@ -3,6 +3,7 @@
 //! Defaults, then the file, then the environment, then flags. The front sends what came out to the workers as JSON, so that every process of an
 //! instance has the same.
 
+mod access;
 mod check;
 mod docs;
 mod file;
@@ -12,18 +13,22 @@ mod load;
 mod networks;
 mod problem;
 mod relays;
+mod secret;
 mod table;
 mod units;
 mod value;
 
+pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
-    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnError,
-    OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, Tls, When, Worker,
+    Api, ApiUser, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, Metrics,
+    OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Server, Tls,
+    When, Worker,
 };
-pub use load::{Sources, load, load_text};
+pub use load::{Sources, load, load_text, without_settings};
 pub use networks::Network;
+pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;
 pub use units::{Size, Span};
 
@@ -117,6 +122,7 @@ config! {
         rtmp: Rtmp,
         http: Http,
         api: Api,
+        metrics: Metrics,
         publish: Publish,
         play: Play,
         placement: Placement,
@@ -129,6 +135,8 @@ config! {
     }
     [[
         worker: Worker, needs "id";
+        api_user: ApiUser, needs "name" "password";
+        access: Access, needs "streams";
         forward: Forward, needs "streams" "to";
         pull: Pull, needs "stream" "from";
         hook: Hook, needs "events" "url";
@@ -185,6 +193,8 @@ impl Config {
             Listener::Rtmp => self.rtmp.proxy_protocol,
             Listener::Http => self.http.proxy_protocol,
             Listener::Api => self.api.proxy_protocol,
+            // Who monitors connects directly.
+            Listener::Metrics => ProxyProtocol::Off,
             Listener::Sub => self.server.worker_proxy_protocol,
             // Who the client is, is known from its own connection.
             Listener::Rtmps | Listener::Https | Listener::HttpsApi => ProxyProtocol::Off,
@@ -211,6 +221,7 @@ impl Config {
         keep(self.tls.rtmps != running.tls.rtmps, "[tls] rtmps");
         keep(self.tls.https != running.tls.https, "[tls] https");
         keep(self.tls.https_api != running.tls.https_api, "[tls] https_api");
+        keep(self.metrics.listen != running.metrics.listen, "[metrics] listen");
         keep(self.server.shared_dir != running.server.shared_dir, "[server] shared_dir");
         keep(self.server.state_dir != running.server.state_dir, "[server] state_dir");
         keep(self.workers() != running.workers(), "[server] workers");
@@ -223,6 +234,7 @@ impl Config {
         self.tls.rtmps.clone_from(&running.tls.rtmps);
         self.tls.https.clone_from(&running.tls.https);
         self.tls.https_api.clone_from(&running.tls.https_api);
+        self.metrics.listen.clone_from(&running.metrics.listen);
         self.server.shared_dir.clone_from(&running.server.shared_dir);
         self.server.state_dir.clone_from(&running.server.state_dir);
         self.server.workers = running.workers();

@@ -1,6 +1,10 @@
 //! The counters that each process keeps in its own shared page, by name; `status` and the metrics add them up.
 //!
-//! A counter's place in the page is its place in the list: append, never reorder.
+//! A counter's place in the page is its place in the list: append, never reorder. What its documentation says is its help text in the
+//! metrics; one that begins with `Gauge: ` may fall, all others only rise, over the deaths of their processes too.
+
+/// What the documentation of a gauge begins with.
+const GAUGE: &str = "Gauge: ";
 
 macro_rules! counters {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $label:literal,)+ }) => {
@@ -16,6 +20,17 @@ macro_rules! counters {
             /// The name in `status` and in the metrics.
             pub fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label),+ }
+            }
+
+            /// What it says.
+            pub fn help(self) -> &'static str {
+                let documented = match self { $(Self::$variant => concat!($($doc),+).trim()),+ };
+                documented.strip_prefix(GAUGE).unwrap_or(documented)
+            }
+
+            /// Whether it may fall.
+            pub fn is_gauge(self) -> bool {
+                match self { $(Self::$variant => concat!($($doc),+).trim().starts_with(GAUGE)),+ }
             }
         }
     };
@@ -112,6 +127,28 @@ counters! {
         RefusedRecords = "refused_records",
         /// Segments that were lost: larger than `stream_budget` allows, or for want of room.
         SegmentsLost = "segments_lost",
+        /// Times that the worker was woken.
+        WakeUps = "wake_ups",
+        /// Gauge: memory of the process alone, without what it shares with others, in bytes.
+        MemoryBytes = "memory_bytes",
+        /// Requests to `/metrics` that were answered.
+        MetricsRequests = "metrics_requests",
+        /// Refused: requests to `/metrics`, because too many waited already.
+        RefusedMetrics = "refused_metrics",
+        /// Not let in by a rule of access: the client's address.
+        AccessAddress = "access_refused_address",
+        /// Not let in by a rule of access: the page that the client is on.
+        AccessReferer = "access_refused_referer",
+        /// Not let in by a rule of access: neither token nor signature.
+        AccessMissing = "access_refused_missing",
+        /// Not let in by a rule of access: a token that is not valid.
+        AccessToken = "access_refused_token",
+        /// Not let in by a rule of access: a signature that is wrong, or for another stream or intent.
+        AccessSignature = "access_refused_signature",
+        /// Not let in by a rule of access: a token for another stream or intent.
+        AccessScope = "access_refused_scope",
+        /// Not let in by a rule of access: a token or signature that has expired, or does not hold yet.
+        AccessExpired = "access_refused_expired",
     }
 }
 
@@ -174,6 +211,16 @@ counters! {
         RefusedPulls = "refused_pulls",
         /// Processes of another server that ended by themselves, or were killed because they were silent, and were started again.
         ProcessRestarts = "process_restarts",
+        /// CPU time used, microseconds.
+        CpuMicros = "cpu_us",
+        /// Gauge: share of one core used in the last second, per mille.
+        CpuPermille = "cpu_permille",
+        /// Gauge: memory of the process alone, without what it shares with others, in bytes.
+        MemoryBytes = "memory_bytes",
+        /// Publishers that were admitted.
+        AdmittedPublishers = "admitted_publishers",
+        /// Viewers that were admitted.
+        AdmittedViewers = "admitted_viewers",
         /// Questions that hooks were asked.
         HookQuestions = "hook_questions",
         /// Gauge: questions that wait for hooks.

@@ -102,6 +102,8 @@ pub enum Listener {
     Https,
     /// As `Api`, within TLS.
     HttpsApi,
+    /// What monitoring reads.
+    Metrics,
 }
 
 impl Listener {
@@ -399,6 +401,15 @@ pub enum ToWorker {
     },
     /// The processes of another server, all of them, whenever something about them has changed.
     Processes(Vec<EngineProcess>),
+    /// What a file with keys for tokens holds, at the beginning and whenever it has changed.
+    AccessKeys {
+        /// The file, as `[[access]]` names it.
+        path: String,
+        /// All of it.
+        content: String,
+    },
+    /// The secret with which the front signs what its own programs publish.
+    OwnSecret([u8; 32]),
     /// The answer to [`ToFront::Collects`].
     CollectFrom {
         /// The stream.

@@ -249,6 +249,7 @@ impl Front {
         if intent == Intent::Publish {
             self.pull_placed(conn);
         }
+        self.count(if intent == Intent::Publish { FrontCounter::AdmittedPublishers } else { FrontCounter::AdmittedViewers });
         let target = if let Placement::MoveTo(target) = answer.placement { target } else { worker };
         self.begin_client(conn);
         let process = if let Placement::Process(process) = answer.placement { Some(tracing::field::display(process)) } else { None };

@@ -57,6 +57,7 @@ pub fn open_all(config: &Config) -> anyhow::Result<Vec<Socket>> {
         ("tls", "rtmps", Listener::Rtmps, &config.tls.rtmps),
         ("tls", "https", Listener::Https, &config.tls.https),
         ("tls", "https_api", Listener::HttpsApi, &config.tls.https_api),
+        ("metrics", "listen", Listener::Metrics, &config.metrics.listen),
     ] {
         let before = sockets.len();
         for address in addresses {

@@ -4,6 +4,7 @@
 //! sent, never waits for a worker, and holds nothing whose loss a worker would notice before `front_grace` is over.
 
 mod accept;
+mod access;
 mod addresses;
 mod attendants;
 mod backoff;
@@ -34,6 +35,7 @@ mod vault;
 mod watch;
 mod workers;
 
+use crate::api::machine::Sampler;
 use crate::cli::ServeOptions;
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
@@ -41,7 +43,9 @@ use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Wh
 use crate::control::{Holding, ProcessId, WorkerId};
 use crate::events::Writer;
 use crate::logging::{self, RateLimit};
+use crate::metrics::OwnUse;
 use crate::relays;
+use access::Access;
 use anyhow::{Context, bail};
 use attendants::Attendants;
 use balance::Balance;
@@ -148,6 +152,10 @@ struct Front {
     /// Why the last succession came to nothing.
     gave_up: Option<String>,
     pulls: Pulls,
+    /// What the API says of processes and machine.
+    sampler: Sampler,
+    /// Keys for access rules, and what signs for programs of our own.
+    access: Access,
     /// Processes of another server.
     engine: Engine,
     attendants: Attendants,
@@ -161,6 +169,9 @@ struct Front {
     /// Events that clients can cause as often as they like.
     event_lines: RateLimit,
     worker_lines: RateLimit,
+    /// Log lines that fronts before this one have suppressed.
+    suppressed_before: u64,
+    own_use: OwnUse,
     ready_fd: Option<OwnedFd>,
     now_ms: u64,
 }
@@ -185,6 +196,7 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     }
     // Whoever waited for the readiness of the first front of an instance has heard of it.
     let first = !predecessor.is_there() && options.resumed.is_none();
+    let access = Access::new(&config)?;
     let ready_fd = options.ready_fd.filter(|_| first).map(notify::ready_fd).transpose()?;
     let signals = Signals::take_over()?;
     predecessor.wait_for_go()?;
@@ -192,7 +204,7 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     let shared = SharedDir::open(&config.server, patience)?;
     let (path, remove) = (shared.path().to_owned(), config.server.on_exit == OnExit::Remove && first);
     match Front::new(config, shared, signals, ready_fd) {
-        Ok(front) => Ok(Front { gave_up: options.resumed.clone(), ..front }),
+        Ok(front) => Ok(Front { gave_up: options.resumed.clone(), access, ..front }),
         Err((error, shared)) => {
             // What was made for this start and is not wanted after the end is not wanted after a failed start either.
             if let Some(shared) = shared.filter(|_| remove)
@@ -251,6 +263,8 @@ impl Front {
         page.set_listening(&listening);
         page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);
         page.counter(FrontCounter::Pid).store(std::process::id().into(), Relaxed);
+        let counted = |counter: FrontCounter| page.counter(counter).load(Relaxed);
+        let (own_use, suppressed_before) = (OwnUse::new(counted(FrontCounter::CpuMicros)), counted(FrontCounter::LogLinesSuppressed));
         relays::instance_id(shared.path()).context("giving this server its name")?;
         let pulls = Pulls::new(&config, now_ms);
         let mut front = Self {
@@ -281,7 +295,9 @@ impl Front {
             replacing: false,
             unchanged,
             gave_up: None,
+            access: Access::default(),
             pulls,
+            sampler: Sampler::default(),
             engine,
             attendants,
             numbers,
@@ -292,6 +308,8 @@ impl Front {
             peer_lines: RateLimit::default(),
             event_lines: RateLimit::default(),
             worker_lines: RateLimit::default(),
+            suppressed_before,
+            own_use,
             ready_fd,
             now_ms,
         };
@@ -342,14 +360,16 @@ impl Front {
 
     fn run(&mut self) -> anyhow::Result<()> {
         for id in self.ids() {
-            if self.worker(id).is_some_and(|worker| worker.process.is_none()) {
-                self.start_worker(id);
+            match self.worker(id).is_some_and(|worker| worker.process.is_none()) {
+                true => self.start_worker(id),
+                false => self.introduce_access(id),
             }
         }
         self.begin_engine();
         self.begin_attendants().context("watching for attendants")?;
         self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
+        self.timers.set(Timer::Sample, self.now_ms);
         self.timers.set(Timer::Pulls, self.now_ms);
         self.timers.set(Timer::Watch, self.now_ms);
         self.timers.set(Timer::Confirm, self.now_ms);
@@ -438,10 +458,12 @@ impl Front {
     fn due(&mut self, timer: Timer) {
         match timer {
             Timer::Tick => self.tick(),
+            Timer::Sample => self.sample_machine(),
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
             Timer::Decisions => self.decisions_due(),
             Timer::Pulls => self.pulls_turn(),
+            Timer::KeyFiles => self.look_at_key_files(),
             Timer::Orders => self.report_on_orders(),
             Timer::Succession => self.succession_due(),
             Timer::Confirm => self.confirm(),

@@ -40,6 +40,7 @@ impl Front {
                 worker.state = WorkerState::Starting;
                 tracing::debug!(worker = %id, pid, "the worker is started");
                 self.timers.set(Timer::Overdue(id), now_ms + START_MS);
+                self.introduce_access(id);
             }
             Err(error) => {
                 tracing::error!(worker = %id, error = format!("{error:#}"), "the worker cannot be started");
@@ -298,12 +299,17 @@ impl Front {
         }
     }
 
-    pub(super) fn show_gauges(&self) {
+    pub(super) fn show_gauges(&mut self) {
+        let used = self.own_use.look();
+        let suppressed = self.suppressed_before + self.peer_lines.suppressed() + self.worker_lines.suppressed();
         let gauges = [
+            (FrontCounter::CpuMicros, used.cpu_us),
+            (FrontCounter::CpuPermille, used.cpu_permille),
+            (FrontCounter::MemoryBytes, used.memory_bytes),
             (FrontCounter::Connections, self.registry.connections() as u64),
             (FrontCounter::DirectoryBytes, self.budget.bytes()),
             (FrontCounter::DirectoryBudgetBytes, self.budget.limit_bytes()),
-            (FrontCounter::LogLinesSuppressed, self.peer_lines.suppressed() + self.worker_lines.suppressed()),
+            (FrontCounter::LogLinesSuppressed, suppressed),
         ];
         for (gauge, value) in gauges {
             self.page.counter(gauge).store(value, Relaxed);
@@ -314,6 +320,7 @@ impl Front {
     pub(super) fn show_rows(&mut self) {
         self.page.counter(FrontCounter::Connections).store(self.registry.connections() as u64, Relaxed);
         self.page.set_moving(self.moves.len() as u64);
+        self.page.set_last_conn(self.registry.last_conn());
         for worker in &mut self.workers {
             let tally = self.registry.load(worker.id);
             let row = WorkerRow {

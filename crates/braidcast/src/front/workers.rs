@@ -141,6 +141,7 @@ impl Process {
         let mut command = Command::new(PROGRAM);
         command.arg0("braidcast").arg("worker").arg("--control-fd").arg(theirs.as_raw_fd().to_string());
         command.stdin(Stdio::null()).env_remove(NOTIFY_VARIABLE).process_group(0);
+        config::without_settings(&mut command);
         let mut child = child::spawn(command, &[theirs.as_fd()]).with_context(|| format!("starting {PROGRAM}"))?;
         let pid = child.id();
         let greeted = (|| {

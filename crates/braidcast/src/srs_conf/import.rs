@@ -2,6 +2,7 @@
 //!
 //! Each setting is taken only if the file so far is still accepted with it, so that what comes out always is.
 
+use super::access;
 use super::directive::{Directive, Origin};
 use super::equivalents::{OFF, OFF_BY_DEFAULT, REASONS, ROOT, SILENT, VHOST, Value};
 use super::rules::{MOUNT, Note, NoteKind};
@@ -171,6 +172,7 @@ impl Native {
             self.forward(vhost);
             self.hooks(vhost);
             self.edge(vhost);
+            self.access(vhost);
             for ingest in vhost.children.iter().filter(|child| child.name == "ingest" && child.on("enabled")) {
                 self.ingest(vhost, ingest);
             }
@@ -208,6 +210,17 @@ impl Native {
         let to: Vec<String> = destination.args.iter().map(|server| format!("rtmp://{server}/{{app}}/{{stream}}{query}")).collect();
         let table = format!("[[forward]]\nstreams = \"**\"\nvhost = {:?}\nto = {to:?}", vhost.arg());
         self.table(table, (&destination.origin, "vhost.forward.destination"));
+    }
+
+    /// Who is let in.
+    fn access(&mut self, vhost: &Directive) {
+        let (tables, odd) = access::tables(vhost);
+        for (origin, text) in odd {
+            self.leave(origin, "vhost.security", &text);
+        }
+        for access::Table { text, from } in tables {
+            self.table(text, from);
+        }
     }
 
     /// One hook for each URL, so that what it is told of a stream keeps its order.

@@ -20,6 +20,7 @@ use crate::engine::live::Live;
 use crate::engine::report as report_of_engine;
 use crate::relays::report::{self, Relay};
 use anyhow::Context;
+use braidcast_media::StreamKey;
 use braidcast_stream_log::{Now, Root, WorkerPage};
 use braidcast_sys::file;
 use instance::Locks;
@@ -189,6 +190,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let running = locks.holder(&shared_dir.join(instance::LOCK_NAME)).is_some();
     let rows: Vec<(WorkerId, WorkerRow)> = (1..=front.workers()).map(WorkerId).map(|id| (id, front.row(id))).collect();
     let worker_of = |pid: u32| rows.iter().find(|(_, row)| row.pid == pid).map(|(id, _)| id.0);
+    let pid_of = |worker: WorkerId| front.row(worker).pid;
     let root = Root::new(shared_dir.to_owned());
     let front_pid = u32::try_from(front.counter(FrontCounter::Pid).load(Relaxed)).unwrap_or(0);
     let processes: Vec<(String, u32)> =
@@ -199,7 +201,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let kind = engine.as_ref().map_or("native".to_owned(), |engine| engine.kind.clone());
     let streams = match &engine {
         Some(engine) => engine_streams::streams(&root, engine, &if running { Live::read(shared_dir) } else { Live::default() }, now)?,
-        None => streams::streams(&root, &locks, worker_of, now)?,
+        None => streams::streams(&root, &locks, worker_of, pid_of, now)?,
     };
     Ok(Status {
         version: crate::VERSION,
@@ -292,13 +294,18 @@ impl Status {
         serde_json::to_string(self).expect("a status holds only text, numbers and lists")
     }
 
-    /// What the web page needs: the streams, and the port that RTMP is spoken on. Nothing of processes, directories, or who publishes.
-    pub fn streams_json(&self) -> String {
+    /// What the web page needs: the streams that may be listed, and the port that RTMP is spoken on. Nothing of processes, directories, or who
+    /// publishes.
+    pub fn streams_json(&self, listed: impl Fn(&StreamKey) -> bool) -> String {
         let rtmp = self.instance.addresses.get("rtmp").and_then(|list| list.get(0)).and_then(Value::as_str);
         let port = rtmp.and_then(|address| address.rsplit(':').next()).and_then(|port| port.parse::<u16>().ok());
-        let mut answer = json!({ "streams": self.streams, "engine": self.engine.kind });
+        let may_be = |stream: &&Stream| StreamKey::new(&stream.vhost, &stream.app, &stream.stream).is_ok_and(|key| listed(&key));
+        let streams: Vec<&Stream> = self.streams.iter().filter(may_be).collect();
+        let mut answer = json!({ "streams": streams, "engine": self.engine.kind });
         for stream in answer["streams"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-            stream.shift_remove("publisher");
+            for inner in ["publisher", "viewers", "sent_bytes", "sent_rate", "jumps"] {
+                stream.shift_remove(inner);
+            }
         }
         if let (Some(port), Value::Object(answer)) = (port, &mut answer) {
             answer.insert("rtmp_port".into(), port.into());

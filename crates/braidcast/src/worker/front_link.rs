@@ -57,6 +57,8 @@ impl Worker {
             ToWorker::EvictDownTo { stream_bytes } if self.config.relays() => self.evict_collected(stream_bytes),
             ToWorker::EvictDownTo { stream_bytes } => self.evict_down_to(stream_bytes),
             ToWorker::Processes(processes) => self.processes_changed(processes),
+            ToWorker::AccessKeys { path, content } => self.keep_access_keys(path, &content),
+            ToWorker::OwnSecret(secret) => self.access.keep_own(&secret),
             ToWorker::CollectFrom { key, next_segment } => self.collect_from(key, next_segment),
             ToWorker::Stop => self.stop("the front says so"),
             ToWorker::Kick { conn } => self.kick(conn),

@@ -1,5 +1,6 @@
 //! RTMP sessions: drives the protocol's machine and does what it asks for.
 
+use super::access::Said;
 use super::rendition::{Form, Rendition};
 use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Want, Wish};
 use super::{End, Worker, http};
@@ -131,6 +132,10 @@ impl Worker {
         let (params, via) = (&request.params, &request.via);
         let key = vhost::restrict(request.key.clone(), &self.config.server.vhosts);
         let key = if what == Want::Publish { key } else { self.played(key) };
+        let intent = if what == Want::Publish { Intent::Publish } else { Intent::Play };
+        if !self.lets_in(slot, &Said { intent, key: &key, params, bearer: None, page: &request.page_url })? {
+            return Ok(());
+        }
         if let Some(why) = self.loop_of(via, &key, what == Want::Publish)
             && let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol
         {
@@ -249,7 +254,7 @@ impl Worker {
     }
 
     /// Tells a client that speaks RTMP that what it wants is refused.
-    fn refuse_rtmp(&mut self, slot: usize, code: &str, text: &str) -> Result<(), End> {
+    pub(super) fn refuse_rtmp(&mut self, slot: usize, code: &str, text: &str) -> Result<(), End> {
         match &mut self.sessions[slot].protocol {
             Protocol::Rtmp(rtmp) => rtmp.refuse(code, text, self.now.mono_ms),
             Protocol::Relay(machine) => machine.refuse(code, text, self.now.mono_ms),

@@ -149,7 +149,7 @@ pub enum Role {
     Waiting(Wish),
     /// It waits for an index that is not written yet.
     WaitingForIndex(IndexWish),
-    /// Processes of another server are asked for it.
+    /// Threads gather what it asks for: processes of another server are asked, or the metrics are read.
     Asking,
     /// It publishes; slot of the publisher.
     Publishing(usize),

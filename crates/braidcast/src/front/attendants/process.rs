@@ -84,6 +84,7 @@ impl Process {
         let mut command = Command::new(PROGRAM);
         command.arg0("braidcast").arg("attendant").arg(role.to_string()).arg("--shared-dir").arg(shared_dir);
         command.stdin(Stdio::null()).env_remove(NOTIFY_VARIABLE).process_group(0);
+        crate::config::without_settings(&mut command);
         let mut child = child::spawn(command, &[]).with_context(|| format!("starting {PROGRAM}"))?;
         let pid = child.id();
         match PidFd::open(pid) {
