@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod engine;
 pub mod hostile;
 pub mod media;
+pub mod monitoring;
 pub mod next;
 pub mod proxies;
 pub mod relays;

@@ -516,7 +516,10 @@ mod tests {
         front.set_state(InstanceState::Ended);
         drop(front);
         let next = FrontPage::create(directory.path()).unwrap();
-        assert_eq!((next.counter(FrontCounter::Accepted).load(Relaxed), next.row(WorkerId(1)).pid, next.row(WorkerId(1)).restarts), (3, 0, 2));
+        assert_eq!(
+            (next.counter(FrontCounter::Accepted).load(Relaxed), next.row(WorkerId(1)).pid, next.row(WorkerId(1)).restarts),
+            (3, 0, 2)
+        );
         assert_eq!(next.state(), InstanceState::Starting);
     }
 
