@@ -2,13 +2,20 @@
 //!
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
+mod access;
+mod api;
+mod attendant;
 mod cli;
+mod clients;
 mod config;
 mod control;
 mod engine;
+mod events;
 mod front;
 pub mod fuzzing;
 mod hls;
+mod hooks;
+mod jobs;
 mod logging;
 mod metrics;
 mod page;
@@ -16,6 +23,7 @@ mod relays;
 mod saved;
 mod srs_conf;
 mod status;
+mod tls;
 mod watched;
 mod worker;
 

@@ -3,6 +3,7 @@
 use super::ports::who_listens;
 use super::print;
 use super::serve::ConfigArgs;
+use crate::access::files::KeyFiles;
 use crate::config::{self, Config, Size};
 use crate::front;
 use crate::srs_conf::NoteKind;
@@ -117,6 +118,7 @@ fn machine(config: &Config, findings: &mut Findings) {
         }
     }
     relays(config, findings);
+    access(config, findings);
     engine(config, findings);
     shared_directory(config, findings);
     state_directory(&config.server.state_dir, running, findings);
@@ -142,6 +144,17 @@ fn engine(config: &Config, findings: &mut Findings) {
             }
         }
         Err(error) => findings.add(Verdict::Error, format!("engine: {error:#}")),
+    }
+}
+
+/// Files with keys for access rules have to hold some.
+fn access(config: &Config, findings: &mut Findings) {
+    match KeyFiles::read(config) {
+        Ok(files) if files.is_empty() => {}
+        Ok(files) => {
+            files.contents().for_each(|(path, _)| findings.add(Verdict::Ok, format!("[[access]]: the keys in {path} can be used")));
+        }
+        Err(error) => findings.add(Verdict::Error, format!("{error:#}")),
     }
 }
 

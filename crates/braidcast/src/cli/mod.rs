@@ -44,6 +44,9 @@ enum Command {
     /// One of the server's workers; started by the front alone.
     #[command(hide = true)]
     Worker(serve::WorkerArgs),
+    /// A process beside the workers; started by the front alone.
+    #[command(hide = true)]
+    Attendant(serve::AttendantArgs),
     /// Say what is wrong with a configuration and with the machine for it, and start nothing.
     Check(check::CheckArgs),
     /// Write the configuration of this server for a site that has one of SRS.
@@ -88,6 +91,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Worker(args) => serve::run_worker(&args),
+        Command::Attendant(args) => crate::attendant::run(args.role, &args.shared_dir),
         Command::Check(args) => check::run(args),
         Command::ImportSrs(args) => import_srs::run(&args),
         Command::Status(args) => status::run(args),

@@ -1,6 +1,7 @@
 //! `braidcast serve`: turns flags into settings, and gives the whole to the front. And the workers that the front starts.
 
 use crate::config::{self, Sources};
+use crate::control::attendants::Role;
 use crate::{front, worker};
 use anyhow::Context;
 use clap::Args;
@@ -91,6 +92,16 @@ pub(super) struct WorkerArgs {
     /// The inherited descriptor of the control channel
     #[arg(long, value_name = "N")]
     control_fd: i32,
+}
+
+/// How the front starts an attendant.
+#[derive(Args, Debug)]
+pub(super) struct AttendantArgs {
+    /// What it is for
+    pub role: Role,
+    /// The instance's shared directory
+    #[arg(long, value_name = "DIR")]
+    pub shared_dir: PathBuf,
 }
 
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {

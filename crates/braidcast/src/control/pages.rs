@@ -62,6 +62,8 @@ enum Header {
     Moves,
     /// Sessions that are on their way.
     Moving,
+    /// The last id that was given to a connection.
+    LastConn,
 }
 
 /// What an instance is doing.
@@ -251,7 +253,8 @@ pub struct Pauses {
 /// An address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
-    /// What is spoken there: `rtmp`, `http`, `api`, `metrics`, or `sub` and the worker's id (`sub3`).
+    /// What is spoken there: `rtmp`, `http`, `api`, the same within TLS (`rtmps`, `https`, `https_api`), `metrics`, or `sub` and the worker's
+    /// id (`sub3`).
     pub what: String,
     /// The address, its port never 0.
     pub address: SocketAddr,
@@ -266,6 +269,9 @@ impl Listening {
             Listener::Api => "api".to_owned(),
             Listener::Metrics => "metrics".to_owned(),
             Listener::Sub => format!("sub{}", worker.map_or(0, |worker| worker.0)),
+            Listener::Rtmps => "rtmps".to_owned(),
+            Listener::Https => "https".to_owned(),
+            Listener::HttpsApi => "https_api".to_owned(),
         };
         Self { what, address }
     }
@@ -426,6 +432,16 @@ impl FrontPage {
     /// How many sessions are on their way.
     pub fn moving(&self) -> u64 {
         self.header(Header::Moving).load(Relaxed)
+    }
+
+    /// Says which id was given to a connection last.
+    pub fn set_last_conn(&self, conn: u64) {
+        self.header(Header::LastConn).store(conn, Relaxed);
+    }
+
+    /// The last id that was given to a connection, by whichever front.
+    pub fn last_conn(&self) -> u64 {
+        self.header(Header::LastConn).load(Relaxed)
     }
 
     /// The addresses in use.

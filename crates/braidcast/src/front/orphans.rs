@@ -16,8 +16,13 @@ const SUFFIX: &str = ".pid";
 
 /// Notes who a worker is: `workers/<id>.pid`.
 pub fn note(shared_dir: &Path, worker: WorkerId, pid: u32) -> io::Result<()> {
+    note_at(&path(shared_dir, worker), pid)
+}
+
+/// Notes who a process is.
+pub fn note_at(path: &Path, pid: u32) -> io::Result<()> {
     let Some(started) = start_time_ticks(pid)? else { return Ok(()) };
-    fs::write(path(shared_dir, worker), format!("{pid} {started} {}\n", boot_id()))
+    fs::write(path, format!("{pid} {started} {}\n", boot_id()))
 }
 
 /// The worker is dead.
@@ -57,12 +62,23 @@ pub fn alive(shared_dir: &Path) -> anyhow::Result<Vec<Orphan>> {
 
 /// Kills a worker of another front, and waits until it is dead.
 pub fn end(shared_dir: &Path, worker: WorkerId, pid: u32, handle: PidFd) -> anyhow::Result<()> {
-    signal(pid, &handle, SIGKILL);
-    if !wait(vec![(pid, handle)], Duration::from_secs(10))?.is_empty() {
-        bail!("a worker of an earlier front, process {pid}, cannot be killed");
-    }
+    kill(pid, handle)?;
     forget(shared_dir, worker);
     Ok(())
+}
+
+/// Kills a process of another front, and waits until it is dead.
+pub fn kill(pid: u32, handle: PidFd) -> anyhow::Result<()> {
+    signal(pid, &handle, SIGKILL);
+    if !wait(vec![(pid, handle)], Duration::from_secs(10))?.is_empty() {
+        bail!("process {pid} of an earlier front cannot be killed");
+    }
+    Ok(())
+}
+
+/// The process that the note at a path names, if it runs.
+pub fn noted_at(path: &Path) -> Option<(u32, PidFd)> {
+    running(path, &boot_id())
 }
 
 fn path(shared_dir: &Path, worker: WorkerId) -> PathBuf {

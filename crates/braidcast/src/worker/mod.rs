@@ -3,6 +3,9 @@
 //! The loop takes what the front says, then reads, then commits, then fans out, each in bounded turns; nothing in it ever
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
+mod access;
+mod asking;
+mod clients;
 mod clips;
 mod fan_out;
 mod front_link;
@@ -32,6 +35,8 @@ mod waiting;
 mod watching;
 mod websocket;
 
+use crate::access::Rules;
+use crate::clients::Table;
 use crate::config::Config;
 use crate::control::channel::Channel;
 use crate::control::counters::WorkerCounter;
@@ -41,6 +46,7 @@ use crate::metrics::OwnUse;
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
+use asking::Asking;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
@@ -109,6 +115,7 @@ const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
 const METRICS: u64 = u64::MAX - 8;
+const V1_ANSWERS: u64 = u64::MAX - 9;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -173,6 +180,10 @@ pub(crate) struct Worker {
     sessions: Slab<Session>,
     by_conn: HashMap<ConnId, usize>,
     rows: Rows,
+    clients: Table,
+    told_clients: clients::Round,
+    /// Requests to SRS's API.
+    asking: Asking,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -210,6 +221,8 @@ pub(crate) struct Worker {
     peer_lines: RateLimit,
     status: status::Cached,
     clips: Clips,
+    /// Who may publish and play.
+    access: Rules,
     /// Connections to other servers.
     outgoing: Outgoing,
     /// What goes through to processes of another server.
@@ -253,9 +266,12 @@ impl Worker {
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
         let monitoring = Monitoring::new().context("what metrics need")?;
         poller.add(&monitoring, METRICS, Interest::READ)?;
+        let asking = Asking::new().context("what the API needs")?;
+        poller.add(&asking, V1_ANSWERS, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
+        let clients = Table::open(&config.server.shared_dir).context("opening the client table")?;
         let heap = Heap::create(&config.server.shared_dir, heap).context("making the heap for saved sessions")?;
         for gauge in WorkerCounter::ALL.iter().filter(|counter| counter.is_gauge()) {
             page.counter(*gauge as usize).store(0, Ordering::Relaxed);
@@ -289,6 +305,9 @@ impl Worker {
             sessions: Slab::new(),
             by_conn: HashMap::new(),
             rows,
+            clients,
+            told_clients: clients::Round::default(),
+            asking,
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -317,6 +336,7 @@ impl Worker {
             peer_lines: RateLimit::new(PEER_LINES_BURST, PEER_LINES_PER_SECOND),
             status: status::Cached::default(),
             clips: Clips::default(),
+            access: Rules::new(&config.access),
             outgoing,
             relays,
             watching: Watching::default(),
@@ -346,6 +366,7 @@ impl Worker {
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
                     METRICS => self.metrics_gathered(),
+                    V1_ANSWERS => self.v1_answered(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),
@@ -364,6 +385,7 @@ impl Worker {
             self.try_waiting();
             self.pump_segments();
             self.report();
+            self.tell_clients();
             self.flush_front();
             if self.is_over() {
                 return Ok(ExitCode::SUCCESS);
@@ -391,7 +413,7 @@ impl Worker {
     }
 
     fn sleep_time(&self) -> Duration {
-        let mut wake_ms = self.report_at_ms;
+        let mut wake_ms = self.report_at_ms.min(self.told_clients.due_ms());
         let mut sooner = |at: Option<u64>| wake_ms = wake_ms.min(at.unwrap_or(u64::MAX));
         sooner(self.flushes.next_ms());
         sooner(self.deadlines.next_ms());

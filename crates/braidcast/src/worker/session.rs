@@ -45,6 +45,8 @@ pub struct Session {
     pub protocol: Protocol,
     /// What the front was asked about it last.
     pub asked: Option<Asked>,
+    /// Where hooks want the stream that it publishes to be pushed to.
+    pub forward: Vec<String>,
     /// What it is doing.
     pub role: Role,
     /// What it is owed.

@@ -3,7 +3,7 @@
 //! The stream's lock makes it safe: whoever publishes again holds it, and then nothing is done here.
 
 use super::Worker;
-use super::publishers::catch_up;
+use super::publishers::{catch_up, untold};
 use super::rendition::Form;
 use super::session::{Protocol, Session};
 use crate::control::counters::WorkerCounter;
@@ -44,7 +44,8 @@ impl Worker {
         };
         writer.end_publish(self.now).context("sealing its log")?;
         if let Some((mut segmenter, reader)) = self.open_segmenter(key, next_segment) {
-            let mut finished = catch_up(&mut segmenter, &reader).context("finishing its last segment")?;
+            let mut finished = untold(&segmenter, next_segment);
+            finished.extend(catch_up(&mut segmenter, &reader).context("finishing its last segment")?);
             finished.extend(if settling == Settling::End { segmenter.end_stream() } else { segmenter.finish_publish() });
             self.report_segments(key, &finished);
         }
