@@ -3,6 +3,7 @@
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
 mod access;
+mod api;
 mod attendant;
 mod cli;
 mod clients;
@@ -14,6 +15,7 @@ mod front;
 pub mod fuzzing;
 mod hls;
 mod hooks;
+mod jobs;
 mod logging;
 mod metrics;
 mod page;
@@ -22,6 +24,7 @@ mod saved;
 mod srs_conf;
 mod status;
 mod tls;
+mod watched;
 mod worker;
 
 /// Which version this is. Tests upgrade from one to another.

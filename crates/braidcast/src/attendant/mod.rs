@@ -85,7 +85,7 @@ pub fn run(role: Role, shared_dir: &Path) -> anyhow::Result<ExitCode> {
         let attendant = Attendant::begin(role, shared_dir, met).context("the channel to the front")?;
         match role {
             Role::Tls => crate::tls::serve(attendant).await,
-            Role::Hooks => anyhow::bail!("there is nothing to do for it"),
+            Role::Hooks => crate::hooks::serve(attendant).await,
         }
     });
     // Threads that look up names are not waited for.
@@ -119,13 +119,15 @@ impl Attendant {
     }
 
     /// Waits until no other process of this role takes new work; from then on this one does, until the lock is dropped.
-    pub async fn lock(&self) -> io::Result<RoleLock> {
+    pub fn lock(&self) -> impl Future<Output = io::Result<RoleLock>> + Send + use<> {
         let path = file_of(&self.shared_dir, self.role, "lock");
-        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        while !file::try_lock_exclusive(&lock)? {
-            tokio::time::sleep(LOCK_LOOK).await;
+        async move {
+            let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            while !file::try_lock_exclusive(&lock)? {
+                tokio::time::sleep(LOCK_LOOK).await;
+            }
+            Ok(RoleLock { _lock: lock })
         }
-        Ok(RoleLock { _lock: lock })
     }
 }
 

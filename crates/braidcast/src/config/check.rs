@@ -2,7 +2,7 @@
 //!
 //! Looks at the configuration only. Whether ports are free and directories usable is for `braidcast check` and the start to find out.
 
-use super::{Config, EngineKind, ProxyProtocol, Pull, Span, When, Worker};
+use super::{Config, EngineKind, Hook, ProxyProtocol, Pull, Span, When, Worker};
 use braidcast_media::StreamKey;
 use std::net::IpAddr;
 
@@ -201,7 +201,13 @@ fn hooks(error: &mut impl FnMut(&'static str, &'static str, String), config: &Co
     if config.relays() && !config.hook.is_empty() {
         error("engine", "kind", "[[hook]] is the native engine's: SRS calls its own (http_hooks), others call none".into());
     }
-    for hook in &config.hook {
+    for (index, hook) in config.hook.iter().enumerate() {
+        let same = |other: &Hook| {
+            (&other.url, &other.events, &other.streams, &other.vhost) == (&hook.url, &hook.events, &hook.streams, &hook.vhost)
+        };
+        if config.hook[..index].iter().any(same) {
+            error("hook", "url", format!("[[hook]] url = {:?} is there twice with the same events and streams", hook.url.shown()));
+        }
         let place = hook.url.place();
         if is_own(config, &place.host, place.port) {
             error("hook", "url", format!("[[hook]] url = {:?}: that is this server itself", hook.url.shown()));

@@ -1,7 +1,7 @@
 //! `[[hook]]`: its values, and which hooks concern what.
 
 use super::value::{Raw, Value};
-use super::{Config, Hook, OnError, Span};
+use super::{Config, Hook, OnError};
 use crate::hooks::{Action, Url};
 use braidcast_media::StreamKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};

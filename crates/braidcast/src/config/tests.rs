@@ -63,6 +63,7 @@ fn the_keys_are_those_that_were_promised() {
             "rtmp: listen proxy_protocol",
             "http: listen proxy_protocol page",
             "api: listen proxy_protocol token read_token open cors jsonp failures",
+            "metrics: listen stream_labels",
             "publish: on_duplicate silent_after",
             "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",

@@ -1,6 +1,8 @@
-//! The front's part of the client table: when clients begin what they were placed for, and who is to be gone.
+//! What the front does for the API: it notes when clients begin what they were placed for, kicks them, and looks at the machine.
 
 use super::Front;
+use super::timers::Timer;
+use crate::api::machine::Sampler;
 use crate::control::{ConnId, ToWorker};
 use braidcast_sys::clock;
 
@@ -10,6 +12,15 @@ impl Front {
         if let Some(row) = self.registry.row_of(conn) {
             self.vault.clients().begin(row, clock::wall_ms());
         }
+    }
+
+    /// Looks at the processes and the machine, for whoever asks the API.
+    pub(super) fn sample_machine(&mut self) {
+        let workers: Vec<u32> = self.workers.iter().filter_map(|worker| Some(worker.process.as_ref()?.pid)).collect();
+        if let Err(error) = self.sampler.sample(self.shared.path(), std::process::id(), &workers, clock::wall_ms()) {
+            tracing::debug!(%error, "what the API says of processes and machine cannot be written");
+        }
+        self.timers.set(Timer::Sample, self.now_ms + Sampler::PERIOD.as_millis() as u64);
     }
 
     /// An operator wants a client gone.

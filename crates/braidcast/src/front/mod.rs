@@ -35,6 +35,7 @@ mod vault;
 mod watch;
 mod workers;
 
+use crate::api::machine::Sampler;
 use crate::cli::ServeOptions;
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
@@ -151,6 +152,8 @@ struct Front {
     /// Why the last succession came to nothing.
     gave_up: Option<String>,
     pulls: Pulls,
+    /// What the API says of processes and machine.
+    sampler: Sampler,
     /// Keys for access rules, and what signs for programs of our own.
     access: Access,
     /// Processes of another server.
@@ -294,6 +297,7 @@ impl Front {
             gave_up: None,
             access: Access::default(),
             pulls,
+            sampler: Sampler::default(),
             engine,
             attendants,
             numbers,
@@ -365,6 +369,7 @@ impl Front {
         self.begin_attendants().context("watching for attendants")?;
         self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
+        self.timers.set(Timer::Sample, self.now_ms);
         self.timers.set(Timer::Pulls, self.now_ms);
         self.timers.set(Timer::Watch, self.now_ms);
         self.timers.set(Timer::Confirm, self.now_ms);
@@ -453,6 +458,7 @@ impl Front {
     fn due(&mut self, timer: Timer) {
         match timer {
             Timer::Tick => self.tick(),
+            Timer::Sample => self.sample_machine(),
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
             Timer::Decisions => self.decisions_due(),

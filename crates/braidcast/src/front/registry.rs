@@ -339,6 +339,11 @@ impl Registry {
         Ok(None)
     }
 
+    /// The last id that was given to a connection.
+    pub fn last_conn(&self) -> u64 {
+        self.next_conn
+    }
+
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.conns.len()

@@ -320,6 +320,7 @@ impl Front {
     pub(super) fn show_rows(&mut self) {
         self.page.counter(FrontCounter::Connections).store(self.registry.connections() as u64, Relaxed);
         self.page.set_moving(self.moves.len() as u64);
+        self.page.set_last_conn(self.registry.last_conn());
         for worker in &mut self.workers {
             let tally = self.registry.load(worker.id);
             let row = WorkerRow {

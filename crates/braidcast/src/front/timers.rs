@@ -9,6 +9,8 @@ use std::collections::HashMap;
 pub enum Timer {
     /// Once a second: counters, CPU times, budget.
     Tick,
+    /// Every two seconds: processes and machine are looked at for the API.
+    Sample,
     /// A successor takes too long, or a quiet moment is looked for.
     Succession,
     /// A front that has just come has served for long enough.

@@ -10,13 +10,19 @@ pub mod page;
 mod position;
 mod process;
 mod queue;
+mod serve;
 mod source;
 mod tell;
 mod url;
 
 pub use action::Action;
 pub use event::Event;
+pub use serve::serve;
 pub use url::{Place, Url};
 
 /// The most hooks of a configuration.
 pub const MAX_HOOKS: usize = 64;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -3,6 +3,7 @@
 //! A line for the log of events, then one for each hook: its fingerprint and the numbers of what it has not been told. What a death interrupts
 //! was perhaps told and is told once more.
 
+use crate::control::attendants::{Role, file_of};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use std::fs::{self, OpenOptions};
@@ -10,8 +11,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// The name of the file in the directory of hooks.
-const NAME: &str = "position";
+/// What the file's name ends with.
+const SUFFIX: &str = "position";
 
 /// See the module's head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,12 +25,12 @@ pub struct Position {
 
 impl Position {
     /// What was saved last; `None`: nothing, or nothing that can be read.
-    pub fn load(directory: &Path) -> Option<Self> {
-        Self::parse(&fs::read_to_string(directory.join(NAME)).ok()?)
+    pub fn load(shared_dir: &Path) -> Option<Self> {
+        Self::parse(&fs::read_to_string(file_of(shared_dir, Role::Hooks, SUFFIX)).ok()?)
     }
 
     /// Saves it; a reader finds this one or the one before.
-    pub fn save(directory: &Path, seen: u64, hooks: impl Iterator<Item = (u64, impl Iterator<Item = u64>)>) -> io::Result<()> {
+    pub fn save(shared_dir: &Path, seen: u64, hooks: impl Iterator<Item = (u64, impl Iterator<Item = u64>)>) -> io::Result<()> {
         let mut text = format!("{seen}\n");
         for (fingerprint, pending) in hooks {
             let _ = write!(text, "{fingerprint:x}");
@@ -37,7 +38,8 @@ impl Position {
             text.push('\n');
         }
         text.push_str("end\n");
-        let (path, part) = (directory.join(NAME), directory.join("position.part"));
+        let path = file_of(shared_dir, Role::Hooks, SUFFIX);
+        let part = path.with_extension("part");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
         file.write_all(text.as_bytes())?;
         fs::rename(part, path)
@@ -78,6 +80,7 @@ mod tests {
             let hooks: HashMap<u64, BTreeSet<u64>> =
                 hooks.into_iter().map(|(of, ids)| (of, ids.into_iter().filter(|id| *id <= seen).collect())).collect();
             let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+            std::fs::create_dir(directory.path().join("attendants")).unwrap();
             Position::save(directory.path(), seen, hooks.iter().map(|(of, ids)| (*of, ids.iter().copied()))).unwrap();
             let position = Position::load(directory.path()).unwrap();
             prop_assert_eq!(&position, &Position { seen, pending: hooks.clone() });

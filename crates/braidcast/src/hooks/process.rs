@@ -31,7 +31,7 @@ const SAVE_EVERY_MS: u64 = 20;
 pub struct Hooks {
     config: Config,
     names: Names,
-    caller: Caller,
+    caller: Arc<Caller>,
     page: HooksPage,
     shared_dir: PathBuf,
     fingerprints: Vec<u64>,
@@ -45,8 +45,9 @@ pub struct Hooks {
 struct Changing {
     queue: Queue<Arc<Event>>,
     circuits: Vec<Circuit>,
-    source: Source,
-    /// What a process before this one has left.
+    /// The log, as long as this process is the one that tells.
+    source: Option<Source>,
+    /// What was left by who told before.
     position: Position,
     seen: u64,
     under_way: usize,
@@ -65,11 +66,10 @@ impl Drop for Question<'_> {
 }
 
 impl Hooks {
-    /// Goes on where the process before this one has stopped.
-    pub fn open(config: Config, names: Names, caller: Caller, shared_dir: &Path) -> io::Result<Self> {
+    /// Answers questions from now on; tells nothing yet.
+    pub fn open(config: Config, names: Names, caller: Arc<Caller>, shared_dir: &Path) -> io::Result<Self> {
         let fingerprints: Vec<u64> = config.hook.iter().map(fingerprint).collect();
         let described: Vec<(u64, String)> = config.hook.iter().zip(&fingerprints).map(|(hook, of)| (*of, describe(hook))).collect();
-        let (source, position) = Source::open(shared_dir, Position::load(shared_dir))?;
         let limits = Limits {
             all: config.hooks.queue as usize,
             lane: config.hooks.queue_per_hook as usize,
@@ -78,16 +78,18 @@ impl Hooks {
         let changing = Changing {
             queue: Queue::new(limits, config.hook.iter().map(|hook| hook.retries)),
             circuits: vec![Circuit::default(); config.hook.len()],
-            source,
-            seen: position.seen,
-            position,
+            source: None,
+            seen: 0,
+            position: Position::default(),
             under_way: 0,
-            unsaved: true,
+            unsaved: false,
             saved_ms: 0,
             lines: RateLimit::default(),
         };
+        let page = HooksPage::create(shared_dir, &described)?;
+        (0..config.hook.len()).for_each(|hook| page.counter(hook, HookCounter::Resting).store(0, Relaxed));
         Ok(Self {
-            page: HooksPage::create(shared_dir, &described)?,
+            page,
             config,
             names,
             caller,
@@ -98,6 +100,20 @@ impl Hooks {
             questions: AtomicUsize::new(0),
             started: Instant::now(),
         })
+    }
+
+    /// Goes on with the log where it was left. Nobody else tells meanwhile.
+    pub(super) fn begin_telling(&self) -> io::Result<()> {
+        let (source, position) = Source::open(&self.shared_dir, Position::load(&self.shared_dir))?;
+        let changing = &mut *self.lock();
+        (changing.source, changing.seen, changing.position) = (Some(source), position.seen, position);
+        changing.unsaved = true;
+        Ok(())
+    }
+
+    /// Takes nothing more from the log.
+    pub(super) fn stop_reading(&self) {
+        self.lock().source = None;
     }
 
     /// The configuration.
@@ -155,8 +171,9 @@ impl Hooks {
         let now_ms = self.now_ms();
         let mut dropped = Vec::new();
         let changing = &mut *self.lock();
+        let Some(source) = &mut changing.source else { return dropped };
         loop {
-            let lines = changing.source.poll();
+            let lines = source.poll();
             if lines.is_empty() {
                 break;
             }
@@ -172,7 +189,7 @@ impl Hooks {
                 }
             }
         }
-        self.page.missed().fetch_add(changing.source.take_lost(), Relaxed);
+        self.page.missed().fetch_add(source.take_lost(), Relaxed);
         for hook in 0..self.config.hook.len() {
             self.page.counter(hook, HookCounter::Waiting).store(changing.queue.pending(hook).len() as u64, Relaxed);
         }
@@ -236,11 +253,19 @@ impl Hooks {
         at_ms.map_or(Duration::MAX, |at_ms| Duration::from_millis(at_ms.saturating_sub(now_ms)))
     }
 
-    /// Writes down what is done, if it has not been just now.
+    /// Writes down what is done, if that was not done just now.
     pub(super) fn save(&self) {
+        let saved_ms = self.lock().saved_ms;
+        if saved_ms == 0 || self.now_ms() >= saved_ms + SAVE_EVERY_MS {
+            self.save_now();
+        }
+    }
+
+    /// Writes down what is done.
+    pub(super) fn save_now(&self) {
         let now_ms = self.now_ms();
         let changing = &mut *self.lock();
-        if !changing.unsaved || (changing.saved_ms != 0 && now_ms < changing.saved_ms + SAVE_EVERY_MS) {
+        if !changing.unsaved {
             return;
         }
         let queue = &changing.queue;

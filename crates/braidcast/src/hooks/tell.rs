@@ -15,29 +15,50 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long calls that are under way are waited for at the end, beyond their own time limits.
 const LAST_CALLS: Duration = Duration::from_millis(500);
 
+/// How long to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// As long as there is something.
+    Further,
+    /// Until everything that can be told now is told: the instance ends.
+    AllIsTold,
+    /// Only what is under way is waited for: another one goes on.
+    Now,
+}
+
 impl Hooks {
-    /// Tells what happens until `retired` says true; then waits for what is under way.
-    pub async fn tell(self: &Arc<Self>, mut retired: watch::Receiver<bool>) {
-        while !*retired.borrow() {
+    /// Tells what happens until something else is wanted, and finishes as that says. Nobody else may tell meanwhile.
+    pub async fn tell(self: &Arc<Self>, mut until: watch::Receiver<Until>) {
+        if let Err(error) = self.begin_telling() {
+            // Nothing of the queue is known; the process that is started next may know.
+            return tracing::error!(%error, "the log of events cannot be read: hooks are told nothing");
+        }
+        loop {
             self.read_log();
             while let Some(sent) = self.next_notification() {
                 tokio::spawn(Arc::clone(self).send(sent));
             }
             self.save();
+            match *until.borrow() {
+                Until::Further => {}
+                Until::AllIsTold if self.sends_something() => {}
+                Until::AllIsTold | Until::Now => break,
+            }
             tokio::select! {
                 () = self.something_ended() => {}
                 () = tokio::time::sleep(self.pause().min(LOOK)) => {}
-                changed = retired.changed() => if changed.is_err() { break },
+                changed = until.changed() => if changed.is_err() { break },
             }
         }
+        self.stop_reading();
         let longest = self.config().hook.iter().map(|hook| hook.timeout.as_ms()).max().unwrap_or(0);
         let _ = tokio::time::timeout(Duration::from_millis(longest) + LAST_CALLS, async {
             while self.sends_something() {
-                self.something_ended().await;
+                let _ = tokio::time::timeout(LOOK, self.something_ended()).await;
             }
         })
         .await;
-        self.save();
+        self.save_now();
     }
 
     async fn send(self: Arc<Self>, sent: Sent<Arc<Event>>) {

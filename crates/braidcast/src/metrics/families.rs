@@ -44,6 +44,8 @@ families! {
         INSTANCE_STATE = Gauge "braidcast_instance_state" &["state"],
             "1 for what the instance is doing, else 0; it is lost if the front is gone without having ended in order.";
         START_TIME = Gauge "braidcast_start_time_seconds" &[], "When the front began, in seconds since 1970.";
+        LIMIT_HITS = Counter "braidcast_limit_hits_total" &["limit"],
+            "What was refused, or closed in want of time, by the counter's name as in status; the front and all workers together.";
         SESSIONS_MOVING = Gauge "braidcast_sessions_moving" &[], "Sessions on their way from one worker to another.";
         MOVE_PAUSE = Histogram "braidcast_move_pause_seconds" &["why"], "How long sessions that moved were without a worker, by why they moved.";
         DIRECTORY_SIZE = Gauge "braidcast_directory_size_bytes" &[], "Size of the file system of the shared directory.";
@@ -61,7 +63,13 @@ families! {
     "Each stream": OF_STREAMS {
         STREAM_STATE_NOW = Gauge "braidcast_stream_state" STREAM_STATE, "1 for what the stream is doing, else 0; of \"other\", how many streams.";
         STREAM_RATE_IN = Gauge "braidcast_stream_received_bytes_per_second" STREAM, "What its publisher sends, over the last half minute at most.";
+        STREAM_RATE_OUT = Gauge "braidcast_stream_sent_bytes_per_second" STREAM,
+            "What its viewers are sent, live and in segments; an average in which the last ten seconds count most.";
         STREAM_BYTES_IN = Counter "braidcast_stream_received_bytes_total" STREAM, "Bytes received since the stream's log was made; not there for \"other\".";
+        STREAM_BYTES_OUT = Counter "braidcast_stream_sent_bytes_total" STREAM, "Bytes sent to viewers since then, live and in segments; not there for \"other\".";
+        STREAM_JUMPS = Counter "braidcast_stream_viewer_jumps_total" STREAM,
+            "How often viewers lagged and were jumped to the newest keyframe; not there for \"other\".";
+        STREAM_VIEWERS = Gauge "braidcast_stream_viewers" STREAM, "Viewers by RTMP and by HTTP in one endless answer.";
         STREAM_RECORDS = Counter "braidcast_stream_records_total" STREAM, "Records received since then: frames of video and audio, metadata; not there for \"other\".";
         STREAM_KEYFRAMES = Counter "braidcast_stream_keyframes_total" STREAM, "Keyframes received since then; not there for \"other\".";
         STREAM_DROPPED = Counter "braidcast_stream_records_dropped_total" STREAM, "Records dropped since then because the directory was full; not there for \"other\".";
@@ -73,6 +81,11 @@ families! {
         STREAM_SEGMENT_AGE = Gauge "braidcast_stream_segment_age_seconds" STREAM, "Since the end of the newest segment, while segments are expected; of \"other\", the longest.";
         STREAM_SEGMENT_DURATION = Gauge "braidcast_stream_segment_duration_seconds" STREAM, "How long the newest segment lasts, likewise; of \"other\", the longest.";
     }
+}
+
+/// Whether a counter, by its label, says how often a limit was hit.
+pub fn is_limit(label: &str) -> bool {
+    label.starts_with("refused_") || label.ends_with("_timeouts")
 }
 
 /// The family of a counter of the front's page, and what its numbers are multiplied with.

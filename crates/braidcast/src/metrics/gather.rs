@@ -10,6 +10,7 @@ use crate::control::counters::{FrontCounter, WorkerCounter};
 use crate::control::pages::{FrontPage, InstanceState, PAUSE_BOUNDS_MS, Why, WorkerState};
 use crate::status::{self, Status, Stream};
 use braidcast_stream_log::{Root, WorkerPage, WorkerView};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -45,6 +46,10 @@ impl Worker {
     }
 }
 
+fn sum(workers: &[Worker], counter: WorkerCounter) -> u64 {
+    workers.iter().map(|worker| worker.counter(counter)).sum()
+}
+
 /// Everything, as text.
 ///
 /// # Errors
@@ -59,6 +64,7 @@ pub fn gather(scope: &Scope, form: Form) -> anyhow::Result<String> {
     let mut out = Exposition::new(form);
     of_srs(&mut out, &status, &front, &workers);
     of_instance(&mut out, &status, &front);
+    of_limits(&mut out, &front, &workers);
     of_front_page(&mut out, &front);
     of_workers(&mut out, &front, &workers);
     of_streams(&mut out, scope, &root, &status.streams);
@@ -67,9 +73,7 @@ pub fn gather(scope: &Scope, form: Form) -> anyhow::Result<String> {
 
 fn of_srs(out: &mut Exposition, status: &Status, front: &FrontPage, workers: &[Worker]) {
     let of_front = |counter| front.counter(counter).load(Relaxed);
-    let sum = |counters: &[WorkerCounter]| -> u64 {
-        workers.iter().flat_map(|worker| counters.iter().map(|counter| worker.counter(*counter))).sum()
-    };
+    let sum = |counters: &[WorkerCounter]| -> u64 { counters.iter().map(|counter| sum(workers, *counter)).sum() };
     let mut put = |family: &Family, value: f64| out.family(family).add(&[], value);
     put(&SRS_STREAMS, status.streams.iter().filter(|stream| stream.state == "live").count() as f64);
     let viewers = [WorkerCounter::FlvViewers, WorkerCounter::RtmpViewers, WorkerCounter::OtherViewers];
@@ -103,6 +107,17 @@ fn of_instance(out: &mut Exposition, status: &Status, front: &FrontPage) {
     let mut streams = out.family(&STREAMS);
     for state in STREAM_STATES {
         streams.add(&[state], status.streams.iter().filter(|stream| stream.state == state).count());
+    }
+}
+
+fn of_limits(out: &mut Exposition, front: &FrontPage, workers: &[Worker]) {
+    let mut hits: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut add = |limit: &'static str, times| *hits.entry(limit).or_default() += times;
+    FrontCounter::ALL.iter().for_each(|counter| add(counter.label(), front.counter(*counter).load(Relaxed)));
+    WorkerCounter::ALL.iter().for_each(|counter| add(counter.label(), sum(workers, *counter)));
+    let mut series = out.family(&LIMIT_HITS);
+    for (limit, times) in hits.iter().filter(|(label, _)| is_limit(label)) {
+        series.add(&[limit], times);
     }
 }
 
@@ -171,6 +186,8 @@ fn of_streams(out: &mut Exposition, scope: &Scope, root: &Root, streams: &[Strea
         }
     };
     counter(&STREAM_BYTES_IN, &|stream| stream.bytes);
+    counter(&STREAM_BYTES_OUT, &|stream| stream.sent_bytes);
+    counter(&STREAM_JUMPS, &|stream| stream.jumps);
     counter(&STREAM_RECORDS, &|stream| stream.records);
     counter(&STREAM_KEYFRAMES, &|stream| stream.keyframes);
     counter(&STREAM_DROPPED, &|stream| stream.records_dropped);
@@ -186,6 +203,8 @@ fn of_streams(out: &mut Exposition, scope: &Scope, root: &Root, streams: &[Strea
         }
     };
     summed(&STREAM_RATE_IN, &|stream| stream.received_rate);
+    summed(&STREAM_RATE_OUT, &|stream| stream.sent_rate);
+    summed(&STREAM_VIEWERS, &|stream| stream.viewers);
     summed(&STREAM_LOG_BYTES, &|stream| stream.log_bytes);
     summed(&STREAM_EXPECTS_SEGMENTS, &|stream| u64::from(expects(stream)));
 

@@ -4,7 +4,8 @@
 pub(super) type Value = fn(&str) -> Option<String>;
 
 /// Directives of the root and the keys that they become.
-pub(super) const ROOT: &[(&str, &str, &str, Value)] = &[("max_connections", "limits", "connections", number)];
+pub(super) const ROOT: &[(&str, &str, &str, Value)] =
+    &[("max_connections", "limits", "connections", number), ("server_id", "hooks", "server_id", text)];
 
 /// Directives of vhosts and the keys that they become. One value holds for all vhosts here.
 pub(super) const VHOST: &[(&str, &str, &str, Value)] = &[
@@ -56,6 +57,16 @@ pub(super) const SILENT: &[&str] = &[
     "vhost.cluster.protocol",
     "vhost.forward.enabled",
     "vhost.forward.destination",
+    "vhost.forward.backend",
+    "vhost.http_hooks",
+    "vhost.http_hooks.enabled",
+    "vhost.http_hooks.on_connect",
+    "vhost.http_hooks.on_close",
+    "vhost.http_hooks.on_publish",
+    "vhost.http_hooks.on_unpublish",
+    "vhost.http_hooks.on_play",
+    "vhost.http_hooks.on_stop",
+    "vhost.http_hooks.on_hls",
     "daemon",
     "asprocess",
     "is_full",
@@ -90,7 +101,11 @@ pub(super) const REASONS: &[(&str, &str)] = &[
     ("vhost.rtsp", "RTSP is not served; with [engine] kind = \"srs\" it is, by SRS"),
     ("stream_caster", "streams come in by RTMP alone; ffmpeg can publish what comes in otherwise"),
     ("heartbeat", "nothing is reported by itself; ask the server (`braidcast status`)"),
-    ("vhost.http_hooks", "no hooks are called; with [engine] kind = \"srs\" they are, by SRS"),
+    (
+        "vhost.http_hooks.on_dvr",
+        "streams are not recorded; ffmpeg can record rtmp:// or .flv of this server, and on_hls tells of each segment",
+    ),
+    ("vhost.http_hooks.on_hls_notify", "segments are not fetched through other servers; on_hls tells of each where it is"),
     ("vhost.exec", "no programs are started for publishers; with [engine] kind = \"srs\" they are, by SRS"),
     ("vhost.dvr", "streams are not recorded; ffmpeg can record rtmp:// or .flv of this server"),
     ("vhost.dash", "there is HLS, no DASH"),
@@ -112,7 +127,6 @@ pub(super) const REASONS: &[(&str, &str)] = &[
     ("vhost.cluster.origin_cluster", "the workers of this server are the cluster"),
     ("vhost.cluster.coworkers", "the workers of this server are the cluster"),
     ("vhost.cluster.token_traverse", "what viewers say of themselves is not passed on to the origin"),
-    ("vhost.forward.backend", "no hooks are called; name the targets in [[forward]]"),
 ];
 
 /// Blocks that do nothing unless their `enabled` says on.
@@ -169,6 +183,10 @@ pub(super) const OFF: &[&str] = &[
 
 fn number(text: &str) -> Option<String> {
     text.parse::<u64>().ok().map(|number| number.to_string())
+}
+
+fn text(text: &str) -> Option<String> {
+    Some(format!("{text:?}"))
 }
 
 fn seconds(text: &str) -> Option<String> {

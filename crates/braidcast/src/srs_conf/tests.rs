@@ -348,12 +348,27 @@ fn an_import_takes_what_there_is_a_setting_for() {
             ("edge.example.com", "**", "rtmp://192.0.2.3:1935/{app}/{stream}?vhost=origin.example.com"),
         ]
     );
+    let hooks: Vec<(&str, String)> = config.hook.iter().map(|hook| (hook.url.as_str(), format!("{:?}", hook.events.0))).collect();
+    let hook = |url, events: &str| (url, events.to_owned());
+    assert_eq!(
+        hooks,
+        [
+            hook("http://127.0.0.1:8085/c", "[Connect, Close]"),
+            hook("http://127.0.0.1:8085/p", "[Publish, Unpublish]"),
+            hook("http://127.0.0.1:8086/p", "[Publish]"),
+            hook("http://127.0.0.1:8085/v", "[Play, Stop]"),
+            hook("http://127.0.0.1:8085/h", "[Hls]"),
+            hook("http://127.0.0.1:8086/h", "[Hls]"),
+            hook("http://127.0.0.1:8085/forward", "[Forward]"),
+        ]
+    );
+    assert_eq!((config.hook[0].vhost.as_str(), config.hooks.server_id.as_str()), ("a.example.com", "east-1"));
     for wanted in [
-        "# everything.conf:2: server_id: there is no setting for it",
+        "# everything.conf:101: vhost.http_hooks.on_dvr: streams are not recorded",
+        "# everything.conf:101: vhost.http_hooks.on_hls_notify: ",
         "vhost.ingest: run ffmpeg beside",
         "192.0.2.4 is not asked",
         "vhost.dvr: streams are not recorded",
-        "vhost.http_hooks: ",
         "rtc_server: WebRTC",
         "vhost.hls.hls_keys: segments are not encrypted",
     ] {
@@ -467,6 +482,7 @@ fn an_import_lets_in_whom_srs_lets_in() {
         assert!(from(play, "http://www.a.test/x") && !from(play, "http://b.test/x") && from(publish, "http://b.test"), "{refer}");
         assert!(!from(publish, "") && !from(play, "http://c.test/"), "{refer}");
     }
-    let native = site("x.conf", "vhost __defaultVhost__ { security { enabled on; allow publish nobody; deny play some.host; } }", &[]).to_native();
+    let native =
+        site("x.conf", "vhost __defaultVhost__ { security { enabled on; allow publish nobody; deny play some.host; } }", &[]).to_native();
     assert!(native.contains("vhost.security: allow publish nobody: is no address"), "{native}");
 }

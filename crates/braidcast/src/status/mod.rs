@@ -4,6 +4,7 @@
 //! Numbers are of slightly different moments; each is right by itself.
 
 mod engine_streams;
+mod hooks;
 pub mod instance;
 mod streams;
 mod table;
@@ -28,6 +29,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
+pub use hooks::Hook;
 pub use streams::Stream;
 
 /// How old [`Cached`] answers may become, in milliseconds.
@@ -56,6 +58,8 @@ pub struct Status {
     pub streams: Vec<Stream>,
     /// Streams that go to other servers, or come from them.
     pub relays: Vec<Relay>,
+    /// The hook servers, in the order of the configuration.
+    pub hooks: Vec<Hook>,
     /// The shared directory.
     pub directory: Directory,
 }
@@ -186,6 +190,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let running = locks.holder(&shared_dir.join(instance::LOCK_NAME)).is_some();
     let rows: Vec<(WorkerId, WorkerRow)> = (1..=front.workers()).map(WorkerId).map(|id| (id, front.row(id))).collect();
     let worker_of = |pid: u32| rows.iter().find(|(_, row)| row.pid == pid).map(|(id, _)| id.0);
+    let pid_of = |worker: WorkerId| front.row(worker).pid;
     let root = Root::new(shared_dir.to_owned());
     let front_pid = u32::try_from(front.counter(FrontCounter::Pid).load(Relaxed)).unwrap_or(0);
     let processes: Vec<(String, u32)> =
@@ -196,7 +201,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let kind = engine.as_ref().map_or("native".to_owned(), |engine| engine.kind.clone());
     let streams = match &engine {
         Some(engine) => engine_streams::streams(&root, engine, &if running { Live::read(shared_dir) } else { Live::default() }, now)?,
-        None => streams::streams(&root, &locks, worker_of, now)?,
+        None => streams::streams(&root, &locks, worker_of, pid_of, now)?,
     };
     Ok(Status {
         version: crate::VERSION,
@@ -217,6 +222,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams,
         relays: if running { report::read(shared_dir, &processes) } else { Vec::new() },
+        hooks: if running { hooks::read(shared_dir) } else { Vec::new() },
         directory: Directory {
             bytes: counter(FrontCounter::DirectoryBytes),
             budget_bytes: counter(FrontCounter::DirectoryBudgetBytes),
@@ -297,7 +303,9 @@ impl Status {
         let streams: Vec<&Stream> = self.streams.iter().filter(may_be).collect();
         let mut answer = json!({ "streams": streams, "engine": self.engine.kind });
         for stream in answer["streams"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-            stream.shift_remove("publisher");
+            for inner in ["publisher", "viewers", "sent_bytes", "sent_rate", "jumps"] {
+                stream.shift_remove(inner);
+            }
         }
         if let (Some(port), Value::Object(answer)) = (port, &mut answer) {
             answer.insert("rtmp_port".into(), port.into());

@@ -1,8 +1,10 @@
 //! The streams of an instance, each read from its log's head, a few of its newest records and its segments' names.
 
 use super::instance::Locks;
+use crate::control::WorkerId;
 use crate::hls::files;
 use crate::hls::survey::survey;
+use crate::watched::{self, Watched};
 use anyhow::Context;
 use braidcast_media::StreamKey;
 use braidcast_protocols::mpegts::Form;
@@ -59,6 +61,14 @@ pub struct Stream {
     pub age_ms: u64,
     /// Bytes received in a second, over the last blocks, half a minute at most; 0 unless it is live.
     pub received_rate: u64,
+    /// Viewers now, by RTMP and by HTTP in one endless answer.
+    pub viewers: u64,
+    /// Bytes sent to viewers since the log was made, live and in segments.
+    pub sent_bytes: u64,
+    /// Bytes sent to viewers in a second; an average in which the last ten seconds count most.
+    pub sent_rate: u64,
+    /// How often viewers were jumped to the newest keyframe because they lagged.
+    pub jumps: u64,
     /// Milliseconds since the end of the newest segment; `null` if there is none.
     pub segment_age_ms: Option<u64>,
     /// How long the newest segment lasts, milliseconds; `null` if there is none.
@@ -75,10 +85,20 @@ pub struct StreamHls {
 }
 
 /// All streams, sorted by name. `worker_of` tells a worker by its process.
-pub(super) fn streams(root: &Root, locks: &Locks, worker_of: impl Fn(u32) -> Option<u16>, now: Now) -> anyhow::Result<Vec<Stream>> {
+pub(super) fn streams(
+    root: &Root,
+    locks: &Locks,
+    worker_of: impl Fn(u32) -> Option<u16>,
+    pid_of: impl Fn(WorkerId) -> u32,
+    now: Now,
+) -> anyhow::Result<Vec<Stream>> {
     let keys = root.keys().context("the list of streams")?;
     // A stream that cannot be read (removed in this moment, made by another version) does not hide the others.
-    Ok(keys.iter().filter_map(|key| stream(root, key, locks, &worker_of, now)).collect())
+    let streams = keys.iter().filter_map(|key| {
+        let Watched { viewers, sent_bytes, sent_rate, jumps } = watched::read(root, key, &pid_of);
+        Some(Stream { viewers, sent_bytes, sent_rate, jumps, ..stream(root, key, locks, &worker_of, now)? })
+    });
+    Ok(streams.collect())
 }
 
 fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) -> Option<u16>, now: Now) -> Option<Stream> {
@@ -117,6 +137,10 @@ fn stream(root: &Root, key: &StreamKey, locks: &Locks, worker_of: &impl Fn(u32) 
         log_bytes: reader.total_bytes().saturating_sub(before_oldest),
         age_ms: now.mono_ms.saturating_sub(reader.last_append_mono_ms()),
         received_rate: if reader.state() == State::Live { received_rate(&reader, now.wall_ms) } else { 0 },
+        viewers: 0,
+        sent_bytes: 0,
+        sent_rate: 0,
+        jumps: 0,
         segment_age_ms: info.as_ref().map(|info| now.wall_ms.saturating_sub(info.wall_end_ms)),
         segment_duration_ms: info.map(|info| info.duration_90k / 90),
     })

@@ -102,7 +102,7 @@ fn everything_is_in_the_json() {
     let known = json!({
         "vhost": "__defaultVhost__", "app": "live", "stream": "film", "state": "live", "worker": 1, "publisher": "192.0.2.1:40000", "video": "H.264", "audio": "MP3",
         "bytes": made.writer.counters().bytes, "records": made.writer.counters().records, "keyframes": made.writer.counters().keyframes,
-        "epoch": 1, "segment": 12, "hls": { "leaves_out": [] },
+        "epoch": 1, "segment": 12, "hls": { "leaves_out": [], "carries": true },
     });
     for (key, value) in known.as_object().unwrap() {
         assert_eq!(&stream[key], value, "{key}");
@@ -138,7 +138,7 @@ fn people_see_tables() {
         publisher: None,
         audio: None,
         segment: None,
-        hls: streams::StreamHls { leaves_out: vec!["AV1".into(), "FLAC".into()] },
+        hls: streams::StreamHls { leaves_out: vec!["AV1".into(), "FLAC".into()], carries: false },
         ..stream.clone()
     };
     status.streams.push(second);

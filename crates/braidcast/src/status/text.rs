@@ -32,6 +32,10 @@ pub(super) fn text(status: &Status) -> String {
         out.push('\n');
         out.push_str(&relays(&status.relays));
     }
+    if !status.hooks.is_empty() {
+        out.push('\n');
+        out.push_str(&super::hooks::text(&status.hooks));
+    }
     out
 }
 
@@ -242,7 +246,7 @@ fn relays(relays: &[Relay]) -> String {
 }
 
 /// A name that a client chose, without what a terminal would obey or that turns the text around.
-fn printable(name: &str) -> String {
+pub(super) fn printable(name: &str) -> String {
     let harmless = |c: &char| {
         !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };

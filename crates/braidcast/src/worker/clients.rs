@@ -54,7 +54,9 @@ impl Worker {
         let description = Description {
             // As SRS has it: players by HTTP have no such URL of their own.
             tc_url: format!("rtmp://{host}/{}", wish.key.app()),
+            page_url: request.referer.clone().unwrap_or_default(),
             param: request.query.clone(),
+            agent: request.user_agent.clone().unwrap_or_default(),
             ..self.sessions[slot].description(kind, wish)
         };
         self.describe(slot, &description);

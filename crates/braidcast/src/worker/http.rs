@@ -9,7 +9,7 @@ use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Intent, Listener};
 use crate::hls::{INDEX, serve, survey};
-use crate::{page, status};
+use crate::{api, page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
 use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
@@ -29,7 +29,7 @@ const SEGMENT_MAX_AGE: u32 = 3_600;
 /// What somebody reads who asks for tracks that there are not.
 const BAD_TRACKS: &str = "say only=audio, only=video, or tracks=all";
 /// What somebody reads who guesses at the API.
-const NO_ENDPOINT: &str = "no such endpoint; there are /api/v1/versions and, on the API's port, /api/v2/status";
+const NO_ENDPOINT: &str = "no such endpoint; there are, on the API's port, /api/v1/ and /api/v2/status";
 
 impl Worker {
     pub(super) fn http_settings(&self) -> Settings {
@@ -107,6 +107,7 @@ impl Worker {
             self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
         }
         match route {
+            Route::Api(path) if wants_api && api::v1::is_known(&path) => self.ask_v1(slot, &path, request),
             Route::Api(path) => self.answer_api(slot, &path, head_only),
             _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
             Route::Live { .. } if head_only && self.config.relays() => self.pass_to_any(slot),
@@ -277,6 +278,8 @@ impl Worker {
         let session = &mut self.sessions[slot];
         session.push_control(&head);
         if !head_only && bytes > 0 {
+            self.watching.add(key, bytes, 0);
+            let session = &mut self.sessions[slot];
             let (Ok(offset), Ok(end)) = (u32::try_from(first), u32::try_from(first + bytes)) else {
                 return Err(End::Fault("a segment of more than 4 GiB"));
             };

@@ -4,6 +4,7 @@
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
 mod access;
+mod asking;
 mod clients;
 mod clips;
 mod fan_out;
@@ -31,6 +32,7 @@ mod streams;
 mod takeover;
 mod timers;
 mod waiting;
+mod watching;
 mod websocket;
 
 use crate::access::Rules;
@@ -44,6 +46,7 @@ use crate::metrics::OwnUse;
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
+use asking::Asking;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
@@ -72,6 +75,7 @@ use streams::LocalStream;
 use takeover::Departed;
 use timers::Timers;
 use waiting::Waiting;
+use watching::Watching;
 
 /// How long a session that is to be closed may take to read what it is still owed, milliseconds.
 const CLOSING_MS: u64 = 5_000;
@@ -111,6 +115,7 @@ const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
 const METRICS: u64 = u64::MAX - 8;
+const V1_ANSWERS: u64 = u64::MAX - 9;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -177,6 +182,8 @@ pub(crate) struct Worker {
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
+    /// Requests to SRS's API.
+    asking: Asking,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -220,6 +227,8 @@ pub(crate) struct Worker {
     outgoing: Outgoing,
     /// What goes through to processes of another server.
     relays: Relays,
+    /// Who views what, to be told.
+    watching: Watching,
     /// Who waits for metrics.
     monitoring: Monitoring,
 }
@@ -257,6 +266,8 @@ impl Worker {
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
         let monitoring = Monitoring::new().context("what metrics need")?;
         poller.add(&monitoring, METRICS, Interest::READ)?;
+        let asking = Asking::new().context("what the API needs")?;
+        poller.add(&asking, V1_ANSWERS, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -296,6 +307,7 @@ impl Worker {
             rows,
             clients,
             told_clients: clients::Round::default(),
+            asking,
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -327,6 +339,7 @@ impl Worker {
             access: Rules::new(&config.access),
             outgoing,
             relays,
+            watching: Watching::default(),
             monitoring,
             config,
         })
@@ -353,6 +366,7 @@ impl Worker {
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
                     METRICS => self.metrics_gathered(),
+                    V1_ANSWERS => self.v1_answered(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),

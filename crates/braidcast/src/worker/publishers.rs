@@ -241,7 +241,11 @@ impl Worker {
     /// Forgets the local view of a stream that nobody here watches.
     pub(super) fn forget_unwatched(&mut self, slot: usize) {
         if self.streams.get(slot).is_some_and(|stream| stream.viewers.is_empty()) {
-            let stream = self.streams.remove(slot);
+            let mut stream = self.streams.remove(slot);
+            let (sent_bytes, jumps) = stream.take_counted();
+            if sent_bytes + jumps > 0 {
+                self.watching.add(&stream.key, sent_bytes, jumps);
+            }
             // A stream that was deleted may have a successor of the same name.
             if self.stream_slots.get(&stream.key) == Some(&slot) {
                 self.stream_slots.remove(&stream.key);

@@ -41,7 +41,7 @@ pub struct Attendants {
 fn is_wanted(role: Role, config: &Config) -> bool {
     match role {
         Role::Tls => config.tls.is_on(),
-        Role::Hooks => false,
+        Role::Hooks => !config.hook.is_empty(),
     }
 }
 
