@@ -12,6 +12,7 @@ mod hls;
 mod logging;
 mod page;
 mod relays;
+mod sandbox;
 mod saved;
 mod srs_conf;
 mod status;

@@ -20,8 +20,10 @@ pub mod memory;
 pub mod net;
 pub mod page;
 pub mod poller;
+pub mod privileges;
 pub mod process;
 pub mod splice;
+pub mod syscalls;
 
 pub use dir::Dir;
 pub use eventfd::EventFd;

@@ -18,7 +18,7 @@ mod value;
 pub use docs::markdown;
 pub use keys::{
     Api, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play,
-    PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Server, When, Worker,
+    PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Sandbox, Server, When, Worker,
 };
 pub use load::{Sources, load, load_text};
 pub use networks::Network;
@@ -122,6 +122,7 @@ config! {
         hls: Hls,
         relay: Relay,
         limits: Limits,
+        sandbox: Sandbox,
     }
     [[
         worker: Worker, needs "id";
@@ -207,6 +208,9 @@ impl Config {
         keep(self.engine.kind != running.engine.kind, "[engine] kind");
         keep(self.processes() != running.processes(), "[engine] processes");
         keep(self.server.worker_base_port != running.server.worker_base_port, "[server] worker_base_port");
+        let who = |config: &Self| (config.sandbox.enabled, config.sandbox.user.clone(), config.sandbox.group.clone());
+        keep(who(self) != who(running), "[sandbox]");
+        (self.sandbox.enabled, self.sandbox.user, self.sandbox.group) = who(running);
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);

@@ -70,6 +70,7 @@ fn the_keys_are_those_that_were_promised() {
             "hls: enabled fragment window hls_dispose stream_budget retention",
             "relay: answer silent retry_max ffmpeg",
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes unfinished_in_all amf_depth name_bytes http_head_bytes",
+            "sandbox: enabled user group connect",
             "worker: id max_publishers weight",
             "forward: streams vhost to",
             "pull: stream vhost from when stop_after",

@@ -112,6 +112,8 @@ counters! {
         RefusedRecords = "refused_records",
         /// Segments that were lost: larger than `stream_budget` allows, or for want of room.
         SegmentsLost = "segments_lost",
+        /// Gauge: restrictions of the sandbox that are in force, one bit each: not root, system calls, files, ports.
+        Sandbox = "sandbox",
     }
 }
 

@@ -18,6 +18,7 @@ mod next_segments;
 mod notify;
 mod orders;
 mod orphans;
+mod ownership;
 mod placement;
 mod pulls;
 mod registry;
@@ -36,7 +37,7 @@ use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, ProcessId, WorkerId};
 use crate::logging::{self, RateLimit};
-use crate::relays;
+use crate::{relays, sandbox};
 use anyhow::{Context, bail};
 use balance::Balance;
 use braidcast_stream_log::WorkerPage;
@@ -164,8 +165,9 @@ pub fn run(load: impl FnOnce() -> anyhow::Result<Config>, options: ServeOptions)
     if front.handing_over { front.hand_over() } else { front.end() }
 }
 
-fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
+fn begin(mut config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
     logging::start(config.server.log_level, "front");
+    sandbox::settle(&mut config.sandbox)?;
     if config.workers() > MAX_WORKERS {
         bail!("[server] workers = {}: an instance has at most {MAX_WORKERS} workers", config.workers());
     }
@@ -537,6 +539,11 @@ impl Opened {
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
             }
+        }
+        if inherited.is_empty()
+            && let Some(identity) = sandbox::identity(&config.sandbox)
+        {
+            ownership::hand_over(config, identity).context("the shared directory cannot be used")?;
         }
         let connections = cover_connections(config)?;
         if let Ok(before) = FrontPage::open(shared.path()) {

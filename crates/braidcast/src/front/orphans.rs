@@ -1,5 +1,7 @@
 //! Workers that outlived their front: who they are is noted in the shared directory, and the next front finds them there.
 //!
+//! The notes lie where workers cannot write: who is noted there may be killed.
+//!
 //! A process is named by its number, its start time and the boot, so that no stranger who got the number later is ever harmed.
 
 use super::next_segments::boot_id;
@@ -7,17 +9,29 @@ use crate::control::WorkerId;
 use anyhow::{Context, bail};
 use braidcast_sys::process::{SIGKILL, start_time_ticks};
 use braidcast_sys::{Events, Interest, PidFd, Poller};
-use std::fs;
-use std::io;
+use std::ffi::OsStr;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+const PREFIX: &str = "worker-";
 const SUFFIX: &str = ".pid";
 
-/// Notes who a worker is: `workers/<id>.pid`.
+/// Notes who a worker is: `worker-<id>.pid`.
 pub fn note(shared_dir: &Path, worker: WorkerId, pid: u32) -> io::Result<()> {
     let Some(started) = start_time_ticks(pid)? else { return Ok(()) };
-    fs::write(path(shared_dir, worker), format!("{pid} {started} {}\n", boot_id()))
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path(shared_dir, worker))?;
+    writeln!(&file, "{pid} {started} {}", boot_id())
+}
+
+/// Forgets all workers: nobody is looked for any more.
+pub fn forget_all(shared_dir: &Path) -> anyhow::Result<()> {
+    for note in notes(shared_dir)? {
+        fs::remove_file(&note).with_context(|| format!("removing {}", note.display()))?;
+    }
+    Ok(())
 }
 
 /// The worker is dead.
@@ -45,7 +59,7 @@ pub fn alive(shared_dir: &Path) -> anyhow::Result<Vec<Orphan>> {
     let boot = boot_id();
     let mut found = Vec::new();
     for note in notes(shared_dir)? {
-        let id = note.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        let id = note.file_stem().and_then(|stem| stem.to_str()?.strip_prefix(PREFIX)?.parse().ok());
         match id.zip(running(&note, &boot)) {
             Some((id, (pid, handle))) => found.push(Orphan { worker: WorkerId(id), pid, handle }),
             None => fs::remove_file(&note).with_context(|| format!("removing {}", note.display()))?,
@@ -66,14 +80,13 @@ pub fn end(shared_dir: &Path, worker: WorkerId, pid: u32, handle: PidFd) -> anyh
 }
 
 fn path(shared_dir: &Path, worker: WorkerId) -> PathBuf {
-    shared_dir.join("workers").join(format!("{worker}{SUFFIX}"))
+    shared_dir.join(format!("{PREFIX}{worker}{SUFFIX}"))
 }
 
 fn notes(shared_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let directory = shared_dir.join("workers");
-    let entries = fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))?;
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    Ok(paths.filter(|path| path.to_str().is_some_and(|path| path.ends_with(SUFFIX))).collect())
+    let entries = fs::read_dir(shared_dir).with_context(|| format!("reading {}", shared_dir.display()))?;
+    let is_note = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.path()).filter(|path| path.file_name().is_some_and(is_note))).collect())
 }
 
 /// The process that a note names, if it runs. The handle is opened before the start time is looked at: it cannot come to mean another.
@@ -123,9 +136,7 @@ mod tests {
     use std::process::Command;
 
     fn shared_dir() -> tempfile::TempDir {
-        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-        fs::create_dir(directory.path().join("workers")).unwrap();
-        directory
+        tempfile::tempdir_in("/dev/shm").unwrap()
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl SharedDir {
         for name in ["streams", "sessions", "workers", crate::engine::DIRECTORY] {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
+        super::orphans::forget_all(self.path())?;
         for name in [crate::control::pages::FRONT_PAGE_NAME, crate::control::orders::SOCKET_NAME, LOCK_NAME, crate::relays::instance_file()]
         {
             ignore_missing(fs::remove_file(self.path().join(name)))?;
