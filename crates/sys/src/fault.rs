@@ -38,7 +38,8 @@ pub fn attempt(what: &str, pid: u32) -> std::io::Result<()> {
         match what {
             "ptrace" => libc::ptrace(libc::PTRACE_ATTACH, pid as libc::pid_t, 0, 0),
             "signal" => libc::kill(pid as libc::pid_t, 0).into(),
-            "mount" => libc::mount(c"none".as_ptr(), c"/mnt".as_ptr(), c"tmpfs".as_ptr(), 0, nothing.cast()).into(),
+            // Who may mount is told that there is no such file system.
+            "mount" => libc::mount(c"none".as_ptr(), c"/".as_ptr(), c"no-such-file-system".as_ptr(), 0, nothing.cast()).into(),
             "root" => libc::setresuid(0, 0, 0).into(),
             "unshare" => libc::unshare(libc::CLONE_NEWNS).into(),
             "bpf" => libc::syscall(libc::SYS_bpf, 0, nothing, 0),
@@ -52,8 +53,15 @@ pub fn attempt(what: &str, pid: u32) -> std::io::Result<()> {
     };
     match result {
         // A new process: it is not to go on as this one.
-        0 if what == "fork" => std::process::exit(0),
+        // SAFETY: ends the process.
+        0 if what == "fork" => unsafe { libc::_exit(0) },
         -1 => Err(std::io::Error::last_os_error()),
+        // Let go of, so that its parent hears of its end. SAFETY: takes numbers.
+        0 if what == "ptrace" => unsafe {
+            libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::__WALL);
+            libc::ptrace(libc::PTRACE_DETACH, pid as libc::pid_t, 0, 0);
+            Ok(())
+        },
         _ => Ok(()),
     }
 }

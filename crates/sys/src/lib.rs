@@ -13,6 +13,7 @@ pub mod dir;
 pub mod eventfd;
 pub mod fault;
 pub mod fd_passing;
+pub mod features;
 pub mod file;
 pub mod limits;
 pub mod mapping;

@@ -50,6 +50,7 @@ use listen::Socket;
 use moves::Moves;
 use next_segments::NextSegments;
 use orders::Orders;
+pub use ownership::check_way;
 use placement::Load;
 use pulls::Pulls;
 use registry::{Question, Registry, Rules};
@@ -540,10 +541,11 @@ impl Opened {
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
             }
         }
-        if inherited.is_empty()
-            && let Some(identity) = sandbox::identity(&config.sandbox)
-        {
-            ownership::hand_over(config, identity).context("the shared directory cannot be used")?;
+        if let Some(identity) = sandbox::identity(&config.sandbox) {
+            sandbox::share_with_group();
+            if inherited.is_empty() {
+                ownership::hand_over(config, identity).context("the shared directory cannot be used")?;
+            }
         }
         let connections = cover_connections(config)?;
         if let Ok(before) = FrontPage::open(shared.path()) {

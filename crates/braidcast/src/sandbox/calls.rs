@@ -6,6 +6,7 @@
 
 use super::reach::{Connect, Needs};
 use anyhow::Context;
+use braidcast_sys::features;
 use braidcast_sys::syscalls::{self as sys, FILES, HOSTILE, INPUT_OUTPUT, PROCESS, SIGNALS, SOCKETS};
 use seccompiler::SeccompCmpArgLen::Dword;
 use seccompiler::SeccompCmpOp::{MaskedEq, Ne};
@@ -13,6 +14,11 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, Se
 use std::collections::BTreeMap;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Whether the kernel can.
+pub fn are_filtered_here() -> bool {
+    features::call_filters() && TargetArch::try_from(std::env::consts::ARCH).is_ok()
+}
 
 /// Puts both filters into force for this thread and those that it starts.
 pub fn restrict(needs: &Needs) -> anyhow::Result<()> {

@@ -19,7 +19,7 @@ use braidcast_sys::privileges::{self, Identity};
 
 /// Users that are taken when the configuration names none, the first that there is.
 const USERS: [&str; 2] = ["braidcast", "nobody"];
-/// Files that root's processes make below the shared directory are for the workers' group too, and for nobody else.
+/// What others than owner and group may not do with files that this server makes.
 const UMASK: u32 = 0o007;
 /// The oldest version of Landlock that lets files be moved between directories.
 const LANDLOCK_LEAST: u32 = 2;
@@ -40,10 +40,7 @@ pub fn settle(sandbox: &mut Sandbox) -> anyhow::Result<()> {
         return Ok(());
     }
     match resolve(sandbox)? {
-        Some(Identity { uid, gid }) => {
-            (sandbox.user, sandbox.group) = (uid.to_string(), gid.to_string());
-            privileges::set_umask(UMASK);
-        }
+        Some(Identity { uid, gid }) => (sandbox.user, sandbox.group) = (uid.to_string(), gid.to_string()),
         None => (sandbox.user, sandbox.group) = (String::new(), String::new()),
     }
     for lack in lacks(sandbox) {
@@ -57,6 +54,9 @@ pub fn lacks(sandbox: &Sandbox) -> Vec<&'static str> {
     let mut lacks = Vec::new();
     if privileges::effective_uid() == 0 && sandbox.user.is_empty() {
         lacks.push("this root may not become another user (it lacks CAP_SETUID, CAP_SETGID or CAP_CHOWN): workers run as root, without capabilities");
+    }
+    if !calls::are_filtered_here() {
+        lacks.push("the kernel does not filter system calls (CONFIG_SECCOMP_FILTER): workers have all of them");
     }
     match privileges::landlock_abi() {
         None | Some(0..LANDLOCK_LEAST) => {
@@ -73,6 +73,11 @@ pub fn lacks(sandbox: &Sandbox) -> Vec<&'static str> {
 /// Who workers become, as it was settled; `None`: they stay who they are.
 pub fn identity(settled: &Sandbox) -> Option<Identity> {
     Some(Identity { uid: settled.user.parse().ok()?, gid: settled.group.parse().ok()? })
+}
+
+/// From now on what this process and its children make is for the group of the directory that it is made in, too, and for nobody else.
+pub fn share_with_group() {
+    privileges::set_umask(UMASK);
 }
 
 /// Who workers are to become; `None`: they stay who they are.
@@ -133,8 +138,10 @@ pub fn enter(config: &Config, needs: &Needs) -> anyhow::Result<Standing> {
     if let Some(reach) = reach {
         standing.note_reach(reach.restrict()?);
     }
-    calls::restrict(needs).context("filtering system calls")?;
-    standing.note_calls();
+    if calls::are_filtered_here() {
+        calls::restrict(needs).context("filtering system calls")?;
+        standing.note_calls();
+    }
     tracing::debug!("{} is in the sandbox: {standing}", needs.who);
     Ok(standing)
 }

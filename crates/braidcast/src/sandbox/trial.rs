@@ -31,7 +31,7 @@ struct Trial {
 /// Runs the trial if the message asks for one.
 pub fn run(payload: &[u8], shared_dir: &Path) {
     let Some(asked) = payload.strip_suffix(MARK) else { return };
-    let Some(start) = asked.iter().position(|byte| *byte == b'{') else { return };
+    let Some(start) = asked.windows(2).position(|two| two == b"{\"") else { return };
     let Ok(trial) = serde_json::from_slice::<Trial>(&asked[start..]) else { return };
     let connect = |address| TcpStream::connect_timeout(&address, Duration::from_secs(5)).map(drop);
     let in_tmp = std::env::temp_dir().join(&trial.result);
