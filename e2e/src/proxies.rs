@@ -30,7 +30,12 @@ pub struct Proxy {
 
 /// The text of the only block of `docs/deployment.md` in this language that holds these words.
 pub fn documented(language: &str, words: &str) -> Result<String> {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/deployment.md"))?;
+    documented_in("deployment.md", language, words)
+}
+
+/// As [`documented`], of another page of `docs/`.
+pub fn documented_in(page: &str, language: &str, words: &str) -> Result<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(page))?;
     let fence = format!("```{language}\n");
     let mut blocks = text.split(&fence).skip(1).filter_map(|rest| rest.split("```").next()).filter(|block| block.contains(words));
     let block = blocks.next().with_context(|| format!("no {language} block with {words:?}"))?.to_owned();

@@ -2,20 +2,30 @@
 //!
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
+mod access;
+mod api;
+mod attendant;
 mod cli;
+mod clients;
 mod config;
 mod control;
 mod engine;
+mod events;
 mod front;
 pub mod fuzzing;
 mod hls;
+mod hooks;
+mod jobs;
 mod logging;
+mod metrics;
 mod page;
 mod relays;
 mod sandbox;
 mod saved;
 mod srs_conf;
 mod status;
+mod tls;
+mod watched;
 mod worker;
 
 /// Which version this is. Tests upgrade from one to another.

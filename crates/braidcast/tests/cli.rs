@@ -105,6 +105,13 @@ fn the_reference_is_printed() {
 }
 
 #[test]
+fn the_reference_of_the_metrics_is_printed() {
+    let (code, out, _) = run(&["metrics-docs"]);
+    assert_eq!(code, Some(0));
+    assert!(out == include_str!("../../../docs/metrics.md"), "docs/metrics.md is stale: braidcast metrics-docs > docs/metrics.md");
+}
+
+#[test]
 fn status_without_an_instance_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let name = directory.path().to_str().unwrap();

@@ -242,7 +242,7 @@ fn hevc_head(sps: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The bytes of a parameter set behind its header, emulation prevention taken out.
-fn without_prevention(unit: &[u8], header_bytes: usize) -> Vec<u8> {
+pub(crate) fn without_prevention(unit: &[u8], header_bytes: usize) -> Vec<u8> {
     let (mut bytes, mut zeros) = (Vec::new(), 0);
     for &byte in unit.iter().skip(header_bytes).take(LOOKED_AT_BYTES) {
         if zeros >= 2 && byte == 3 {

@@ -5,6 +5,7 @@
 pub mod annex_b;
 pub mod bits;
 pub mod choice;
+pub mod details;
 pub mod flv;
 pub mod key;
 pub mod tag;

@@ -41,15 +41,18 @@ pub struct WorkerPage {
 
 impl WorkerPage {
     /// Makes the page `workers/<worker>`, or takes over the one of a dead predecessor, which others have mapped: awake,
-    /// reading nothing, all counters zero. What is a page already is one at every moment: another worker may be opening it.
+    /// reading nothing. Counters go on; a gauge is for the caller to set. What is a page already is one at every moment: another
+    /// worker may be opening it.
     pub fn create(root: &Root, worker: u16) -> io::Result<Self> {
         let directory = root.path().join("workers");
         fs::create_dir_all(&directory)?;
         let page = SharedPage::map_writable(Dir::open(&directory)?.open_or_create(&worker.to_string())?, PAGE_BYTES)?;
-        if !is_page(&page) {
+        let was_page = is_page(&page);
+        if !was_page {
             page.u64(at::MAGIC).store(0, Release);
         }
-        for offset in (at::BEATS..PAGE_BYTES).step_by(8) {
+        let kept = at::COUNTERS..if was_page { at::COUNTERS + 8 * COUNTERS } else { at::COUNTERS };
+        for offset in (at::BEATS..PAGE_BYTES).step_by(8).filter(|offset| !kept.contains(offset)) {
             page.u64(offset).store(0, Relaxed);
         }
         page.u32(at::VERSION).store(PAGE_VERSION, Relaxed);
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_starts_with_a_clean_page_that_others_have_mapped() {
+    fn a_successor_goes_on_counting_on_a_page_that_others_have_mapped_and_is_else_clean() {
         let (_directory, root) = root();
         let mut page = WorkerPage::create(&root, 2).unwrap();
         page.set_reading(9, true);
@@ -288,7 +291,7 @@ mod tests {
         let view = WorkerPage::open(&root, 2).unwrap();
         assert_eq!((view.reads(9), view.sleeps(), view.counter(COUNTERS - 1)), (true, true, 5));
         let _successor = WorkerPage::create(&root, 2).unwrap();
-        assert_eq!((view.reads(9), view.sleeps(), view.counter(COUNTERS - 1)), (false, false, 0));
+        assert_eq!((view.reads(9), view.sleeps(), view.counter(COUNTERS - 1)), (false, false, 5));
     }
 
     /// Workers that start together take over their own pages while they open each other's.

@@ -1,7 +1,8 @@
 //! Memory that outlives its process: a file in tmpfs, mapped, that one process at a time writes each part of.
 //!
-//! Unlike a [`crate::SharedPage`] it holds plain bytes. The contract of everybody who maps the same file: a byte is written by
-//! at most one process, and read by another only when that one is dead or has said that it is done with it.
+//! Unlike a [`crate::SharedPage`] it grows, and may hold plain bytes. The contract of everybody who maps the same file: a byte is written
+//! by at most one process, and read by another only when that one is dead or has said that it is done with it. A file whose bytes are only
+//! accessed by [`SharedMemory::word`] needs no such care.
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -10,6 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
 /// See the module's head.
 #[derive(Debug)]
@@ -86,6 +88,16 @@ impl SharedMemory {
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast::<u8>().add(range.start), range.len()) }
     }
 
+    /// The 64-bit number at `offset` bytes. For memory that is accessed by such numbers alone: then any number of processes may read and
+    /// write it at once. Panics if the offset is not a multiple of 8, and beyond what was taken: layouts are constants.
+    pub fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8), "no number of 8 bytes at offset {offset}");
+        self.check(&(offset..offset + 8));
+        // SAFETY: in bounds and aligned (checked; maps start at a page boundary), alive as long as `self`, and accessed as an atomic
+        // by every process, as the contract of this function says.
+        unsafe { AtomicU64::from_ptr(self.start.as_ptr().cast::<u8>().add(offset).cast()) }
+    }
+
     fn check(&self, range: &Range<usize>) {
         assert!(range.start <= range.end && range.end <= self.taken_bytes, "bytes {range:?} of {} that were taken", self.taken_bytes);
     }
@@ -136,6 +148,19 @@ mod tests {
         memory.take_again(65_536..131_072).unwrap();
         memory.bytes_mut(65_536..65_540).copy_from_slice(b"back");
         assert_eq!(memory.bytes(65_535..65_541), b"\0back\0");
+    }
+
+    #[test]
+    fn words_are_seen_by_others_at_once() {
+        let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        let mut writer = SharedMemory::map(file.reopen().unwrap().into(), 1 << 16).unwrap();
+        writer.take(4096).unwrap();
+        let reader = SharedMemory::map(file.reopen().unwrap().into(), 1 << 16).unwrap();
+        writer.word(4088).store(7, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(reader.word(4088).load(std::sync::atomic::Ordering::SeqCst), 7);
+        for offset in [4, 4096, 1 << 16] {
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reader.word(offset).as_ptr())).is_err(), "{offset}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 pub use libc::{SIGABRT, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2};
 
@@ -64,6 +65,26 @@ impl AsFd for PidFd {
 /// The name of this process in `ps` and `ss`, at most 15 bytes of it: else that of the file that was executed, which may be `exe`.
 pub fn set_name(name: &std::ffi::CStr) -> io::Result<()> {
     Ok(rustix::thread::set_name(name)?)
+}
+
+/// What this process takes of the machine's memory. Opened once: later the process may not see `/proc` any more.
+#[derive(Debug)]
+pub struct OwnMemory(fs::File);
+
+impl OwnMemory {
+    /// Opens what tells.
+    pub fn open() -> io::Result<Self> {
+        fs::File::open("/proc/self/statm").map(Self)
+    }
+
+    /// Bytes of memory in use by this process alone, without what it shares with others (proc(5)); 0 if that cannot be read.
+    pub fn bytes(&self) -> u64 {
+        let mut text = [0; 128];
+        let read = self.0.read_at(&mut text, 0).unwrap_or(0);
+        let mut pages = std::str::from_utf8(&text[..read]).unwrap_or_default().split(' ').map(|field| field.parse::<u64>().unwrap_or(0));
+        let (_, resident, shared) = (pages.next(), pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+        resident.saturating_sub(shared).saturating_mul(rustix::param::page_size() as u64)
+    }
 }
 
 /// What the scheduler does with a process.

@@ -4,6 +4,7 @@ use super::findings::{Finding, Findings, Verdict};
 use super::ports::who_listens;
 use super::print;
 use super::serve::ConfigArgs;
+use crate::access::files::KeyFiles;
 use crate::config::{self, Config, Size};
 use crate::front;
 use crate::srs_conf::NoteKind;
@@ -87,12 +88,16 @@ pub(super) fn machine(config: &Config, findings: &mut Findings) {
             port(section, *address, running, findings);
         }
     }
+    for address in &config.metrics.listen {
+        port("metrics", *address, running, findings);
+    }
     for id in 1..=config.workers() {
         if let Some(sub_port) = config.sub_port(id) {
             port(&format!("worker {id}"), ([127, 0, 0, 1], sub_port).into(), running, findings);
         }
     }
     relays(config, findings);
+    access(config, findings);
     engine(config, findings);
     shared_directory(config, findings);
     state_directory(&config.server.state_dir, running, findings);
@@ -118,6 +123,17 @@ fn engine(config: &Config, findings: &mut Findings) {
             }
         }
         Err(error) => findings.add(Verdict::Error, format!("engine: {error:#}")),
+    }
+}
+
+/// Files with keys for access rules have to hold some.
+fn access(config: &Config, findings: &mut Findings) {
+    match KeyFiles::read(config) {
+        Ok(files) if files.is_empty() => {}
+        Ok(files) => {
+            files.contents().for_each(|(path, _)| findings.add(Verdict::Ok, format!("[[access]]: the keys in {path} can be used")));
+        }
+        Err(error) => findings.add(Verdict::Error, format!("{error:#}")),
     }
 }
 

@@ -10,7 +10,7 @@ mod ports;
 mod serve;
 mod status;
 
-use crate::config;
+use crate::{config, metrics};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -47,6 +47,9 @@ enum Command {
     /// One of the server's workers; started by the front alone.
     #[command(hide = true)]
     Worker(serve::WorkerArgs),
+    /// A process beside the workers; started by the front alone.
+    #[command(hide = true)]
+    Attendant(serve::AttendantArgs),
     /// Say what is wrong with a configuration and with the machine for it, and start nothing.
     Check(check::CheckArgs),
     /// Look whether machine, kernel and sandbox are as they should be, and say what mends each fault.
@@ -71,6 +74,8 @@ enum Command {
     Bench(braidcast_bench::cli::Command),
     /// Print the reference of the configuration, as Markdown.
     ConfigDocs,
+    /// Print the reference of the metrics, as Markdown.
+    MetricsDocs,
 }
 
 /// Reads the command line and does what it says.
@@ -91,6 +96,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Worker(args) => serve::run_worker(&args),
+        Command::Attendant(args) => crate::attendant::run(args.role, &args.shared_dir),
         Command::Check(args) => check::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::ImportSrs(args) => import_srs::run(&args),
@@ -103,6 +109,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(command) => braidcast_bench::cli::run(command),
         Command::ConfigDocs => {
             print(&config::markdown())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::MetricsDocs => {
+            print(&metrics::markdown())?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -1,6 +1,7 @@
 //! `braidcast serve`: turns flags into settings, and gives the whole to the front. And the workers that the front starts.
 
 use crate::config::{self, Sources};
+use crate::control::attendants::Role;
 use crate::{front, worker};
 use anyhow::Context;
 use clap::Args;
@@ -28,6 +29,9 @@ pub(super) struct ConfigArgs {
     /// Address for the API; may be given several times [default: localhost:1985]
     #[arg(long, value_name = "ADDR")]
     api: Vec<String>,
+    /// Address for /metrics, without one localhost:9972; may be given several times [default: none]
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "localhost:9972")]
+    metrics: Vec<String>,
     /// Directory in memory that the processes share; one for each instance
     #[arg(long, value_name = "DIR")]
     shared_dir: Option<String>,
@@ -90,6 +94,16 @@ pub(super) struct WorkerArgs {
     control_fd: i32,
 }
 
+/// How the front starts an attendant.
+#[derive(Args, Debug)]
+pub(super) struct AttendantArgs {
+    /// What it is for
+    pub role: Role,
+    /// The instance's shared directory
+    #[arg(long, value_name = "DIR")]
+    pub shared_dir: PathBuf,
+}
+
 pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let load = || -> anyhow::Result<config::Config> {
         let loaded = config::load(&args.config.sources()?)?;
@@ -136,6 +150,7 @@ impl ConfigArgs {
             ("--rtmp", "rtmp.listen", list(&self.rtmp)),
             ("--http", "http.listen", list(&self.http)),
             ("--api", "api.listen", list(&self.api)),
+            ("--metrics", "metrics.listen", list(&self.metrics)),
             ("--shared-dir", "server.shared_dir", self.shared_dir.clone()),
             ("--state-dir", "server.state_dir", self.state_dir.clone()),
             ("--worker-base-port", "server.worker_base_port", self.worker_base_port.clone()),

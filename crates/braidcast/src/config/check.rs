@@ -2,7 +2,7 @@
 //!
 //! Looks at the configuration only. Whether ports are free and directories usable is for `braidcast check` and the start to find out.
 
-use super::{Config, EngineKind, ProxyProtocol, Pull, Span, When, Worker};
+use super::{Config, EngineKind, Hook, ProxyProtocol, Pull, Span, When, Worker};
 use braidcast_media::StreamKey;
 use std::net::IpAddr;
 
@@ -13,6 +13,8 @@ const MAX_TRUSTED_PROXIES: usize = 256;
 
 /// The most forwards, and the most pulls.
 const MAX_RELAYS: usize = 256;
+/// The most hooks: each has counters of its own, and each decision goes through all of them.
+const MAX_HOOKS: usize = crate::hooks::MAX_HOOKS;
 /// The longest configuration as the workers get it, in bytes: a part of one message.
 const MAX_JSON_BYTES: usize = crate::control::MAX_MESSAGE_BYTES / 2;
 
@@ -50,10 +52,12 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     proxies(&mut error, config);
     ports(&mut error, config);
     relays(&mut error, config);
+    hooks(&mut error, config);
     if config.to_json().len() > MAX_JSON_BYTES {
         error("server", "vhosts", format!("the configuration is too long: written as JSON it has more than {MAX_JSON_BYTES} bytes"));
     }
     pulls(&mut found, config);
+    super::access::contradictions(&mut found, config);
     workers(&mut found, config);
     engine(&mut found, config);
     let play = &config.play;
@@ -148,7 +152,9 @@ fn proxies(error: &mut impl FnMut(&'static str, &'static str, String), config: &
 
 fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
     let mut taken: Vec<(&'static str, std::net::SocketAddr)> = Vec::new();
-    for (section, addresses) in [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen)] {
+    for (section, addresses) in
+        [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen), ("metrics", &config.metrics.listen)]
+    {
         for address in addresses {
             let same = taken.iter().find(|(_, other)| other == address && address.port() != 0);
             match same {
@@ -187,6 +193,28 @@ fn relays(error: &mut impl FnMut(&'static str, &'static str, String), config: &C
     }
 }
 
+fn hooks(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
+    if config.hook.len() > MAX_HOOKS {
+        error("hook", "url", format!("[[hook]] is there {} times; allowed: at most {MAX_HOOKS}", config.hook.len()));
+    }
+    at_most(error, ("hooks", "queue_per_hook", config.hooks.queue_per_hook), ("hooks", "queue", config.hooks.queue));
+    if config.relays() && !config.hook.is_empty() {
+        error("engine", "kind", "[[hook]] is the native engine's: SRS calls its own (http_hooks), others call none".into());
+    }
+    for (index, hook) in config.hook.iter().enumerate() {
+        let same = |other: &Hook| {
+            (&other.url, &other.events, &other.streams, &other.vhost) == (&hook.url, &hook.events, &hook.streams, &hook.vhost)
+        };
+        if config.hook[..index].iter().any(same) {
+            error("hook", "url", format!("[[hook]] url = {:?} is there twice with the same events and streams", hook.url.shown()));
+        }
+        let place = hook.url.place();
+        if is_own(config, &place.host, place.port) {
+            error("hook", "url", format!("[[hook]] url = {:?}: that is this server itself", hook.url.shown()));
+        }
+    }
+}
+
 /// Whether an address, written as one, is one that this server listens on.
 fn is_own(config: &Config, host: &str, port: u16) -> bool {
     let address = match host {
@@ -194,7 +222,7 @@ fn is_own(config: &Config, host: &str, port: u16) -> bool {
         other => other.parse().ok(),
     };
     let Some(address) = address else { return false };
-    let listening = [&config.rtmp.listen, &config.http.listen, &config.api.listen];
+    let listening = [&config.rtmp.listen, &config.http.listen, &config.api.listen, &config.metrics.listen];
     let same = |listen: &std::net::SocketAddr| {
         listen.port() == port && (listen.ip() == address || (listen.ip().is_unspecified() && address.is_loopback()))
     };

@@ -1,6 +1,7 @@
 //! Writes `docs/configuration.md` from the table of keys, so that the two cannot differ.
 
 use super::load::{OTHER_PREFIXES, OTHER_VARIABLES, variable_name};
+use super::secret::FILE_SUFFIX;
 use super::{KeyInfo, TABLES, WORKER, heading, is_table, sections};
 use std::fmt::Write;
 
@@ -23,6 +24,9 @@ begins with `BRAIDCAST_` and sets nothing. `braidcast check -c braidcast.toml` s
 | duration | a number of seconds (`10`, `2.5`), or text with a unit: `\"500ms\"`, `\"10s\"`, `\"2m\"`, `\"1h\"`, `\"7d\"` |
 | size | a number of bytes, or text with a unit: `\"64KiB\"`, `\"16MiB\"` (powers of 1,024), `\"1GB\"` (powers of 1,000) |
 | addresses to listen on | `1935` (all addresses, IPv4 and IPv6), `\"127.0.0.1:1935\"`, `\"[::1]:1935\"`, `\"localhost:1935\"`, or a list of these; port 0 takes a free one |
+
+Secrets (passwords, tokens, keys) are never shown, and may each be in a file of their own: `token_file = \"/etc/braidcast/token\"` takes the
+place of `token`. They are not taken from flags, which everybody on the machine can read.
 
 In variables and flags nothing is quoted, and lists are separated by commas: `BRAIDCAST_RTMP_LISTEN=127.0.0.1:1935,[::1]:1935`.
 
@@ -52,9 +56,10 @@ pub fn markdown() -> String {
             &mut out,
             format_args!("\n## {}\n\n{}\n\n| Key | Default | Allowed | What it does |\n|---|---|---|---|\n", heading(section), joined(doc)),
         );
-        for KeyInfo { name, doc, default, allowed } in keys {
+        for KeyInfo { name, doc, default, allowed, secret } in keys {
             let default = if needed.contains(&name) { "must be set".into() } else { format!("`{default}`") };
-            put(&mut out, format_args!("| `{name}` | {default} | {allowed} | {} |\n", joined(doc).replace('|', "\\|")));
+            let or_file = if secret { format!(" `{name}{FILE_SUFFIX}` names a file that holds it.") } else { String::new() };
+            put(&mut out, format_args!("| `{name}` | {default} | {allowed} | {}{or_file} |\n", joined(doc).replace('|', "\\|")));
         }
         if section == WORKER {
             put(

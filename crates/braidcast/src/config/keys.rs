@@ -1,10 +1,13 @@
 //! The table of all keys: what they mean, their defaults and what they may be. Nothing else says so a second time.
 
+use super::hooks::Actions;
 use super::networks::Network;
 use super::relays::{Source, Targets};
+use super::secret::Secret;
 use super::table::section;
 use super::units::{Size, Span};
 use super::value::choice;
+use crate::hooks::Url;
 use crate::relays::Pattern;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -102,12 +105,48 @@ section! {
 }
 
 section! {
-    /// The HTTP API, for operators. It asks for no password: keep it on loopback, or behind something that does.
+    /// The HTTP API, for operators; see [api.md](api.md). On loopback it asks for nothing unless a token or a user is configured; elsewhere it
+    /// must have one of them.
     Api {
         /// Addresses to listen on, as in `[rtmp]`; an empty list turns the API off.
         listen: Vec<SocketAddr> = loopback(1_985);
         /// As in `[http]`.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
+        /// A token that may do everything: `Authorization: Bearer TOKEN`.
+        token: Secret = Secret::default();
+        /// A token that may read only.
+        read_token: Secret = Secret::default();
+        /// Whether the API may be reached from elsewhere although it asks for nothing: everybody who can connect can then end streams.
+        open: bool = false;
+        /// Origins of web pages that may use the API from a browser (`https://admin.example`). `*`: all, which is refused when the API asks for nothing.
+        cors: Vec<String> = Vec::new();
+        /// Whether `/api/v1` answers `?callback=NAME` with a script, as SRS does. Any web page can read what it answers.
+        jsonp: bool = false;
+        /// How many wrong tokens or passwords an address may send within a minute, to all workers together; then it is answered 429 until that
+        /// minute is over.
+        failures: u32 = 10, in 1..=100_000;
+    }
+}
+
+section! {
+    /// Somebody who may use the API by name and password (HTTP Basic): one `[[api_user]]` for each.
+    ApiUser {
+        /// The name.
+        name: String = String::new();
+        /// The password.
+        password: Secret = Secret::default();
+        /// `"read"` may ask, `"admin"` may also change.
+        role: Role = Role::Read;
+    }
+}
+
+section! {
+    /// What monitoring reads: see [metrics.md](metrics.md).
+    Metrics {
+        /// Addresses to answer `/metrics` on, as in `[rtmp]`; an empty list turns it off. 9972 is the usual port, and loopback the usual place.
+        listen: Vec<SocketAddr> = Vec::new();
+        /// How many streams have series of their own, the oldest first; all others are counted together as `other`.
+        stream_labels: u32 = 200, in 0..=10_000;
     }
 }
 
@@ -212,6 +251,32 @@ section! {
 }
 
 section! {
+    /// RTMP and HTTP within TLS. See [tls.md](tls.md).
+    Tls {
+        /// Addresses to listen on for RTMPS, as in `[rtmp]`. Empty: none. SRS's port is 1443.
+        rtmps: Vec<SocketAddr> = Vec::new();
+        /// Addresses to listen on for HTTPS, for all that `[http]` has. Empty: none. SRS's port is 8088.
+        https: Vec<SocketAddr> = Vec::new();
+        /// Addresses to listen on for the HTTP API by HTTPS. Empty: none. SRS's port is 1990.
+        https_api: Vec<SocketAddr> = Vec::new();
+    }
+}
+
+section! {
+    /// What all hooks have in common: `[[hook]]` names the servers. See [hooks.md](hooks.md).
+    Hooks {
+        /// What hooks are told as `server_id`. Empty: the instance's own random name.
+        server_id: String = String::new();
+        /// How many notifications may wait in all. Past it the newest is lost, counted and logged.
+        queue: u32 = 20_000, in 1..=1_000_000;
+        /// How many notifications may wait for one hook, so that a dead server has no more than its share.
+        queue_per_hook: u32 = 5_000, in 1..=1_000_000;
+        /// The longest pause before a notification is repeated. The first pause is a second; each one after it is twice as long.
+        retry_max: Span = Span::secs(30), in Span::ms(100)..=Span::secs(600);
+    }
+}
+
+section! {
     /// What clients may do at most. Each refusal is logged with the client's address, and counted.
     Limits {
         /// Open connections in all.
@@ -298,6 +363,47 @@ section! {
         when: When = When::Demand;
         /// On demand: how long after the last viewer it goes on.
         stop_after: Span = Span::secs(30), in Span::secs(1)..=Span::secs(86_400);
+    }
+}
+
+section! {
+    /// HTTP servers of yours that are asked before clients are let in, and told what has happened: one `[[hook]]` for each. Several that concern the
+    /// same are asked in the order of the file, and the first that refuses decides. See [hooks.md](hooks.md).
+    Hook {
+        /// What it is called for. `on_connect`, `on_publish`, `on_play` and `on_forward` wait for its answer; the others tell.
+        events: Actions = Actions::default();
+        /// Where: `http://` or `https://`. What follows `?` is kept secret.
+        url: Url = Url::default();
+        /// Only for these streams: `app/stream`, as in `[[forward]]`.
+        streams: Pattern = Pattern::everything();
+        /// Only for this virtual host. Empty: for all.
+        vhost: String = String::new();
+        /// How long one call may take, from the look-up of the name to the end of the answer.
+        timeout: Span = Span::secs(3), in Span::ms(100)..=Span::secs(30);
+        /// How often a notification that did not arrive is repeated. Decisions are not.
+        retries: u32 = 5, in 0..=100;
+        /// What a decision is when the server does not answer, or answers nonsense: `"refuse"` or `"allow"`.
+        on_error: OnError = OnError::Refuse;
+    }
+}
+
+choice! {
+    /// What is decided when a hook server cannot be asked.
+    OnError {
+        /// The client is let in.
+        Allow = "allow",
+        /// It is not.
+        Refuse = "refuse",
+    }
+}
+
+choice! {
+    /// What somebody may do with the API.
+    Role {
+        /// Ask.
+        Read = "read",
+        /// Change, too.
+        Admin = "admin",
     }
 }
 

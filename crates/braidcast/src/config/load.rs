@@ -3,8 +3,9 @@
 use super::check::contradictions;
 use super::file::{Assignment, assignments};
 use super::problem::{Origin, Problem, Problems};
+use super::secret::{self, FILE_SUFFIX, HIDDEN};
 use super::table::Rejected;
-use super::value::Raw;
+use super::value::{Raw, Value};
 use super::{Config, EngineKind, MAX_WORKERS, TABLES, WORKER, heading, is_table, sections};
 use crate::srs_conf::Site;
 use std::collections::HashMap;
@@ -74,6 +75,19 @@ pub fn load_text(path: &Path, text: &str) -> Result<Loaded, Problems> {
     loader.finish()
 }
 
+/// Takes the variables that set keys out of what a program is given: the processes of the instance have the configuration otherwise,
+/// others are not to have it, and it may hold secrets.
+pub fn without_settings(command: &mut std::process::Command) {
+    for (name, _) in std::env::vars_os() {
+        let Some(text) = name.to_str().filter(|text| text.starts_with(PREFIX)) else { continue };
+        let sets_nothing =
+            OTHER_VARIABLES.iter().any(|(other, _)| *other == text) || OTHER_PREFIXES.iter().any(|prefix| text.starts_with(prefix));
+        if !sets_nothing {
+            command.env_remove(text);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Loader {
     config: Config,
@@ -112,10 +126,9 @@ impl Loader {
                     if let Some((.., written)) = tables.iter_mut().filter(|(name, ..)| *name == section).nth(index) {
                         written.push(key.clone());
                     }
-                    let result = self.config.set_in_table(&section, index, &key, &raw);
-                    self.note(origin, &section, &key, &raw, result);
+                    self.assign(origin, &section, Some(index), &key, raw);
                 }
-                (false, None) => self.assign(origin, &section, &key, &raw),
+                (false, None) => self.assign(origin, &section, None, &key, raw),
                 // The heading was reported.
                 _ => {}
             }
@@ -128,7 +141,8 @@ impl Loader {
     /// Keys without which a table means nothing.
     fn check_needed(&mut self, origin: Origin, section: &str, written: &[String]) {
         let needed = TABLES.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, needed)| *needed);
-        for key in needed.iter().filter(|key| !written.iter().any(|written| written == *key)) {
+        let is_written = |key: &str| written.iter().any(|written| written.strip_suffix(FILE_SUFFIX).unwrap_or(written) == key);
+        for key in needed.iter().filter(|key| !is_written(key)) {
             let of_section = sections().into_iter().find(|(name, ..)| *name == section);
             let allowed = of_section
                 .and_then(|(.., keys)| keys.into_iter().find(|info| info.name == *key))
@@ -158,11 +172,12 @@ impl Loader {
             }
         }
         let found = sections().into_iter().filter(|(section, ..)| !is_table(section)).find_map(|(section, _, keys)| {
-            let key = keys.iter().find(|key| variable_name(section, key.name) == name)?.name;
+            let names = keys.iter().flat_map(|key| [Some(key.name.to_owned()), key.secret.then(|| format!("{}{FILE_SUFFIX}", key.name))]);
+            let key = names.flatten().find(|key| variable_name(section, key) == name)?;
             Some((section, key))
         });
         match found {
-            Some((section, key)) => self.assign(origin, section, key, &Raw::Bare(value.to_owned())),
+            Some((section, key)) => self.assign(origin, section, None, &key, Raw::Bare(value.to_owned())),
             None => {
                 let names = variable_names();
                 let names: Vec<&str> = names.iter().map(String::as_str).chain(OTHER_VARIABLES.iter().map(|(name, _)| *name)).collect();
@@ -184,8 +199,7 @@ impl Loader {
                         self.config.worker.len() - 1
                     });
                     self.config.worker[index].id = id;
-                    let result = self.config.set_in_table(WORKER, index, key, &raw);
-                    self.note(origin, WORKER, key, &raw, result);
+                    self.assign(origin, WORKER, Some(index), key, raw);
                 }
                 _ => self.problems.add(origin, format!("{id:?} is no worker's id; allowed: 1 to {MAX_WORKERS}")),
             },
@@ -200,14 +214,13 @@ impl Loader {
                         if let Some((.., written)) = self.placed.iter_mut().find(|(name, at, ..)| name == table && *at == index) {
                             written.push(key.to_owned());
                         }
-                        let result = self.config.set_in_table(table, index, key, &raw);
-                        self.note(origin, table, key, &raw, result);
+                        self.assign(origin, table, Some(index), key, raw);
                     }
                     None => self.problems.add(origin, format!("{place:?} is no place of a [[{table}]]; allowed: 1 to {}", there + 1)),
                 }
             }
             [section, _] if keys_of(section).is_none() => self.unknown_section(origin, section),
-            [section, key] if !is_table(section) => self.assign(origin, section, key, &raw),
+            [section, key] if !is_table(section) => self.assign(origin, section, None, key, raw),
             _ => self.problems.add(origin, format!("{path:?} names no key; it is written section.key=value, or worker.ID.key=value")),
         }
     }
@@ -217,9 +230,40 @@ impl Loader {
         self.problems.add(origin, format!("unknown section [{section}]; {}", suggestion(section, &names, heading)));
     }
 
-    fn assign(&mut self, origin: Origin, section: &str, key: &str, raw: &Raw) {
-        let result = self.config.set(section, key, raw);
-        self.note(origin, section, key, raw, result);
+    /// Sets a key of a section, or of one of several tables.
+    fn assign(&mut self, origin: Origin, section: &str, index: Option<usize>, key: &str, raw: Raw) {
+        let (origin, key, raw) = match self.uncover(origin, section, key, raw) {
+            Ok(uncovered) => uncovered,
+            Err(problem) => return self.problems.0.push(problem),
+        };
+        let result = match index {
+            Some(index) => self.config.set_in_table(section, index, key, &raw),
+            None => self.config.set(section, key, &raw),
+        };
+        self.note(origin, section, key, &raw, result);
+    }
+
+    /// Puts a secret in the place of the file that holds it. None is taken from the command line, which everybody can read.
+    fn uncover<'a>(&self, origin: Origin, section: &str, key: &'a str, raw: Raw) -> Result<(Origin, &'a str, Raw), Problem> {
+        if is_secret(section, key)
+            && let Origin::Flag(flag) = &origin
+        {
+            let flag = flag.split_once('=').map_or(flag.as_str(), |(name, _)| name);
+            let message = format!(
+                "{} {key} is a secret, and every user of the machine can read a command line; allowed: the file, the environment, {key}{FILE_SUFFIX}",
+                heading(section)
+            );
+            return Err(Problem { origin: Origin::Flag(format!("{flag}={HIDDEN}")), message });
+        }
+        match key.strip_suffix(FILE_SUFFIX).filter(|stem| is_secret(section, stem)) {
+            Some(stem) => {
+                let read = PathBuf::read(&raw).and_then(|path| secret::from_file(&path));
+                let message =
+                    |fault| format!("{} {key} = {}: {fault}; allowed: a file that holds the secret", heading(section), raw.show());
+                read.map_err(|fault| Problem { origin: origin.clone(), message: message(fault) }).map(|secret| (origin, stem, secret))
+            }
+            None => Ok((origin, key, raw)),
+        }
     }
 
     fn note(&mut self, origin: Origin, section: &str, key: &str, raw: &Raw, result: Result<(), Rejected>) {
@@ -229,7 +273,8 @@ impl Loader {
                 self.origins.insert((section.to_owned(), key.to_owned()), origin);
             }
             Err(Rejected::BadValue { fault, allowed }) => {
-                self.problems.add(origin, format!("{heading} {key} = {}: {fault}; allowed: {allowed}", raw.show()))
+                let shown = if is_secret(section, key) { HIDDEN.to_owned() } else { raw.show() };
+                self.problems.add(origin, format!("{heading} {key} = {shown}: {fault}; allowed: {allowed}"))
             }
             Err(Rejected::UnknownKey) => {
                 let elsewhere = sections().into_iter().find(|(_, _, keys)| keys.iter().any(|other| other.name == key));
@@ -320,6 +365,12 @@ fn variable_names() -> Vec<String> {
         })
     };
     sections().into_iter().flat_map(of_section).collect()
+}
+
+/// Whether a section has this key and its value is never shown.
+fn is_secret(section: &str, key: &str) -> bool {
+    let mut of_section = sections().into_iter().filter(|(name, ..)| *name == section).flat_map(|(.., keys)| keys);
+    of_section.any(|info| info.name == key && info.secret)
 }
 
 fn keys_of(section: &str) -> Option<Vec<&'static str>> {

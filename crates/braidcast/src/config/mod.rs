@@ -3,25 +3,32 @@
 //! Defaults, then the file, then the environment, then flags. The front sends what came out to the workers as JSON, so that every process of an
 //! instance has the same.
 
+mod access;
 mod check;
 mod docs;
 mod file;
+mod hooks;
 mod keys;
 mod load;
 mod networks;
 mod problem;
 mod relays;
+mod secret;
 mod table;
 mod units;
 mod value;
 
+pub use access::{Access, AccessIntent};
 pub use docs::markdown;
+pub use hooks::About;
 pub use keys::{
-    Api, ClientAddress, Engine, EngineKind, Forward, Hls, Http, Limits, Log, LogLevel, MAX_WORKERS, OnDuplicate, OnExit, Placement, Play,
-    PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Rtmp, Sandbox, Server, When, Worker,
+    Api, ApiUser, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, Metrics,
+    OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Sandbox, Server,
+    Tls, When, Worker,
 };
-pub use load::{Sources, load, load_text};
+pub use load::{Sources, load, load_text, without_settings};
 pub use networks::Network;
+pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;
 pub use units::{Size, Span};
 
@@ -115,19 +122,25 @@ config! {
         rtmp: Rtmp,
         http: Http,
         api: Api,
+        metrics: Metrics,
         publish: Publish,
         play: Play,
         placement: Placement,
         log: Log,
         hls: Hls,
         relay: Relay,
+        tls: Tls,
+        hooks: Hooks,
         limits: Limits,
         sandbox: Sandbox,
     }
     [[
         worker: Worker, needs "id";
+        api_user: ApiUser, needs "name" "password";
+        access: Access, needs "streams";
         forward: Forward, needs "streams" "to";
         pull: Pull, needs "stream" "from";
+        hook: Hook, needs "events" "url";
     ]]
 }
 
@@ -181,7 +194,11 @@ impl Config {
             Listener::Rtmp => self.rtmp.proxy_protocol,
             Listener::Http => self.http.proxy_protocol,
             Listener::Api => self.api.proxy_protocol,
+            // Who monitors connects directly.
+            Listener::Metrics => ProxyProtocol::Off,
             Listener::Sub => self.server.worker_proxy_protocol,
+            // Who the client is, is known from its own connection.
+            Listener::Rtmps | Listener::Https | Listener::HttpsApi => ProxyProtocol::Off,
         };
         expected == ProxyProtocol::On
     }
@@ -202,6 +219,10 @@ impl Config {
         keep(self.rtmp.listen != running.rtmp.listen, "[rtmp] listen");
         keep(self.http.listen != running.http.listen, "[http] listen");
         keep(self.api.listen != running.api.listen, "[api] listen");
+        keep(self.tls.rtmps != running.tls.rtmps, "[tls] rtmps");
+        keep(self.tls.https != running.tls.https, "[tls] https");
+        keep(self.tls.https_api != running.tls.https_api, "[tls] https_api");
+        keep(self.metrics.listen != running.metrics.listen, "[metrics] listen");
         keep(self.server.shared_dir != running.server.shared_dir, "[server] shared_dir");
         keep(self.server.state_dir != running.server.state_dir, "[server] state_dir");
         keep(self.workers() != running.workers(), "[server] workers");
@@ -214,6 +235,10 @@ impl Config {
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);
+        self.tls.rtmps.clone_from(&running.tls.rtmps);
+        self.tls.https.clone_from(&running.tls.https);
+        self.tls.https_api.clone_from(&running.tls.https_api);
+        self.metrics.listen.clone_from(&running.metrics.listen);
         self.server.shared_dir.clone_from(&running.server.shared_dir);
         self.server.state_dir.clone_from(&running.server.state_dir);
         self.server.workers = running.workers();
@@ -246,6 +271,13 @@ impl Config {
     /// What [`Config::to_json`] wrote. It was checked when it was loaded.
     pub fn from_json(json: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(json)
+    }
+}
+
+impl Tls {
+    /// Whether anybody can connect by TLS.
+    pub fn is_on(&self) -> bool {
+        [&self.rtmps, &self.https, &self.https_api].into_iter().any(|addresses| !addresses.is_empty())
     }
 }
 

@@ -18,6 +18,12 @@ impl Network {
         let address = address.to_canonical();
         address.is_ipv4() == self.first.is_ipv4() && first_of(address, self.bits) == self.first
     }
+
+    /// The network of so many bits that an address is in; `None` if an address has fewer bits.
+    pub fn around(address: IpAddr, bits: u8) -> Option<Self> {
+        let address = address.to_canonical();
+        (bits <= all_bits(address)).then(|| Self { first: first_of(address, bits), bits })
+    }
 }
 
 /// The first address of the network that an address is in.

@@ -16,6 +16,8 @@ pub struct KeyInfo {
     pub default: String,
     /// What may be written, in words.
     pub allowed: String,
+    /// Whether its value is never shown; then the key with `_file` behind it names a file that holds it.
+    pub secret: bool,
 }
 
 /// Why a key could not be set.
@@ -94,6 +96,7 @@ macro_rules! section {
                         doc: concat!($($key_doc, "\n"),+),
                         default: $crate::config::value::Value::show(&default),
                         allowed: $crate::config::table::allowed(range.as_ref()),
+                        secret: <$type as $crate::config::value::Value>::SECRET,
                     }
                 }),+]
             }

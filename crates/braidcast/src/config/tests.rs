@@ -62,18 +62,23 @@ fn the_keys_are_those_that_were_promised() {
             "engine: kind processes srs_binary srs_conf command template client_address silent_after drain_limit carries_others",
             "rtmp: listen proxy_protocol",
             "http: listen proxy_protocol page",
-            "api: listen proxy_protocol",
+            "api: listen proxy_protocol token read_token open cors jsonp failures",
+            "metrics: listen stream_labels",
             "publish: on_duplicate silent_after",
             "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",
             "hls: enabled fragment window hls_dispose stream_budget retention",
             "relay: answer silent retry_max ffmpeg",
+            "hooks: server_id queue queue_per_hook retry_max",
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes unfinished_in_all amf_depth name_bytes http_head_bytes",
             "sandbox: enabled user group connect",
             "worker: id max_publishers weight",
+            "api_user: name password role",
+            "access: streams vhost intent allow deny referers sign_secret tokens jwt_secret jwt_public_key jwks leeway",
             "forward: streams vhost to",
             "pull: stream vhost from when stop_after",
+            "hook: events url streams vhost timeout retries on_error",
         ]
     );
 }
@@ -288,4 +293,36 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn secrets_come_from_files_too_and_are_never_shown() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"canary-4711\n").unwrap();
+    let path = file.path().to_str().unwrap();
+    let config = from_file(&format!(
+        "[api]\ntoken_file = {path:?}\n[[api_user]]\nname = 'a'\npassword = 'canary-4712'\n[[api_user]]\nname = 'b'\npassword_file = {path:?}"
+    ))
+    .unwrap();
+    assert!(config.api.token.matches("canary-4711") && config.api_user[0].password.matches("canary-4712"));
+    assert!(config.api_user[1].password.matches("canary-4711"));
+    for shown in [config.to_toml(), format!("{config:?}"), markdown()] {
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+    assert!(from_file(&config.to_toml()).unwrap_err().contains("[api] token = ***: this stands for a secret"));
+    assert_eq!(Config::from_json(&config.to_json()).unwrap(), config);
+
+    let from_variables = from_environment(&[("BRAIDCAST_API_TOKEN_FILE", path), ("BRAIDCAST_API_READ_TOKEN", "canary-4713")]).unwrap();
+    assert!(from_variables.api.token.matches("canary-4711") && from_variables.api.read_token.matches("canary-4713"));
+}
+
+#[test]
+fn a_wrong_secret_is_reported_without_it() {
+    let on_command_line = from_set("api.token", "canary-4711").unwrap_err();
+    assert!(on_command_line.starts_with("--set api.token=***: [api] token is a secret, and every user"), "{on_command_line}");
+    let twice = from_file("[api]\ntoken = \"canary-4711\\u0007\"\n[[api_user]]\nname = 'x'\npassword = ['canary']").unwrap_err();
+    assert!(twice.contains("[api] token = ***: control characters") && twice.contains("[[api_user]] password = ***: not text"), "{twice}");
+    assert!(!twice.contains("canary"), "{twice}");
+    let missing = from_set("api.token_file", "/nowhere/token").unwrap_err();
+    assert!(missing.contains("[api] token_file = /nowhere/token: cannot be opened: No such file"), "{missing}");
 }

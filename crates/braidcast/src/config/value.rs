@@ -64,6 +64,8 @@ impl Raw {
 pub trait Value: Sized + PartialOrd {
     /// What may be written, for messages and the documentation, if no range says it better.
     const ALLOWED: &'static str;
+    /// Whether it is never shown, and may be in a file of its own.
+    const SECRET: bool = false;
 
     /// Reads one; the error says what is wrong with it.
     fn read(raw: &Raw) -> Result<Self, String>;

@@ -1,4 +1,4 @@
-//! One end of the socket pair between the front and a worker: typed messages with their descriptors, in order.
+//! One end of the socket pair between the front and a worker or an attendant: typed messages with their descriptors, in order.
 //!
 //! Never blocks (but for the first message, on request). What the kernel does not take at once waits in a bounded list;
 //! a message that does not fit there is an error. Reading is one message a call, so that turns can be bounded.

@@ -1,6 +1,10 @@
 //! The counters that each process keeps in its own shared page, by name; `status` and the metrics add them up.
 //!
-//! A counter's place in the page is its place in the list: append, never reorder.
+//! A counter's place in the page is its place in the list: append, never reorder. What its documentation says is its help text in the
+//! metrics; one that begins with `Gauge: ` may fall, all others only rise, over the deaths of their processes too.
+
+/// What the documentation of a gauge begins with.
+const GAUGE: &str = "Gauge: ";
 
 macro_rules! counters {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $label:literal,)+ }) => {
@@ -16,6 +20,17 @@ macro_rules! counters {
             /// The name in `status` and in the metrics.
             pub fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label),+ }
+            }
+
+            /// What it says.
+            pub fn help(self) -> &'static str {
+                let documented = match self { $(Self::$variant => concat!($($doc),+).trim()),+ };
+                documented.strip_prefix(GAUGE).unwrap_or(documented)
+            }
+
+            /// Whether it may fall.
+            pub fn is_gauge(self) -> bool {
+                match self { $(Self::$variant => concat!($($doc),+).trim().starts_with(GAUGE)),+ }
             }
         }
     };
@@ -112,6 +127,28 @@ counters! {
         RefusedRecords = "refused_records",
         /// Segments that were lost: larger than `stream_budget` allows, or for want of room.
         SegmentsLost = "segments_lost",
+        /// Times that the worker was woken.
+        WakeUps = "wake_ups",
+        /// Gauge: memory of the process alone, without what it shares with others, in bytes.
+        MemoryBytes = "memory_bytes",
+        /// Requests to `/metrics` that were answered.
+        MetricsRequests = "metrics_requests",
+        /// Refused: requests to `/metrics`, because too many waited already.
+        RefusedMetrics = "refused_metrics",
+        /// Not let in by a rule of access: the client's address.
+        AccessAddress = "access_refused_address",
+        /// Not let in by a rule of access: the page that the client is on.
+        AccessReferer = "access_refused_referer",
+        /// Not let in by a rule of access: neither token nor signature.
+        AccessMissing = "access_refused_missing",
+        /// Not let in by a rule of access: a token that is not valid.
+        AccessToken = "access_refused_token",
+        /// Not let in by a rule of access: a signature that is wrong, or for another stream or intent.
+        AccessSignature = "access_refused_signature",
+        /// Not let in by a rule of access: a token for another stream or intent.
+        AccessScope = "access_refused_scope",
+        /// Not let in by a rule of access: a token or signature that has expired, or does not hold yet.
+        AccessExpired = "access_refused_expired",
         /// Gauge: restrictions of the sandbox that are in force, one bit each: not root, system calls, files, ports.
         Sandbox = "sandbox",
     }
@@ -176,5 +213,103 @@ counters! {
         RefusedPulls = "refused_pulls",
         /// Processes of another server that ended by themselves, or were killed because they were silent, and were started again.
         ProcessRestarts = "process_restarts",
+        /// CPU time used, microseconds.
+        CpuMicros = "cpu_us",
+        /// Gauge: share of one core used in the last second, per mille.
+        CpuPermille = "cpu_permille",
+        /// Gauge: memory of the process alone, without what it shares with others, in bytes.
+        MemoryBytes = "memory_bytes",
+        /// Publishers that were admitted.
+        AdmittedPublishers = "admitted_publishers",
+        /// Viewers that were admitted.
+        AdmittedViewers = "admitted_viewers",
+        /// Questions that hooks were asked.
+        HookQuestions = "hook_questions",
+        /// Gauge: questions that wait for hooks.
+        HookWaiting = "hook_waiting",
+        /// Refused: a hook said no, or did not answer and `on_error` is `refuse`.
+        RefusedByHook = "refused_by_hook",
+        /// Questions that no hook answered in time: `on_error` decided.
+        HookUnanswered = "hook_unanswered",
+        /// Questions that were not asked because too many waited: `on_error` decided.
+        HookOverflow = "hook_overflow",
+        /// Events that could not be written to the log.
+        EventsLost = "events_lost",
+    }
+}
+
+counters! {
+    /// Counters of a hook.
+    HookCounter {
+        /// Calls that have ended, repetitions included.
+        Calls = "calls",
+        /// Calls that got no answer that means anything.
+        Failures = "failures",
+        /// Of these: nothing came in time.
+        Timeouts = "timeouts",
+        /// Questions that the server answered with no.
+        Refused = "refused",
+        /// Questions without an answer where `on_error` let the client in.
+        AllowedOnError = "allowed_on_error",
+        /// Questions without an answer where `on_error` refused the client.
+        RefusedOnError = "refused_on_error",
+        /// Notifications that were sent once more.
+        Retries = "retries",
+        /// Notifications that were delivered.
+        Delivered = "delivered",
+        /// Notifications that were given up after the last repetition.
+        GivenUp = "given_up",
+        /// Notifications that were lost because the queue was full.
+        Dropped = "dropped",
+        /// Time from the beginning of a call to its end, of all together.
+        LatencyMicros = "latency_us",
+        /// Gauge: notifications that wait or are under way.
+        Waiting = "waiting",
+        /// Gauge: 1 while the server is left alone because it failed too often.
+        Resting = "resting",
+    }
+}
+
+counters! {
+    /// Counters and gauges of the attendant that takes TLS off.
+    TlsCounter {
+        /// Gauge: process id.
+        Pid = "pid",
+        /// Connections accepted.
+        Accepted = "accepted",
+        /// Gauge: open connections.
+        Connections = "connections",
+        /// Gauge: handshakes under way.
+        Handshaking = "handshaking",
+        /// Handshakes done.
+        Handshakes = "handshakes",
+        /// Handshakes that failed: what the client sent is not TLS, or it wants what is not offered, or it went away.
+        HandshakeFailures = "handshake_failures",
+        /// Closed: the handshake was not done in time.
+        HandshakeTimeouts = "handshake_timeouts",
+        /// Closed: there is no certificate for the name that the client asked for, and none at all.
+        NoCertificate = "no_certificate",
+        /// Refused: too many handshakes under way.
+        RefusedHandshakes = "refused_handshakes",
+        /// Refused: `connections` reached.
+        RefusedConnections = "refused_connections",
+        /// Refused: `connections_per_address` reached.
+        RefusedPerAddress = "refused_per_address",
+        /// Requests by HTTP/2.
+        Http2Requests = "http2_requests",
+        /// Requests by HTTP/2 that no worker answered.
+        Http2Failures = "http2_failures",
+        /// Bytes received from clients, within TLS.
+        BytesIn = "bytes_in",
+        /// Bytes sent to clients, within TLS.
+        BytesOut = "bytes_out",
+        /// Gauge: certificates in use.
+        Certificates = "certificates",
+        /// Certificates that could not be read or used.
+        CertificateFailures = "certificate_failures",
+        /// Gauge: when the first of the certificates in use expires, seconds since 1970.
+        CertificateExpiry = "certificate_expiry_s",
+        /// Log lines about clients that were suppressed by the rate limit.
+        LogLinesSuppressed = "log_lines_suppressed",
     }
 }

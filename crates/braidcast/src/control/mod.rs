@@ -4,6 +4,7 @@
 //! descriptors its variant names. Nothing a client sent travels here except names that were checked ([`StreamKey`]) and
 //! short credentials; the bytes of a moved session lie in the shared directory, not in a message.
 
+pub mod attendants;
 pub mod channel;
 pub mod counters;
 pub mod orders;
@@ -19,7 +20,7 @@ use std::net::SocketAddr;
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
 /// The version of the messages below. A front and a worker that speak different ones do not talk to each other.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Identifies a client connection for as long as the instance runs; given at accept, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -95,6 +96,26 @@ pub enum Listener {
     Api,
     /// A worker's own sub-port: RTMP or HTTP, told apart by the first byte. Such a connection is never placed elsewhere.
     Sub,
+    /// As `Rtmp`, within TLS, which the attendant for it takes off.
+    Rtmps,
+    /// As `Http`, within TLS.
+    Https,
+    /// As `Api`, within TLS.
+    HttpsApi,
+    /// What monitoring reads.
+    Metrics,
+}
+
+impl Listener {
+    /// Whether connections come in by the attendant that takes TLS off.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Rtmps | Self::Https | Self::HttpsApi)
+    }
+
+    /// Whether the HTTP API is there.
+    pub fn has_api(self) -> bool {
+        matches!(self, Self::Api | Self::HttpsApi)
+    }
 }
 
 /// What a client wants to do with a stream.
@@ -135,6 +156,8 @@ pub enum Refusal {
     Unavailable,
     /// Its client, whom a proxy named, would not have been let in: too many connections, or held off.
     Unwelcome,
+    /// A hook said no, or could not be asked and is not to be done without.
+    ByHook,
 }
 
 impl fmt::Display for Refusal {
@@ -144,6 +167,7 @@ impl fmt::Display for Refusal {
             Self::PublishersFull => "the server takes no more publishers (max_publishers)",
             Self::DirectoryFull => "the shared directory has no room for another stream ([log] budget)",
             Self::Unavailable => "no worker can take the connection now",
+            Self::ByHook => "the server's owner does not allow it ([[hook]])",
             Self::Unwelcome => "no connection is taken from this address now ([limits] connections_per_address, poison_hold)",
         })
     }
@@ -172,7 +196,7 @@ pub struct Origin {
 }
 
 /// A session that a worker shall go on with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adoption {
     /// Its connection.
     pub conn: ConnId,
@@ -184,6 +208,8 @@ pub struct Adoption {
     pub next_segment: u64,
     /// The front has agreed that it begins here what it was placed for.
     pub admitted: bool,
+    /// As in [`ToWorker::Placed`].
+    pub forward: Vec<String>,
 }
 
 /// A question where a connection belongs, see [`ToFront::Place`].
@@ -199,13 +225,14 @@ pub struct Asked {
     pub pinned: bool,
     /// The process that has the stream, as far as the worker knows, though nobody publishes it through a relay.
     pub found_at: Option<ProcessId>,
+    /// How many questions there were of this connection, this one included. One that is asked again keeps its number.
+    pub number: u32,
 }
 
 impl Asked {
     /// The message.
     pub fn question(&self, conn: ConnId) -> ToFront {
-        let Self { intent, key, credential, pinned, found_at } = self.clone();
-        ToFront::Place { conn, intent, key, credential, pinned, found_at }
+        ToFront::Place { conn, asked: self.clone() }
     }
 }
 
@@ -254,7 +281,7 @@ pub struct Holding {
     pub place: Option<HeldPlace>,
 }
 
-/// The place that a connection was given.
+/// The place that a connection was given, or asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldPlace {
     /// Publish or play.
@@ -265,6 +292,10 @@ pub struct HeldPlace {
     pub credential: u64,
     /// The process that it is connected to, and whether that has taken it.
     pub process: Option<(ProcessId, bool)>,
+    /// False: the front was asked for it, and has not answered; the question follows.
+    pub admitted: bool,
+    /// As in [`ToWorker::Placed`].
+    pub forward: Vec<String>,
 }
 
 /// From the front to a worker.
@@ -307,6 +338,8 @@ pub enum ToWorker {
         conn: ConnId,
         /// The answer.
         placement: Placement,
+        /// Where hooks want a publisher's stream to be pushed to.
+        forward: Vec<String>,
     },
     /// Go on with a session of another worker. Descriptor: the socket.
     Adopt(Adoption),
@@ -368,12 +401,26 @@ pub enum ToWorker {
     },
     /// The processes of another server, all of them, whenever something about them has changed.
     Processes(Vec<EngineProcess>),
+    /// What a file with keys for tokens holds, at the beginning and whenever it has changed.
+    AccessKeys {
+        /// The file, as `[[access]]` names it.
+        path: String,
+        /// All of it.
+        content: String,
+    },
+    /// The secret with which the front signs what its own programs publish.
+    OwnSecret([u8; 32]),
     /// The answer to [`ToFront::Collects`].
     CollectFrom {
         /// The stream.
         key: StreamKey,
         /// As in [`Placement::Here`].
         next_segment: u64,
+    },
+    /// An operator wants the client gone, whatever it does: close its connection.
+    Kick {
+        /// Its connection.
+        conn: ConnId,
     },
 }
 
@@ -394,16 +441,8 @@ pub enum ToFront {
     Place {
         /// The connection.
         conn: ConnId,
-        /// Publish or play.
-        intent: Intent,
-        /// The stream.
-        key: StreamKey,
-        /// A hash of the stream's parameters: with the address it tells a publisher that comes back from a stranger.
-        credential: u64,
-        /// The connection must stay in the asking worker (it came by the worker's sub-port).
-        pinned: bool,
-        /// The process that has the stream, as far as the worker knows.
-        found_at: Option<ProcessId>,
+        /// What is asked.
+        asked: Asked,
     },
     /// The session is saved, and this worker has let go of it: pass it on.
     Move {
@@ -457,6 +496,8 @@ pub enum ToFront {
         key: StreamKey,
         /// The number the next one will have.
         next: u64,
+        /// How long it plays, milliseconds; `None`: the number is only said once more.
+        duration_ms: Option<u64>,
     },
     /// [`ToWorker::Settle`] was carried out, or could not be.
     Settled {
@@ -496,6 +537,11 @@ pub enum ToFront {
         /// Its CPU use, per mille of a core; or why it did not answer.
         seen: Result<u32, String>,
     },
+    /// An operator wants this client gone, whoever has it.
+    Kick {
+        /// Its connection.
+        conn: ConnId,
+    },
 }
 
 /// Why a packet is not a message.
@@ -527,14 +573,9 @@ mod tests {
 
     #[test]
     fn messages_round_trip_and_cut_ones_are_errors() {
-        let message = ToFront::Place {
-            conn: ConnId(7),
-            intent: Intent::Publish,
-            key: StreamKey::new("v", "a", "s").unwrap(),
-            credential: 9,
-            pinned: false,
-            found_at: None,
-        };
+        let key = StreamKey::new("v", "a", "s").unwrap();
+        let asked = Asked { intent: Intent::Publish, key, credential: 9, pinned: false, found_at: None, number: 1 };
+        let message = ToFront::Place { conn: ConnId(7), asked };
         let packet = encode(&message);
         assert_eq!(decode::<ToFront>(&packet).unwrap(), message);
         for cut in 0..packet.len() {

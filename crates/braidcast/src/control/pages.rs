@@ -35,7 +35,15 @@ const MOVES_AT: usize = ROWS_AT + MAX_WORKERS as usize * ROW_BYTES;
 const MOVE_BYTES: usize = 64;
 /// How many of the last moves the page lists.
 const MOVES: u64 = 32;
-const PAGE_BYTES: usize = MOVES_AT + MOVES as usize * MOVE_BYTES;
+const PAUSES_AT: usize = MOVES_AT + MOVES as usize * MOVE_BYTES;
+/// For each reason to move: how many pauses were how long, and how long all were together.
+const PAUSES_BYTES: usize = (PAUSE_COUNTS + 1) * 8;
+const PAGE_BYTES: usize = PAUSES_AT + Why::ALL.len() * PAUSES_BYTES;
+
+/// Pauses of moves are counted by these, in milliseconds, and what is longer than all.
+pub const PAUSE_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000];
+/// How many counts that makes.
+pub const PAUSE_COUNTS: usize = PAUSE_BOUNDS_MS.len() + 1;
 
 const _: () = assert!(FrontCounter::ALL.len() <= COUNTER_SLOTS);
 
@@ -54,6 +62,8 @@ enum Header {
     Moves,
     /// Sessions that are on their way.
     Moving,
+    /// The last id that was given to a connection.
+    LastConn,
 }
 
 /// What an instance is doing.
@@ -70,7 +80,8 @@ pub enum InstanceState {
 }
 
 impl InstanceState {
-    const ALL: [Self; 4] = [Self::Starting, Self::Running, Self::Stopping, Self::Ended];
+    /// All states.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Running, Self::Stopping, Self::Ended];
 
     /// In words.
     pub fn label(self) -> &'static str {
@@ -104,7 +115,9 @@ pub enum WorkerState {
 }
 
 impl WorkerState {
-    const ALL: [Self; 7] = [Self::Empty, Self::Starting, Self::Running, Self::Restarting, Self::Stopping, Self::Draining, Self::CrashLoop];
+    /// All states.
+    pub const ALL: [Self; 7] =
+        [Self::Empty, Self::Starting, Self::Running, Self::Restarting, Self::Stopping, Self::Draining, Self::CrashLoop];
 
     /// In words.
     pub fn label(self) -> &'static str {
@@ -196,7 +209,8 @@ pub enum Why {
 }
 
 impl Why {
-    const ALL: [Self; 5] = [Self::Placed, Self::Died, Self::Hung, Self::Drained, Self::Rebalanced];
+    /// All reasons.
+    pub const ALL: [Self; 5] = [Self::Placed, Self::Died, Self::Hung, Self::Drained, Self::Rebalanced];
 
     /// In words.
     pub fn label(self) -> &'static str {
@@ -227,10 +241,20 @@ pub struct MoveRow {
     pub pause_ms: u64,
 }
 
+/// How long sessions that moved for one reason were nobody's, since the page was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pauses {
+    /// How many were at most as long as each of [`PAUSE_BOUNDS_MS`] and longer than the one before; last, those longer than all.
+    pub counts: [u64; PAUSE_COUNTS],
+    /// All together, milliseconds.
+    pub sum_ms: u64,
+}
+
 /// An address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
-    /// What is spoken there: `rtmp`, `http`, `api`, or `sub` and the worker's id (`sub3`).
+    /// What is spoken there: `rtmp`, `http`, `api`, the same within TLS (`rtmps`, `https`, `https_api`), `metrics`, or `sub` and the worker's
+    /// id (`sub3`).
     pub what: String,
     /// The address, its port never 0.
     pub address: SocketAddr,
@@ -243,7 +267,11 @@ impl Listening {
             Listener::Rtmp => "rtmp".to_owned(),
             Listener::Http => "http".to_owned(),
             Listener::Api => "api".to_owned(),
+            Listener::Metrics => "metrics".to_owned(),
             Listener::Sub => format!("sub{}", worker.map_or(0, |worker| worker.0)),
+            Listener::Rtmps => "rtmps".to_owned(),
+            Listener::Https => "https".to_owned(),
+            Listener::HttpsApi => "https_api".to_owned(),
         };
         Self { what, address }
     }
@@ -275,8 +303,8 @@ impl FrontPage {
         let page = Self(SharedPage::map_writable(OwnedFd::from(file), PAGE_BYTES)?);
         page.header(Header::State).store(InstanceState::Starting as u64, Release);
         if page.header(Header::Magic).load(Acquire) != MAGIC {
-            for word in 0..COUNTER_SLOTS {
-                page.0.u64(COUNTERS_AT + word * 8).store(0, Relaxed);
+            for offset in (COUNTERS_AT..TEXT_AT).chain(PAUSES_AT..PAGE_BYTES).step_by(8) {
+                page.0.u64(offset).store(0, Relaxed);
             }
         }
         for header in [Header::StartedWallMs, Header::Workers, Header::TextBytes, Header::Allowed] {
@@ -351,8 +379,21 @@ impl FrontPage {
         }
     }
 
-    /// Lists a session that has moved.
+    /// How long sessions that moved for this reason were nobody's.
+    pub fn pauses(&self, why: Why) -> Pauses {
+        let word = |index: usize| self.0.u64(pauses_at(why) + index * 8).load(Relaxed);
+        Pauses { counts: std::array::from_fn(word), sum_ms: word(PAUSE_COUNTS) }
+    }
+
+    fn count_pause(&self, why: Why, pause_ms: u64) {
+        let index = PAUSE_BOUNDS_MS.iter().position(|bound| pause_ms <= *bound).unwrap_or(PAUSE_BOUNDS_MS.len());
+        self.0.u64(pauses_at(why) + index * 8).fetch_add(1, Relaxed);
+        self.0.u64(pauses_at(why) + PAUSE_COUNTS * 8).fetch_add(pause_ms, Relaxed);
+    }
+
+    /// Lists a session that has moved, and counts its pause.
     pub fn push_move(&self, moved: &MoveRow) {
+        self.count_pause(moved.why, moved.pause_ms);
         let count = self.header(Header::Moves).load(Relaxed);
         let at = move_at(count);
         let workers = u64::from(moved.from.0) << 16 | u64::from(moved.to.0);
@@ -391,6 +432,16 @@ impl FrontPage {
         self.header(Header::Moving).load(Relaxed)
     }
 
+    /// Says which id was given to a connection last.
+    pub fn set_last_conn(&self, conn: u64) {
+        self.header(Header::LastConn).store(conn, Relaxed);
+    }
+
+    /// The last id that was given to a connection, by whichever front.
+    pub fn last_conn(&self) -> u64 {
+        self.header(Header::LastConn).load(Relaxed)
+    }
+
     /// The addresses in use.
     pub fn listening(&self) -> Vec<Listening> {
         let bytes = usize::try_from(self.header(Header::TextBytes).load(Acquire)).unwrap_or(0).min(TEXT_BYTES);
@@ -421,6 +472,10 @@ impl FrontPage {
 
 fn move_at(count: u64) -> usize {
     MOVES_AT + (count % MOVES) as usize * MOVE_BYTES
+}
+
+fn pauses_at(why: Why) -> usize {
+    PAUSES_AT + (why as usize - 1) * PAUSES_BYTES
 }
 
 fn row_at(worker: WorkerId) -> Option<usize> {
@@ -486,8 +541,11 @@ mod tests {
         assert_eq!(front.moves(), []);
         let moved = |n: u64| MoveRow { wall_ms: n, conn: ConnId(n), from: WorkerId(1), to: WorkerId(253), why: Why::Hung, pause_ms: n * 2 };
         (1..=MOVES + 3).for_each(|n| front.push_move(&moved(n)));
-        let listed = FrontPage::open(directory.path()).unwrap().moves();
-        assert_eq!(listed, (4..=MOVES + 3).rev().map(moved).collect::<Vec<_>>());
+        let reader = FrontPage::open(directory.path()).unwrap();
+        assert_eq!(reader.moves(), (4..=MOVES + 3).rev().map(moved).collect::<Vec<_>>());
+        let pauses = reader.pauses(Why::Hung);
+        assert_eq!(pauses.counts, [0, 1, 1, 3, 5, 15, 10, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((pauses.sum_ms, reader.pauses(Why::Died)), ((1..=MOVES + 3).sum::<u64>() * 2, Pauses::default()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::registry::Unwelcome;
 use super::timers::Timer;
 use crate::control::counters::FrontCounter;
 use crate::control::{ConnId, Listener, Origin, ToWorker, WorkerId};
+use crate::events::{Event, Kind};
 use braidcast_sys::net;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -45,7 +46,8 @@ impl Front {
         if wanted == self.accepting {
             return;
         }
-        for (index, socket) in self.sockets.iter().enumerate() {
+        // TLS is the attendant's to accept.
+        for (index, socket) in self.sockets.iter().enumerate().filter(|(_, socket)| !socket.listener.is_tls()) {
             let result = match wanted {
                 true => self.poller.add(&socket.fd, super::token(super::LISTENER, index), braidcast_sys::Interest::READ),
                 false => self.poller.delete(&socket.fd),
@@ -55,6 +57,7 @@ impl Front {
             }
         }
         self.accepting = wanted;
+        self.hold_arrivals(!wanted);
     }
 
     /// Readiness would be told again at once, and accepting fail again: the loop must not spin.
@@ -79,6 +82,17 @@ impl Front {
                 "[server] trusted_proxies: others cannot connect where PROXY headers are expected",
             );
         }
+        self.admit(listener, owner, client, peer, None);
+    }
+
+    /// An attendant passes a client's connection on: from here on it is one like any other.
+    pub(super) fn arrived(&mut self, listener: Listener, client: OwnedFd, peer: SocketAddr, local: SocketAddr) {
+        self.count(FrontCounter::Accepted);
+        self.admit(listener, None, client, peer, Some(local));
+    }
+
+    /// `owner`: whose sub-port it came in by. `local`: the address that was connected to, if the socket does not know it.
+    fn admit(&mut self, listener: Listener, owner: Option<WorkerId>, client: OwnedFd, peer: SocketAddr, local: Option<SocketAddr>) {
         if let Err(unwelcome) = self.registry.admit(peer.ip()) {
             return self.unwelcome(peer, unwelcome);
         }
@@ -95,7 +109,7 @@ impl Front {
             return self.turn_away(peer, FrontCounter::RefusedPending, "[limits] pending_connections, or no worker serves");
         };
         match self.prepare(&client) {
-            Ok(local) => self.give(worker, listener, client, peer, local),
+            Ok(accepted_at) => self.give(worker, listener, client, peer, local.unwrap_or(accepted_at)),
             Err(error) => tracing::debug!(%peer, error = format!("{error:#}"), "a connection was gone before it was served"),
         }
     }
@@ -117,6 +131,7 @@ impl Front {
         };
         let origin = Origin { listener, peer, local };
         let conn = self.registry.connected(worker, origin, row);
+        self.events.note_conn(conn);
         self.vault.keep(conn, client);
         tracing::debug!(%conn, %peer, %local, %worker, "accepted ({listener:?})");
         self.send(worker, &ToWorker::Connection { conn, row, origin }, vec![theirs]);
@@ -145,6 +160,7 @@ impl Front {
     /// Counts a connection that is closed, and says so.
     fn turn_away(&mut self, peer: SocketAddr, counter: FrontCounter, rule: &str) {
         self.count(counter);
+        self.log_some(&Event { client: Some(peer.ip()), ..Event::new(Kind::Limit).why(rule) });
         if self.peer_lines.allow(self.now_ms) {
             tracing::warn!(%peer, "connection refused: {rule}");
         }

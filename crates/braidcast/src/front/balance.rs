@@ -4,6 +4,7 @@ use super::timers::Timer;
 use super::{Front, TICK_MS};
 use crate::control::pages::{Why, WorkerState};
 use crate::control::{ConnId, Intent, ToWorker, WorkerId};
+use crate::events::{Event, Kind};
 use std::collections::HashMap;
 
 /// How often a worker that is drained is looked at, milliseconds.
@@ -56,6 +57,7 @@ impl Front {
             Some(other) => return Err(format!("worker {worker} is {}", other.label())),
         }
         tracing::info!(%worker, sessions = self.registry.load(worker).sessions, "the worker is drained: its sessions go to others");
+        self.log(&Event::new(Kind::Drain).worker(worker));
         self.balance.draining.insert(worker, self.now_ms);
         if let Some(found) = self.worker_mut(worker) {
             found.state = WorkerState::Draining;

@@ -5,7 +5,8 @@ use super::registry::{Answer, Circumstances, Mismatch, Question};
 use super::timers::Timer;
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{Why, WorkerState};
-use crate::control::{ConnId, Intent, Placement, Refusal, ToFront, ToWorker, WorkerId};
+use crate::control::{Asked, ConnId, Intent, Placement, Refusal, ToFront, ToWorker, WorkerId};
+use crate::events::{Event, Kind};
 use braidcast_media::StreamKey;
 use braidcast_stream_log::Reader;
 use braidcast_sys::Interest;
@@ -50,6 +51,7 @@ impl Front {
 
     /// Sends what the registry has to say.
     pub(super) fn deliver(&mut self) {
+        self.write_happenings();
         while let Some((worker, message)) = self.registry.poll_message() {
             self.send(worker, &message, Vec::new());
         }
@@ -117,9 +119,10 @@ impl Front {
             ToFront::Inventory(_) | ToFront::Bells | ToFront::Holding(_) | ToFront::InventoryEnd => {
                 self.bad_message(worker, &std::io::Error::other("an inventory that nobody asked for"));
             }
-            ToFront::Place { conn, intent, key, credential, pinned, found_at } => {
-                if self.is_sound(worker, &key) {
-                    self.answer(worker, Question { conn, intent, key, credential, pinned, found_at });
+            ToFront::Place { conn, asked } => {
+                if self.is_sound(worker, &asked.key) {
+                    let Asked { intent, key, credential, pinned, found_at, number } = asked;
+                    self.answer(worker, Question { conn, intent, key, credential, pinned, found_at, number, undecided: false });
                 }
             }
             ToFront::Move { conn, to } => self.forward(worker, conn, to),
@@ -143,9 +146,9 @@ impl Front {
                 let result = self.registry.closed(conn, worker, now_ms);
                 self.note(worker, conn, result);
             }
-            ToFront::Segment { key, next } => {
+            ToFront::Segment { key, next, duration_ms } => {
                 if self.is_sound(worker, &key) {
-                    self.numbers.raise(&key, next);
+                    self.segment(&key, next, duration_ms);
                     self.segment_of_unknown(&key);
                 }
             }
@@ -154,6 +157,7 @@ impl Front {
                 self.registry.lifecycle().settled(&key, settling, done, worker, now_ms);
             }
             ToFront::Named { conn, client } => self.named(worker, conn, client),
+            ToFront::Kick { conn } => self.kick(conn),
             ToFront::Taken { conn } => self.taken(worker, conn),
             ToFront::Collects { ref key } if !self.is_sound(worker, key) => {}
             message @ (ToFront::Keeps | ToFront::Collects { .. } | ToFront::Health { .. }) => self.hear_keeper(worker, message),
@@ -169,6 +173,7 @@ impl Front {
             let took_ms = found.process.as_ref().map_or(0, |process| now_ms.saturating_sub(process.started_ms));
             tracing::debug!(%worker, pid, "the worker serves ({took_ms} ms after its start)");
             self.timers.clear(Timer::Overdue(worker));
+            self.log(&Event { pid: Some(pid), ..Event::new(Kind::WorkerReady).worker(worker) });
             self.introduce_processes(worker);
             self.watch_sockets();
             self.send_waiting_home();
@@ -190,7 +195,9 @@ impl Front {
         if self.config.relays() {
             return self.answer_at_process(worker, question);
         }
-        let (conn, intent, key) = (question.conn, question.intent, question.key.clone());
+        let actions = self.wanted_decisions(&question);
+        let question = Question { undecided: !actions.is_empty(), ..question };
+        let (conn, number, intent, key) = (question.conn, question.number, question.intent, question.key.clone());
         let is_new = intent == Intent::Publish && !self.registry.knows(&key);
         let room = !is_new || self.budget.has_room(self.now_ms);
         let loads = self.loads();
@@ -203,6 +210,9 @@ impl Front {
             fetched_at: None,
         };
         match self.registry.place(worker, question, &around, self.now_ms) {
+            Ok(Answer { placement, .. }) if !actions.is_empty() && !matches!(placement, Placement::Refused(_)) => {
+                self.hold((conn, number), intent, key, actions);
+            }
             Ok(answer) => self.note_answer(worker, conn, intent, &key, is_new, &answer),
             Err(mismatch) => self.refuse_question(worker, conn, mismatch),
         }
@@ -210,7 +220,7 @@ impl Front {
 
     pub(super) fn refuse_question(&mut self, worker: WorkerId, conn: ConnId, mismatch: Mismatch) {
         self.note(worker, conn, Err(mismatch));
-        self.send(worker, &ToWorker::Placed { conn, placement: Placement::Refused(Refusal::Unavailable) }, Vec::new());
+        self.send(worker, &ToWorker::Placed { conn, placement: Placement::Refused(Refusal::Unavailable), forward: Vec::new() }, Vec::new());
     }
 
     pub(super) fn note_answer(&mut self, worker: WorkerId, conn: ConnId, intent: Intent, key: &StreamKey, is_new: bool, answer: &Answer) {
@@ -225,9 +235,12 @@ impl Front {
                 Refusal::PublishersFull => FrontCounter::RefusedPublishersFull,
                 Refusal::DirectoryFull => FrontCounter::RefusedDirectoryFull,
                 Refusal::Unavailable => FrontCounter::RefusedUnavailable,
+                Refusal::ByHook => FrontCounter::RefusedByHook,
                 // Counted when its client was named.
                 Refusal::Unwelcome => return,
             });
+            let event = Event { record: None, ..self.event_of(conn, intent, key) };
+            self.log_some(&Event { kind: Kind::Refused, ..event }.why(refusal));
             if self.peer_lines.allow(self.now_ms) {
                 tracing::warn!(stream = %key, %conn, peer, "{} refused: {refusal}", if intent == Intent::Publish { "publish" } else { "play" });
             }
@@ -236,7 +249,9 @@ impl Front {
         if intent == Intent::Publish {
             self.pull_placed(conn);
         }
+        self.count(if intent == Intent::Publish { FrontCounter::AdmittedPublishers } else { FrontCounter::AdmittedViewers });
         let target = if let Placement::MoveTo(target) = answer.placement { target } else { worker };
+        self.begin_client(conn);
         let process = if let Placement::Process(process) = answer.placement { Some(tracing::field::display(process)) } else { None };
         match intent {
             Intent::Play => tracing::debug!(stream = %key, %conn, peer, worker = %target, process, "a viewer is placed"),

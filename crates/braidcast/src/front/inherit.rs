@@ -30,8 +30,8 @@ pub struct Inherited {
     pub inventory: Inventory,
     /// Its connections.
     pub held: Vec<(Holding, OwnedFd)>,
-    /// The next segment numbers it knows.
-    pub numbers: Vec<(StreamKey, u64)>,
+    /// The next segment numbers it knows, and how long the segments before them play.
+    pub numbers: Vec<(StreamKey, u64, Option<u64>)>,
     /// How often its place was filled again.
     pub restarts: u32,
 }
@@ -98,7 +98,7 @@ struct Found {
     sockets: Vec<Socket>,
     doorbells: Vec<EventFd>,
     held: Vec<(Holding, OwnedFd)>,
-    numbers: Vec<(StreamKey, u64)>,
+    numbers: Vec<(StreamKey, u64, Option<u64>)>,
 }
 
 fn ask(shared_dir: &Path, worker: WorkerId) -> anyhow::Result<(Channel, Found)> {
@@ -124,7 +124,7 @@ fn ask(shared_dir: &Path, worker: WorkerId) -> anyhow::Result<(Channel, Found)> 
                 let socket = fds.pop().context("a connection came without its descriptor")?;
                 found.held.push((holding, socket));
             }
-            (ToFront::Segment { key, next }, _) => found.numbers.push((key, next)),
+            (ToFront::Segment { key, next, duration_ms }, _) => found.numbers.push((key, next, duration_ms)),
             (ToFront::InventoryEnd, _) => return Ok((channel, found)),
             (other, _) => bail!("an inventory does not hold {other:?}"),
         }

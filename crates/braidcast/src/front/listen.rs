@@ -50,17 +50,21 @@ impl Socket {
 /// Opens all listening sockets of a configuration, or none.
 pub fn open_all(config: &Config) -> anyhow::Result<Vec<Socket>> {
     let mut sockets = Vec::new();
-    for (section, listener, addresses) in [
-        ("rtmp", Listener::Rtmp, &config.rtmp.listen),
-        ("http", Listener::Http, &config.http.listen),
-        ("api", Listener::Api, &config.api.listen),
+    for (section, key, listener, addresses) in [
+        ("rtmp", "listen", Listener::Rtmp, &config.rtmp.listen),
+        ("http", "listen", Listener::Http, &config.http.listen),
+        ("api", "listen", Listener::Api, &config.api.listen),
+        ("tls", "rtmps", Listener::Rtmps, &config.tls.rtmps),
+        ("tls", "https", Listener::Https, &config.tls.https),
+        ("tls", "https_api", Listener::HttpsApi, &config.tls.https_api),
+        ("metrics", "listen", Listener::Metrics, &config.metrics.listen),
     ] {
         let before = sockets.len();
         for address in addresses {
-            sockets.extend(open_listed(section, listener, *address, &sockets[before..])?);
+            sockets.extend(open_listed(section, key, listener, *address, &sockets[before..])?);
         }
         if sockets.len() == before && !addresses.is_empty() {
-            bail!("[{section}] listen names only IPv6 addresses, and this machine has no IPv6");
+            bail!("[{section}] {key} names only IPv6 addresses, and this machine has no IPv6");
         }
     }
     for id in 1..=config.workers() {
@@ -73,14 +77,14 @@ pub fn open_all(config: &Config) -> anyhow::Result<Vec<Socket>> {
 }
 
 /// Port 0 in a section takes the same free port for IPv4 and IPv6 where that can be had.
-fn open_listed(section: &str, listener: Listener, address: SocketAddr, earlier: &[Socket]) -> anyhow::Result<Option<Socket>> {
+fn open_listed(section: &str, key: &str, listener: Listener, address: SocketAddr, earlier: &[Socket]) -> anyhow::Result<Option<Socket>> {
     if address.port() == 0
         && let Some(sibling) = earlier.iter().rev().find(|socket| socket.address.is_ipv4() != address.is_ipv4())
         && let Ok(Some(socket)) = bind(listener, None, SocketAddr::new(address.ip(), sibling.address.port()))
     {
         return Ok(Some(socket));
     }
-    open(section, "listen", listener, None, address)
+    open(section, key, listener, None, address)
 }
 
 fn open(section: &str, key: &str, listener: Listener, worker: Option<WorkerId>, address: SocketAddr) -> anyhow::Result<Option<Socket>> {

@@ -4,11 +4,16 @@
 //! sent, never waits for a worker, and holds nothing whose loss a worker would notice before `front_grace` is over.
 
 mod accept;
+mod access;
 mod addresses;
+mod attendants;
 mod backoff;
 mod balance;
 mod budget;
+mod clients;
+mod decisions;
 mod engine;
+mod events;
 mod hear;
 mod inherit;
 mod lifecycle;
@@ -31,18 +36,24 @@ mod vault;
 mod watch;
 mod workers;
 
+use crate::api::machine::Sampler;
 use crate::cli::ServeOptions;
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, ProcessId, WorkerId};
+use crate::events::Writer;
 use crate::logging::{self, RateLimit};
+use crate::metrics::OwnUse;
 use crate::{relays, sandbox};
+use access::Access;
 use anyhow::{Context, bail};
+use attendants::Attendants;
 use balance::Balance;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock, limits};
 use budget::Budget;
+use decisions::Decisions;
 use engine::Engine;
 pub use engine::Recipe;
 use inherit::{Inheritance, Inherited};
@@ -75,6 +86,8 @@ const ORDERS: u64 = 5;
 const SUCCESSOR: u64 = 6;
 const PROGRAM: u64 = 7;
 const ENGINE: u64 = 8;
+const ATTENDANT: u64 = 9;
+const ATTENDANT_PROCESS: u64 = 10;
 
 /// How long a front that was killed may still hold the lock while another one is started in its place: a dying process is seen
 /// dead before it has let go of its files.
@@ -122,6 +135,8 @@ struct Front {
     unanswered: Vec<(WorkerId, Question)>,
     doorbells: Vec<EventFd>,
     registry: Registry,
+    events: Writer,
+    decisions: Decisions,
     vault: Vault,
     moves: Moves,
     balance: Balance,
@@ -139,8 +154,13 @@ struct Front {
     /// Why the last succession came to nothing.
     gave_up: Option<String>,
     pulls: Pulls,
+    /// What the API says of processes and machine.
+    sampler: Sampler,
+    /// Keys for access rules, and what signs for programs of our own.
+    access: Access,
     /// Processes of another server.
     engine: Engine,
+    attendants: Attendants,
     numbers: NextSegments,
     budget: Budget,
     evicting: bool,
@@ -148,7 +168,12 @@ struct Front {
     eviction_told_ms: Option<u64>,
     timers: Timers,
     peer_lines: RateLimit,
+    /// Events that clients can cause as often as they like.
+    event_lines: RateLimit,
     worker_lines: RateLimit,
+    /// Log lines that fronts before this one have suppressed.
+    suppressed_before: u64,
+    own_use: OwnUse,
     ready_fd: Option<OwnedFd>,
     now_ms: u64,
 }
@@ -174,6 +199,7 @@ fn begin(mut config: Config, options: &ServeOptions, predecessor: &mut Predecess
     }
     // Whoever waited for the readiness of the first front of an instance has heard of it.
     let first = !predecessor.is_there() && options.resumed.is_none();
+    let access = Access::new(&config)?;
     let ready_fd = options.ready_fd.filter(|_| first).map(notify::ready_fd).transpose()?;
     let signals = Signals::take_over()?;
     predecessor.wait_for_go()?;
@@ -181,7 +207,7 @@ fn begin(mut config: Config, options: &ServeOptions, predecessor: &mut Predecess
     let shared = SharedDir::open(&config.server, patience)?;
     let (path, remove) = (shared.path().to_owned(), config.server.on_exit == OnExit::Remove && first);
     match Front::new(config, shared, signals, ready_fd) {
-        Ok(front) => Ok(Front { gave_up: options.resumed.clone(), ..front }),
+        Ok(front) => Ok(Front { gave_up: options.resumed.clone(), access, ..front }),
         Err((error, shared)) => {
             // What was made for this start and is not wanted after the end is not wanted after a failed start either.
             if let Some(shared) = shared.filter(|_| remove)
@@ -214,18 +240,34 @@ impl Front {
     }
 
     fn assemble(config: Config, shared: SharedDir, signals: Signals, ready_fd: Option<OwnedFd>, opened: Opened) -> anyhow::Result<Self> {
-        let Opened { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine } =
-            opened;
+        let Opened {
+            events,
+            sockets,
+            page,
+            vault,
+            orders,
+            numbers,
+            budget,
+            doorbells,
+            streams,
+            connections,
+            inherited,
+            unchanged,
+            engine,
+            attendants,
+        } = opened;
         let now_ms = clock::monotonic_ms();
         let poller = Poller::new().context("epoll")?;
         for (place, pipe) in signals.pipes() {
             poller.add(pipe, token(SIGNALS, place), Interest::READ).context("watching signals")?;
         }
-        let registry = Registry::new(rules(&config, connections), 0);
+        let registry = Registry::new(rules(&config, connections), events.last_conn());
         let listening: Vec<Listening> = sockets.iter().map(Socket::listening).collect();
         page.set_listening(&listening);
         page.set_instance(clock::wall_ms(), config.workers(), config.placement.max_publishers);
         page.counter(FrontCounter::Pid).store(std::process::id().into(), Relaxed);
+        let counted = |counter: FrontCounter| page.counter(counter).load(Relaxed);
+        let (own_use, suppressed_before) = (OwnUse::new(counted(FrontCounter::CpuMicros)), counted(FrontCounter::LogLinesSuppressed));
         relays::instance_id(shared.path()).context("giving this server its name")?;
         let pulls = Pulls::new(&config, now_ms);
         let mut front = Self {
@@ -244,6 +286,8 @@ impl Front {
             unanswered: Vec::new(),
             doorbells,
             registry,
+            events,
+            decisions: Decisions::default(),
             vault,
             moves: Moves::default(),
             balance: Balance::default(),
@@ -254,21 +298,31 @@ impl Front {
             replacing: false,
             unchanged,
             gave_up: None,
+            access: Access::default(),
             pulls,
+            sampler: Sampler::default(),
             engine,
+            attendants,
             numbers,
             budget,
             evicting: false,
             eviction_told_ms: None,
             timers: Timers::default(),
             peer_lines: RateLimit::default(),
+            event_lines: RateLimit::default(),
             worker_lines: RateLimit::default(),
+            suppressed_before,
+            own_use,
             ready_fd,
             now_ms,
         };
+        for (key, number) in front.events.told_segments().context("reading the event log")? {
+            front.numbers.raise(&key, number + 1);
+        }
         for worker in inherited {
             front.inherit(worker)?;
         }
+        front.reconcile_events().context("bringing the event log in line")?;
         for key in streams.iter().take(registry::MAX_STREAMS) {
             if !front.registry.knows(key) {
                 front.registry.found(key, now_ms);
@@ -301,21 +355,24 @@ impl Front {
                 self.find_home(homeless, id, Why::Drained);
             }
         }
-        for (key, next) in numbers {
-            self.numbers.raise(&key, next);
+        for (key, next, duration_ms) in numbers {
+            self.segment(&key, next, duration_ms);
         }
         Ok(())
     }
 
     fn run(&mut self) -> anyhow::Result<()> {
         for id in self.ids() {
-            if self.worker(id).is_some_and(|worker| worker.process.is_none()) {
-                self.start_worker(id);
+            match self.worker(id).is_some_and(|worker| worker.process.is_none()) {
+                true => self.start_worker(id),
+                false => self.introduce_access(id),
             }
         }
         self.begin_engine();
+        self.begin_attendants().context("watching for attendants")?;
         self.watch_orders().context("watching for orders")?;
         self.timers.set(Timer::Tick, self.now_ms);
+        self.timers.set(Timer::Sample, self.now_ms);
         self.timers.set(Timer::Pulls, self.now_ms);
         self.timers.set(Timer::Watch, self.now_ms);
         self.timers.set(Timer::Confirm, self.now_ms);
@@ -357,6 +414,7 @@ impl Front {
         if was_there && self.state == InstanceState::Running && self.predecessor.confirm() {
             tracing::info!("this front has taken over: the workers are replaced one by one");
             self.replacing = true;
+            self.replace_attendants();
         }
         if self.replacing {
             self.replacing = self.replace_inherited() > 0;
@@ -383,6 +441,8 @@ impl Front {
                 SUCCESSOR => self.hear_successor(),
                 PROGRAM => self.program_ended(event.token as u32 as usize),
                 ENGINE => self.process_ended(ProcessId(event.token as u16)),
+                ATTENDANT => self.attendants_turn(event.token as u32 as usize),
+                ATTENDANT_PROCESS => self.attendant_ended(event.token as u32),
                 _ => {}
             }
         }
@@ -394,15 +454,19 @@ impl Front {
         }
         self.deliver();
         self.settle();
+        self.end_attendants();
         self.show_rows();
     }
 
     fn due(&mut self, timer: Timer) {
         match timer {
             Timer::Tick => self.tick(),
+            Timer::Sample => self.sample_machine(),
             Timer::Watch => self.watch_workers(),
             Timer::Drain => self.drain_on(),
+            Timer::Decisions => self.decisions_due(),
             Timer::Pulls => self.pulls_turn(),
+            Timer::KeyFiles => self.look_at_key_files(),
             Timer::Orders => self.report_on_orders(),
             Timer::Succession => self.succession_due(),
             Timer::Confirm => self.confirm(),
@@ -414,7 +478,12 @@ impl Front {
                 self.accept_paused = false;
                 self.watch_sockets();
             }
-            Timer::RetrySends => self.ids().for_each(|id| self.flush(id)),
+            Timer::RetrySends => {
+                self.ids().for_each(|id| self.flush(id));
+                self.flush_attendants();
+            }
+            Timer::StartAttendant(role) => self.start_attendant(role),
+            Timer::AttendantOverdue(role) => self.attendant_overdue(role),
             // Looked at in every turn; the timer only ends the wait.
             Timer::Settle => {}
             Timer::ReadyAnyway => {
@@ -450,7 +519,11 @@ impl Front {
     }
 
     fn is_over(&self) -> bool {
-        self.is_stopping() && self.workers.iter().all(|worker| worker.process.is_none()) && self.engine.is_empty()
+        self.is_stopping() && self.no_worker_runs() && self.engine.is_empty() && self.attendants.is_empty()
+    }
+
+    fn no_worker_runs(&self) -> bool {
+        self.workers.iter().all(|worker| worker.process.is_none())
     }
 
     /// After the last worker: writes down what is to stay, removes what is not.
@@ -510,6 +583,7 @@ impl Front {
 
 /// What can fail for a reason that an operator can do something about.
 struct Opened {
+    events: Writer,
     sockets: Vec<Socket>,
     page: FrontPage,
     vault: Vault,
@@ -522,13 +596,17 @@ struct Opened {
     inherited: Vec<Inherited>,
     unchanged: Vec<&'static str>,
     engine: Engine,
+    attendants: Attendants,
 }
 
 impl Opened {
     fn new(config: &mut Config, shared: &SharedDir, inheritance: Option<Inheritance>) -> anyhow::Result<Self> {
+        let full = "making the pages in the shared directory: is it full?";
+        let mut events = Writer::open(shared.path()).context(full)?;
         let Inheritance { workers: mut inherited, mut sockets, mut doorbells } = match inheritance {
             Some(inheritance) => inheritance,
             None => {
+                events::end_all(&mut events, shared.path())?;
                 shared.forget_sessions()?;
                 Inheritance::default()
             }
@@ -537,6 +615,8 @@ impl Opened {
         match inherited.first() {
             Some(worker) => unchanged = keep_what_cannot_change(config, &worker.inventory.config)?,
             None => {
+                // They would hold listening sockets of an instance that is gone.
+                attendants::end_all(shared.path())?;
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
             }
@@ -553,7 +633,6 @@ impl Opened {
                 worker.restarts = before.row(worker.inventory.worker).restarts;
             }
         }
-        let full = "making the pages in the shared directory: is it full?";
         let page = FrontPage::create(shared.path()).context(full)?;
         for id in 1..=config.workers() {
             // Made here, so that each worker finds the pages of all others whichever starts first.
@@ -579,7 +658,23 @@ impl Opened {
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
         let engine = Engine::open(config, clock::monotonic_ms())?;
-        Ok(Self { sockets, page, vault, orders, numbers, budget, doorbells, streams, connections, inherited, unchanged, engine })
+        let attendants = Attendants::open(shared.path()).context("listening for attendants")?;
+        Ok(Self {
+            events,
+            sockets,
+            page,
+            vault,
+            orders,
+            numbers,
+            budget,
+            doorbells,
+            streams,
+            connections,
+            inherited,
+            unchanged,
+            engine,
+            attendants,
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use super::registry::Homeless;
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{MoveRow, Why};
 use crate::control::{Adoption, ConnId, Intent, ToWorker, WorkerId};
+use crate::events::{Event, Kind};
 use braidcast_sys::clock;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,6 +38,11 @@ impl Moves {
     /// Whether a connection is on its way and nobody can take it yet.
     pub fn waits(&self, conn: ConnId) -> bool {
         self.under_way.get(&conn).is_some_and(|moving| moving.waits)
+    }
+
+    /// Whether a connection is on its way.
+    pub fn is_under_way(&self, conn: ConnId) -> bool {
+        self.under_way.contains_key(&conn)
     }
 
     /// How many connections are on their way.
@@ -95,8 +101,14 @@ impl Front {
         }
         let publishes = moving.homeless.intent == Some(Intent::Publish);
         let next_segment = self.registry.stream_of(conn).filter(|_| publishes).map_or(0, |key| self.numbers.next(key));
-        let adoption =
-            Adoption { conn, row: moving.homeless.row, origin: moving.homeless.origin, next_segment, admitted: moving.why == Why::Placed };
+        let adoption = Adoption {
+            conn,
+            row: moving.homeless.row,
+            origin: moving.homeless.origin,
+            next_segment,
+            admitted: moving.why == Why::Placed,
+            forward: self.registry.forward_of(conn).to_vec(),
+        };
         self.send(worker, &ToWorker::Adopt(adoption), vec![client]);
     }
 
@@ -115,14 +127,19 @@ impl Front {
         self.vault.settled(conn);
         self.forget_departed(conn, &moving);
         let pause_ms = self.now_ms.saturating_sub(moving.since_ms);
-        let (stream, peer) = (self.registry.stream_of(conn), self.registry.address_of(conn));
-        let (stream, peer) = (stream.map(tracing::field::display), peer.map(tracing::field::display));
         self.count(FrontCounter::Moves);
         let (from, why) = (moving.from.first().copied().unwrap_or(worker), moving.why);
         self.page.push_move(&MoveRow { wall_ms: clock::wall_ms(), conn, from, to: worker, why, pause_ms });
         if matches!(moving.why, Why::Died | Why::Hung) {
             self.count(FrontCounter::Takeovers);
         }
+        if moving.why != Why::Placed {
+            let event = Event { from: Some(from.0), duration_ms: Some(pause_ms), ..Event::new(Kind::Move).conn(conn).worker(worker) };
+            let event = self.registry.stream_of(conn).map(|key| event.clone().of_stream(key)).unwrap_or(event);
+            self.log(&Event { client: self.registry.address_of(conn), ..event.why(moving.why.label()) });
+        }
+        let (stream, peer) = (self.registry.stream_of(conn), self.registry.address_of(conn));
+        let (stream, peer) = (stream.map(tracing::field::display), peer.map(tracing::field::display));
         if moving.why == Why::Placed || !self.worker_lines.allow(self.now_ms) {
             tracing::debug!(stream, %conn, peer, from = %from, to = %worker, pause_ms, "a session has moved: {}", moving.why.label());
         } else {
@@ -164,6 +181,9 @@ impl Front {
     pub(super) fn condemn(&mut self, homeless: Homeless, from: WorkerId) {
         self.count(FrontCounter::Poisoned);
         let address = self.registry.address_of(homeless.conn);
+        let event = Event { client: address, ..Event::new(Kind::Poison).conn(homeless.conn) };
+        let event = self.registry.stream_of(homeless.conn).map(|key| event.clone().of_stream(key)).unwrap_or(event);
+        self.log(&event);
         if let Some(proxy) = address.filter(|address| self.registry.is_proxy(*address)) {
             // The others who come by it have done nothing.
             tracing::error!(conn = %homeless.conn, peer = %proxy, "two workers died of what came through this proxy: the connection is closed");
@@ -178,7 +198,7 @@ impl Front {
             return self.lost(from, conn);
         };
         self.registry.rehome(conn, worker);
-        let adoption = Adoption { conn, row: homeless.row, origin: homeless.origin, next_segment: 0, admitted: false };
+        let adoption = Adoption { conn, row: homeless.row, origin: homeless.origin, next_segment: 0, admitted: false, forward: Vec::new() };
         self.send(worker, &ToWorker::Bury(adoption), vec![client]);
     }
 }

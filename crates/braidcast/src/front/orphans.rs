@@ -1,18 +1,16 @@
 //! Workers that outlived their front: who they are is noted in the shared directory, and the next front finds them there.
 //!
-//! The notes lie where workers cannot write: who is noted there may be killed.
-//!
 //! A process is named by its number, its start time and the boot, so that no stranger who got the number later is ever harmed.
 
 use super::next_segments::boot_id;
 use crate::control::WorkerId;
 use anyhow::{Context, bail};
 use braidcast_sys::process::{SIGKILL, start_time_ticks};
-use braidcast_sys::{Events, Interest, PidFd, Poller};
+use braidcast_sys::{Events, Interest, PidFd, Poller, privileges};
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,8 +19,13 @@ const SUFFIX: &str = ".pid";
 
 /// Notes who a worker is: `worker-<id>.pid`.
 pub fn note(shared_dir: &Path, worker: WorkerId, pid: u32) -> io::Result<()> {
+    note_at(&path(shared_dir, worker), pid)
+}
+
+/// Notes who a process is.
+pub fn note_at(path: &Path, pid: u32) -> io::Result<()> {
     let Some(started) = start_time_ticks(pid)? else { return Ok(()) };
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path(shared_dir, worker))?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     writeln!(&file, "{pid} {started} {}", boot_id())
 }
 
@@ -71,12 +74,23 @@ pub fn alive(shared_dir: &Path) -> anyhow::Result<Vec<Orphan>> {
 
 /// Kills a worker of another front, and waits until it is dead.
 pub fn end(shared_dir: &Path, worker: WorkerId, pid: u32, handle: PidFd) -> anyhow::Result<()> {
-    signal(pid, &handle, SIGKILL);
-    if !wait(vec![(pid, handle)], Duration::from_secs(10))?.is_empty() {
-        bail!("a worker of an earlier front, process {pid}, cannot be killed");
-    }
+    kill(pid, handle)?;
     forget(shared_dir, worker);
     Ok(())
+}
+
+/// Kills a process of another front, and waits until it is dead.
+pub fn kill(pid: u32, handle: PidFd) -> anyhow::Result<()> {
+    signal(pid, &handle, SIGKILL);
+    if !wait(vec![(pid, handle)], Duration::from_secs(10))?.is_empty() {
+        bail!("process {pid} of an earlier front cannot be killed");
+    }
+    Ok(())
+}
+
+/// The process that the note at a path names, if it runs.
+pub fn noted_at(path: &Path) -> Option<(u32, PidFd)> {
+    running(path, &boot_id())
 }
 
 fn path(shared_dir: &Path, worker: WorkerId) -> PathBuf {
@@ -91,7 +105,12 @@ fn notes(shared_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 /// The process that a note names, if it runs. The handle is opened before the start time is looked at: it cannot come to mean another.
 fn running(note: &Path, boot: &str) -> Option<(u32, PidFd)> {
-    let text = fs::read_to_string(note).ok()?;
+    let mut file = File::open(note).ok()?;
+    let found = file.metadata().ok()?;
+    // Who is noted may be killed: what others can write is no note.
+    (found.uid() == privileges::effective_uid() && found.mode() & 0o022 == 0).then_some(())?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
     let mut fields = text.split_ascii_whitespace();
     let (pid, started): (u32, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     let process = PidFd::open(pid).ok()?;

@@ -4,8 +4,9 @@
 //! Directories are setgid, so that whatever is made in them is the group's too, whoever makes it.
 
 use crate::config::Config;
-use crate::control::ProcessId;
+use crate::control::{ProcessId, attendants};
 use crate::engine::{self, process_dir};
+use crate::events;
 use anyhow::{Context, bail};
 use braidcast_sys::Dir;
 use braidcast_sys::privileges::Identity;
@@ -24,7 +25,7 @@ const ADD: u32 = 0o3770;
 /// Directories within each other that are looked into, at most: those of a process of another server have the most levels.
 const MAX_DEPTH: usize = 16;
 /// What workers write all over.
-const OF_WORKERS: [&str; 3] = ["workers", "sessions", "streams"];
+const OF_WORKERS: [&str; 4] = ["workers", "sessions", "streams", attendants::DIRECTORY];
 
 /// Hands the directory to the group of the workers, with what an earlier instance has left in it.
 ///
@@ -38,6 +39,7 @@ pub fn hand_over(config: &Config, identity: Identity) -> anyhow::Result<()> {
     for name in OF_WORKERS {
         give(&top.create_dir(name)?, identity.gid, MAX_DEPTH).with_context(|| format!("handing {name} to the workers"))?;
     }
+    show(&top.create_dir(events::DIRECTORY)?, identity.gid).context("showing the event log to the workers")?;
     if config.relays() {
         hand_over_engine(config, &top, identity.gid).context("handing the processes' directories to the workers")?;
     }
@@ -91,6 +93,17 @@ fn give(directory: &Dir, gid: u32, depth: usize) -> io::Result<()> {
                 file.set_permissions(Permissions::from_mode((found.mode() & 0o777) | 0o660))?;
             }
         }
+    }
+    Ok(())
+}
+
+/// What the front alone writes, and the group reads.
+fn show(directory: &Dir, gid: u32) -> io::Result<()> {
+    set(directory, 0, gid, READ)?;
+    for name in directory.names()? {
+        let Some(Ok(file)) = name.to_str().map(|name| directory.open_regular(name, false)) else { continue };
+        fchown(&file, Some(0), Some(gid))?;
+        file.set_permissions(Permissions::from_mode(0o640))?;
     }
     Ok(())
 }

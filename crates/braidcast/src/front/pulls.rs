@@ -6,7 +6,7 @@
 
 use super::Front;
 use super::timers::Timer;
-use crate::config::{Config, When};
+use crate::config::{self, Config, When};
 use crate::control::counters::FrontCounter;
 use crate::control::{ConnId, Listener, Origin, ToWorker, WorkerId};
 use crate::relays::report::{self, Kind, Relay, State};
@@ -27,6 +27,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+/// How long a program that fetches HLS may take to push it, once it has it, seconds.
+const OWN_URL_S: u64 = 60;
 /// The most streams that are pulled at once.
 const MAX_PULLS: usize = 1_024;
 /// How long a pull waits when it cannot be ordered just now: no worker, another front about to come, somebody else publishing. Milliseconds.
@@ -272,6 +274,7 @@ impl Front {
         let row = self.vault.take_row().context("no memory for its row")?;
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let conn = self.registry.connected(worker, Origin { listener: Listener::Rtmp, peer: nobody, local: nobody }, row);
+        self.events.note_conn(conn);
         let Some(pull) = self.pulls.pulls.get_mut(key) else { return Ok(()) };
         pull.conn = Some((conn, worker));
         let message = ToWorker::Pull { conn, row, key: key.clone(), from: pull.from.as_str().to_owned(), via: pull.via.to_string() };
@@ -366,7 +369,8 @@ impl Front {
     /// Starts the program that fetches HLS.
     fn start_program(&mut self, key: &StreamKey) -> anyhow::Result<()> {
         let instance = relays::instance_id(self.shared.path()).context("who this server is")?;
-        let target = self.own_url(key)?;
+        // It opens its own connection when it knows what it has fetched, which may take as long as the server may be silent.
+        let target = self.own_url(key, 2 * self.config.relay.silent.as_ms() / 1_000 + OWN_URL_S)?;
         let Some(pull) = self.pulls.pulls.get_mut(key) else { return Ok(()) };
         let via = pull.via.clone().then(&instance);
         let program = &self.config.relay.ffmpeg;
@@ -382,6 +386,7 @@ impl Front {
         if let Some(Identity { uid, gid }) = sandbox::identity(&self.config.sandbox) {
             command.uid(uid).gid(gid);
         }
+        config::without_settings(&mut command);
         let mut started = child::spawn_dependent(command).with_context(|| format!("[relay] ffmpeg = {program:?} cannot be run"))?;
         let complaints = started.stderr.take().context("no pipe for its complaints")?;
         let (pid, complaints) = (started.id(), OwnedFd::from(complaints));
@@ -405,7 +410,7 @@ impl Front {
     }
 
     /// Where a program on this machine pushes a stream to.
-    fn own_url(&self, key: &StreamKey) -> anyhow::Result<String> {
+    fn own_url(&self, key: &StreamKey, holds_s: u64) -> anyhow::Result<String> {
         let rtmp = self.sockets.iter().find(|socket| socket.listener == Listener::Rtmp).context("[rtmp] listen is empty")?;
         let mut address = rtmp.address;
         if address.ip().is_unspecified() {
@@ -414,8 +419,11 @@ impl Front {
         if format!("{}{}{}", key.vhost(), key.app(), key.stream()).contains(['?', '&', ' ', '#']) {
             bail!("the stream's name cannot be said to an external program");
         }
-        let vhost = if key.vhost() == DEFAULT_VHOST { String::new() } else { format!("?vhost={}", key.vhost()) };
-        Ok(format!("rtmp://{address}/{}/{}{vhost}", key.app(), key.stream()))
+        let vhost = if key.vhost() == DEFAULT_VHOST { String::new() } else { format!("vhost={}", key.vhost()) };
+        let query = [vhost, self.own_query(key, clock::wall_ms() / 1_000 + holds_s)];
+        let query = query.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
+        let query = if query.is_empty() { query } else { format!("?{query}") };
+        Ok(format!("rtmp://{address}/{}/{}{query}", key.app(), key.stream()))
     }
 
     /// A program has ended.

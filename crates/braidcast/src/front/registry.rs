@@ -7,8 +7,9 @@ use super::addresses::Addresses;
 use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{Network, PlayPolicy, PublishPolicy};
-use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
+use crate::control::{ConnId, HeldPlace, Holding, Intent, Listener, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
 use crate::engine::report::Published;
+use crate::events::Found;
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
@@ -68,6 +69,10 @@ pub struct Question {
     pub pinned: bool,
     /// As in [`crate::control::Asked`].
     pub found_at: Option<ProcessId>,
+    /// As in [`crate::control::Asked`].
+    pub number: u32,
+    /// Hooks are asked before it is answered: the place is reserved until [`Registry::decided`].
+    pub undecided: bool,
 }
 
 /// What the registry cannot know by itself.
@@ -111,6 +116,32 @@ impl std::fmt::Display for Mismatch {
     }
 }
 
+/// What has happened to a connection, for the event log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happening {
+    /// Which one.
+    pub conn: ConnId,
+    /// Where it is saved.
+    pub row: RowId,
+    /// Its client's address.
+    pub client: IpAddr,
+    /// Who has it, or had it.
+    pub worker: WorkerId,
+    /// What.
+    pub what: What,
+}
+
+/// See [`Happening`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// It is admitted to a stream.
+    Began(Intent, StreamKey),
+    /// It does that no more.
+    Ended(Intent, StreamKey),
+    /// It is over.
+    Closed,
+}
+
 /// A session that needs another worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Homeless {
@@ -149,6 +180,8 @@ struct Conn {
     /// The client that a proxy named is not let in: the worker was told so.
     turned_away: bool,
     place: Option<Place>,
+    /// What the front before was asked for it: it may have begun.
+    asked_before: Option<(Intent, StreamKey)>,
 }
 
 /// A reservation: counted at the worker that was chosen, from the answer on.
@@ -161,6 +194,16 @@ struct Place {
     since_ms: u64,
     /// The process that it is connected to, and whether that has taken it.
     process: Option<(ProcessId, bool)>,
+    /// Hooks were not heard yet: the number of the question.
+    undecided: Option<u32>,
+    /// Where hooks want the stream to be pushed to.
+    forward: Vec<String>,
+}
+
+impl Conn {
+    fn new(worker: WorkerId, row: RowId, origin: Origin, address: IpAddr) -> Self {
+        Self { worker, row, origin, suspect: None, address, turned_away: false, place: None, asked_before: None }
+    }
 }
 
 /// The table.
@@ -170,11 +213,14 @@ pub struct Registry {
     next_conn: u64,
     conns: HashMap<ConnId, Conn>,
     publishers: HashMap<StreamKey, ConnId>,
+    /// Who is to publish a stream if hooks allow it; until then whoever has it keeps it.
+    claims: HashMap<StreamKey, ConnId>,
     tallies: HashMap<WorkerId, Tally>,
     process_tallies: HashMap<ProcessId, Tally>,
     addresses: Addresses,
     lifecycle: Lifecycle,
     messages: VecDeque<(WorkerId, ToWorker)>,
+    happenings: VecDeque<Happening>,
     gone: Vec<(ConnId, RowId)>,
 }
 
@@ -187,11 +233,13 @@ impl Registry {
             next_conn: first_conn,
             conns: HashMap::new(),
             publishers: HashMap::new(),
+            claims: HashMap::new(),
             tallies: HashMap::new(),
             process_tallies: HashMap::new(),
             addresses: Addresses::default(),
             lifecycle,
             messages: VecDeque::new(),
+            happenings: VecDeque::new(),
             gone: Vec::new(),
         }
     }
@@ -233,7 +281,7 @@ impl Registry {
         let address = origin.peer.ip();
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
-        self.conns.insert(conn, Conn { worker, row, origin, suspect: None, address, turned_away: false, place: None });
+        self.conns.insert(conn, Conn::new(worker, row, origin, address));
         self.opened(address);
         self.tally(worker).sessions += 1;
         conn
@@ -244,13 +292,21 @@ impl Registry {
         let Holding { conn, row, origin, client, place, .. } = holding;
         let address = client.ip();
         self.next_conn = self.next_conn.max(conn.0);
-        self.conns.insert(conn, Conn { worker, row, origin, suspect: None, address, turned_away: false, place: None });
+        let asked_before = place.as_ref().filter(|place| !place.admitted).map(|place| (place.intent, place.key.clone()));
+        self.conns.insert(conn, Conn { asked_before, ..Conn::new(worker, row, origin, address) });
         self.opened(address);
         self.tally(worker).sessions += 1;
-        if let Some(HeldPlace { intent, key, credential, process }) = place {
+        if let Some(HeldPlace { intent, key, credential, process, admitted: true, forward }) = place {
             let taken = intent == Intent::Publish && self.publishers.contains_key(&key);
             if !taken {
-                self.reserve(Question { conn, intent, key, credential, pinned: false, found_at: None }, worker, now_ms);
+                self.happens(conn, What::Began(intent, key.clone()));
+                let question = Question { conn, intent, key, credential, pinned: false, found_at: None, number: 0, undecided: false };
+                self.reserve(question, worker, now_ms);
+                self.conns
+                    .get_mut(&conn)
+                    .and_then(|held| held.place.as_mut())
+                    .into_iter()
+                    .for_each(|place| place.forward = forward.clone());
                 if let Some((process, has_taken)) = process {
                     self.reserve_process(conn, process);
                     if has_taken {
@@ -283,6 +339,11 @@ impl Registry {
         Ok(None)
     }
 
+    /// The last id that was given to a connection.
+    pub fn last_conn(&self) -> u64 {
+        self.next_conn
+    }
+
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.conns.len()
@@ -291,6 +352,11 @@ impl Registry {
     /// What a worker holds.
     pub fn load(&self, worker: WorkerId) -> Tally {
         self.tallies.get(&worker).copied().unwrap_or_default()
+    }
+
+    /// What has happened, for the event log. Drained after every input, before the messages.
+    pub fn poll_happening(&mut self) -> Option<Happening> {
+        self.happenings.pop_front()
     }
 
     /// Whether the stream is known: published, or its directory not deleted yet.
@@ -328,29 +394,35 @@ impl Registry {
         &mut self.lifecycle
     }
 
-    /// Answers a worker's question; the message is in [`Registry::poll_message`]. A place the connection had before is given up.
+    /// Answers a worker's question; the message is in [`Registry::poll_message`]. A place the connection had before is given up. If the
+    /// question is undecided and nothing speaks against it, it is answered by [`Registry::decided`].
     pub fn place(&mut self, asking: WorkerId, question: Question, around: &Circumstances<'_>, now_ms: u64) -> Result<Answer, Mismatch> {
         let turned_away = self.owned(question.conn, asking)?.turned_away;
         let conn = question.conn;
-        self.release(conn, Gone::InOrder, now_ms);
+        let before = self.step_back(conn, now_ms);
         let decided = match question.intent {
             _ if turned_away => Err(Refusal::Unwelcome),
             Intent::Play => self.decide_play(asking, &question, around).map(|worker| (worker, None)),
             Intent::Publish => self.decide_publish(asking, &question, around, now_ms),
         };
         let (placement, replaced) = match decided {
-            Ok((worker, replaced)) => {
-                if let Some(old) = replaced {
-                    self.evict(old, now_ms);
-                }
+            Ok((worker, holder)) => {
+                let replaced = self.make_way(&question, holder, before, now_ms);
                 let next_segment = if question.intent == Intent::Publish { (around.next_segment)(&question.key) } else { 0 };
+                let undecided = question.undecided;
                 self.reserve(question, worker, now_ms);
                 let placement = if worker == asking { Placement::Here { next_segment } } else { Placement::MoveTo(worker) };
+                if undecided {
+                    return Ok(Answer { placement, replaced });
+                }
                 (placement, replaced)
             }
-            Err(refusal) => (Placement::Refused(refusal), None),
+            Err(refusal) => {
+                self.ended(conn, before);
+                (Placement::Refused(refusal), None)
+            }
         };
-        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone() }));
+        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward: Vec::new() }));
         Ok(Answer { placement, replaced })
     }
 
@@ -366,28 +438,145 @@ impl Registry {
     ) -> Result<Option<Answer>, Mismatch> {
         let turned_away = self.owned(question.conn, asking)?.turned_away;
         let conn = question.conn;
-        self.release(conn, Gone::InOrder, now_ms);
+        let before = self.step_back(conn, now_ms);
         let decided = match question.intent {
             _ if turned_away => Err(Refusal::Unwelcome),
             Intent::Play => match self.process_of(&question.key).or(question.found_at).or(around.fetched_at) {
                 Some(process) => Ok((process, None)),
-                None => return Ok(None),
+                None => {
+                    self.ended(conn, before);
+                    return Ok(None);
+                }
             },
             Intent::Publish => self.decide_process(&question, processes, around, now_ms),
         };
         let (placement, replaced) = match decided {
-            Ok((process, replaced)) => {
-                if let Some(old) = replaced {
-                    self.evict(old, now_ms);
-                }
+            Ok((process, holder)) => {
+                let replaced = self.make_way(&question, holder, before, now_ms);
+                let undecided = question.undecided;
                 self.reserve(question, asking, now_ms);
                 self.reserve_process(conn, process);
+                if undecided {
+                    return Ok(Some(Answer { placement: Placement::Process(process), replaced }));
+                }
                 (Placement::Process(process), replaced)
             }
-            Err(refusal) => (Placement::Refused(refusal), None),
+            Err(refusal) => {
+                self.ended(conn, before);
+                (Placement::Refused(refusal), None)
+            }
         };
-        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone() }));
+        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward: Vec::new() }));
         Ok(Some(Answer { placement, replaced }))
+    }
+
+    /// Hooks have decided about a connection's place: it is answered now. With `forward`, where a publisher's stream is pushed to as well.
+    /// `None`: it has none that is undecided; it is gone, or somebody else came first.
+    pub fn decided(
+        &mut self,
+        (conn, number): (ConnId, u32),
+        allowed: bool,
+        forward: Vec<String>,
+        next_segment: &dyn Fn(&StreamKey) -> u64,
+        now_ms: u64,
+    ) -> Option<Answer> {
+        let held = self.conns.get_mut(&conn)?;
+        let (place, asking) = (held.place.as_mut().filter(|place| place.undecided == Some(number))?, held.worker);
+        if !allowed {
+            self.vacate(conn, Gone::InOrder, now_ms);
+            let placement = Placement::Refused(Refusal::ByHook);
+            self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward: Vec::new() }));
+            return Some(Answer { placement, replaced: None });
+        }
+        (place.undecided, place.since_ms) = (None, now_ms);
+        place.forward.clone_from(&forward);
+        let (intent, key, worker, process) = (place.intent, place.key.clone(), place.worker, place.process);
+        let mut replaced = None;
+        if intent == Intent::Publish {
+            self.claims.remove(&key);
+            replaced = self.publishers.get(&key).copied();
+            if let Some(holder) = replaced {
+                self.evict(holder, now_ms);
+            }
+            self.lifecycle.published(&key);
+            self.publishers.insert(key.clone(), conn);
+        }
+        let next_segment = if intent == Intent::Publish { next_segment(&key) } else { 0 };
+        let placement = match process {
+            Some((process, _)) => Placement::Process(process),
+            None if worker == asking => Placement::Here { next_segment },
+            None => Placement::MoveTo(worker),
+        };
+        self.happens(conn, What::Began(intent, key));
+        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward }));
+        Some(Answer { placement, replaced })
+    }
+
+    /// Whether a connection's place waits for hooks, by the question with this number.
+    pub fn is_undecided(&self, conn: ConnId, number: u32) -> bool {
+        self.conns.get(&conn).and_then(|held| held.place.as_ref()).is_some_and(|place| place.undecided == Some(number))
+    }
+
+    /// The connections that are there, for the event log.
+    pub fn connections_found(&self) -> HashMap<ConnId, Found> {
+        let place = |held: &Conn| held.place.as_ref().map(|place| (place.intent, place.key.clone())).or(held.asked_before.clone());
+        self.conns.iter().map(|(conn, held)| (*conn, Found { row: held.row, place: place(held) })).collect()
+    }
+
+    /// Where a connection came in.
+    pub fn listener_of(&self, conn: ConnId) -> Option<Listener> {
+        Some(self.conns.get(&conn)?.origin.listener)
+    }
+
+    /// Where a publisher's stream is pushed to besides what the configuration says.
+    pub fn forward_of(&self, conn: ConnId) -> &[String] {
+        self.conns.get(&conn).and_then(|held| held.place.as_ref()).map_or(&[], |place| &place.forward)
+    }
+
+    /// Gives up what a connection had before it asks anew; what it was, or may have been.
+    fn step_back(&mut self, conn: ConnId, now_ms: u64) -> Option<(Intent, StreamKey)> {
+        let place = self.vacate(conn, Gone::InOrder, now_ms);
+        let asked_before = self.conns.get_mut(&conn).and_then(|held| held.asked_before.take());
+        place.filter(|place| place.undecided.is_none()).map(|place| (place.intent, place.key)).or(asked_before)
+    }
+
+    /// A question is about to get its place: says what ends and begins by it, and lets go of who has the stream. Who claims it is turned away at
+    /// once, who publishes it when hooks have allowed it.
+    fn make_way(
+        &mut self,
+        question: &Question,
+        holder: Option<ConnId>,
+        before: Option<(Intent, StreamKey)>,
+        now_ms: u64,
+    ) -> Option<ConnId> {
+        let goes_on = before.as_ref().is_some_and(|(intent, key)| *intent == question.intent && *key == question.key);
+        if !goes_on {
+            self.ended(question.conn, before);
+        }
+        if question.intent == Intent::Publish
+            && let Some(claimant) = self.claims.get(&question.key).copied()
+        {
+            self.evict(claimant, now_ms);
+        }
+        let replaced = holder.filter(|_| !question.undecided);
+        if let Some(holder) = replaced {
+            self.evict(holder, now_ms);
+        }
+        if !question.undecided {
+            self.happens(question.conn, What::Began(question.intent, question.key.clone()));
+        }
+        replaced
+    }
+
+    fn ended(&mut self, conn: ConnId, place: Option<(Intent, StreamKey)>) {
+        if let Some((intent, key)) = place {
+            self.happens(conn, What::Ended(intent, key));
+        }
+    }
+
+    fn happens(&mut self, conn: ConnId, what: What) {
+        let Some(Conn { worker, row, address, .. }) = self.conns.get(&conn) else { return };
+        self.happenings.push_back(Happening { conn, row: *row, client: *address, worker: *worker, what });
     }
 
     /// The process that a stream is published at, once that has taken the publisher.
@@ -607,6 +796,11 @@ impl Registry {
         Some(self.conns.get(&conn)?.worker)
     }
 
+    /// Where a connection is saved, and where its record is.
+    pub fn row_of(&self, conn: ConnId) -> Option<RowId> {
+        Some(self.conns.get(&conn)?.row)
+    }
+
     /// A worker's connections that publish, or that play.
     pub fn sessions_of(&self, worker: WorkerId, intent: Intent) -> Vec<ConnId> {
         let does = |held: &Conn| held.worker == worker && held.place.as_ref().is_some_and(|place| place.intent == intent);
@@ -679,9 +873,8 @@ impl Registry {
     /// Whether the stream can be published, wherever; and by whom it is published and would have to be left.
     fn may_publish(&self, question: &Question, around: &Circumstances<'_>, now_ms: u64) -> Result<Option<ConnId>, Refusal> {
         let holder = self.publishers.get(&question.key).copied();
-        if let Some(holder) = holder
-            && !self.may_replace(holder, question, around, now_ms)
-        {
+        let claimant = self.claims.get(&question.key).copied();
+        if [holder, claimant].into_iter().flatten().any(|other| !self.may_replace(other, question, around, now_ms)) {
             return Err(Refusal::StreamBusy);
         }
         // A stream that is there already has its room; a publisher that is back goes on however full the directory is.
@@ -713,27 +906,43 @@ impl Registry {
     }
 
     fn reserve(&mut self, question: Question, worker: WorkerId, now_ms: u64) {
-        let Question { conn, intent, key, credential, .. } = question;
+        let Question { conn, intent, key, credential, undecided, number, .. } = question;
+        let undecided = undecided.then_some(number);
         match intent {
             Intent::Publish => {
                 self.tally(worker).publishers += 1;
-                self.lifecycle.published(&key);
-                self.publishers.insert(key.clone(), conn);
+                if undecided.is_some() {
+                    self.claims.insert(key.clone(), conn);
+                } else {
+                    self.lifecycle.published(&key);
+                    self.publishers.insert(key.clone(), conn);
+                }
             }
             Intent::Play => self.tally(worker).viewers += 1,
         }
         let held = self.conns.get_mut(&conn).expect("the question came from this connection's worker");
-        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None });
+        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None, undecided, forward: Vec::new() });
     }
 
     fn evict(&mut self, conn: ConnId, now_ms: u64) {
         let Some(held) = self.conns.get(&conn) else { return };
-        self.messages.push_back((held.worker, ToWorker::Evict { conn }));
+        let message = match held.place.as_ref().is_some_and(|place| place.undecided.is_some()) {
+            true => ToWorker::Placed { conn, placement: Placement::Refused(Refusal::StreamBusy), forward: Vec::new() },
+            false => ToWorker::Evict { conn },
+        };
+        self.messages.push_back((held.worker, message));
         self.release(conn, Gone::LeftOpen, now_ms);
     }
 
     fn release(&mut self, conn: ConnId, gone: Gone, now_ms: u64) {
-        let Some(place) = self.conns.get_mut(&conn).and_then(|held| held.place.take()) else { return };
+        let asked_before = self.conns.get_mut(&conn).and_then(|held| held.asked_before.take());
+        let place = self.vacate(conn, gone, now_ms).filter(|place| place.undecided.is_none());
+        self.ended(conn, place.map(|place| (place.intent, place.key)).or(asked_before));
+    }
+
+    /// Gives a connection's place up; what it was.
+    fn vacate(&mut self, conn: ConnId, gone: Gone, now_ms: u64) -> Option<Place> {
+        let place = self.conns.get_mut(&conn).and_then(|held| held.place.take())?;
         if let Some((process, _)) = place.process {
             let tally = self.process_tallies.entry(process).or_default();
             let count = if place.intent == Intent::Publish { &mut tally.publishers } else { &mut tally.viewers };
@@ -743,14 +952,20 @@ impl Registry {
             Intent::Play => self.tally(place.worker).viewers -= 1,
             Intent::Publish => {
                 self.tally(place.worker).publishers -= 1;
-                self.publishers.remove(&place.key);
-                self.lifecycle.unpublished(&place.key, gone, now_ms);
+                if place.undecided.is_some() {
+                    self.claims.remove(&place.key);
+                } else {
+                    self.publishers.remove(&place.key);
+                    self.lifecycle.unpublished(&place.key, gone, now_ms);
+                }
             }
         }
+        Some(place)
     }
 
     fn forget(&mut self, conn: ConnId, gone: Gone, now_ms: u64) {
         self.release(conn, gone, now_ms);
+        self.happens(conn, What::Closed);
         if let Some(held) = self.conns.remove(&conn) {
             self.closed_by(held.address);
             self.tally(held.worker).sessions -= 1;

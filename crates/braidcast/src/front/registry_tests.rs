@@ -51,7 +51,7 @@ impl Desk {
     }
 
     fn ask(&mut self, worker: WorkerId, conn: ConnId, intent: Intent, name: &str, now_ms: u64) -> Answer {
-        let question = Question { conn, intent, key: key(name), credential: 7, pinned: false, found_at: None };
+        let question = Question { conn, intent, key: key(name), credential: 7, pinned: false, found_at: None, number: 1, undecided: false };
         self.ask_so(worker, question, now_ms)
     }
 
@@ -135,7 +135,16 @@ fn an_encoder_that_lost_its_connection_takes_its_stream_back() {
     desk.appended_ms = Some(0);
     let [first, stranger, back] = [1, 1, 1].map(|last| desk.registry.connected(W1, origin(last), ROW));
     desk.ask(W1, first, Intent::Publish, "a", 0);
-    let other_key = Question { conn: stranger, intent: Intent::Publish, key: key("a"), credential: 8, pinned: false, found_at: None };
+    let other_key = Question {
+        conn: stranger,
+        intent: Intent::Publish,
+        key: key("a"),
+        credential: 8,
+        pinned: false,
+        found_at: None,
+        number: 1,
+        undecided: false,
+    };
     assert_eq!(desk.ask_so(W1, other_key, 1).placement, Placement::Refused(Refusal::StreamBusy));
     assert_eq!(desk.ask(W1, back, Intent::Publish, "a", 1).replaced, Some(first));
 }
@@ -163,7 +172,16 @@ fn pinned_connections_stay_within_the_hard_limits() {
     let mut desk = Desk::new(rules());
     desk.workers[1].allowed = 1;
     let [first, second, viewer] = [1, 2, 3].map(|last| desk.registry.connected(W2, origin(last), ROW));
-    let pinned = |conn, intent, name| Question { conn, intent, key: key(name), credential: 0, pinned: true, found_at: None };
+    let pinned = |conn, intent, name| Question {
+        conn,
+        intent,
+        key: key(name),
+        credential: 0,
+        pinned: true,
+        found_at: None,
+        number: 1,
+        undecided: false,
+    };
     assert_eq!(desk.ask_so(W2, pinned(first, Intent::Publish, "a"), 0).placement, HERE);
     assert_eq!(desk.ask_so(W2, pinned(second, Intent::Publish, "b"), 0).placement, Placement::Refused(Refusal::PublishersFull));
     assert_eq!(desk.ask_so(W2, pinned(viewer, Intent::Play, "a"), 0).placement, Placement::Here { next_segment: 0 });
@@ -399,7 +417,7 @@ proptest! {
                 }
                 Step::Ask { worker, conn, publish, name, pinned, credential } => {
                     let intent = if publish { Intent::Publish } else { Intent::Play };
-                    let question = Question { conn: ConnId(conn), intent, key: key(&name.to_string()), credential, pinned, found_at: None };
+                    let question = Question { conn: ConnId(conn), intent, key: key(&name.to_string()), credential, pinned, found_at: None, number: 1, undecided: false };
                     let around = Circumstances { workers: &desk.workers, room: true, last_append_ms: &|_| None, next_segment: &|_| 1, fetched_at: None };
                     let answer = desk.registry.place(WorkerId(worker), question, &around, now_ms);
                     if let Ok(Answer { placement: Placement::MoveTo(to), .. }) = answer {
@@ -440,7 +458,16 @@ proptest! {
 fn ask_process(desk: &mut Desk, weights: &[u32], conn: ConnId, intent: Intent, name: &str, found_at: Option<u16>) -> Option<Answer> {
     let loads: Vec<Load> =
         (1..).zip(weights).map(|(id, weight)| Load { weight: *weight, allowed: *weight * 2, ..workers(&[id])[0] }).collect();
-    let question = Question { conn, intent, key: key(name), credential: 7, pinned: false, found_at: found_at.map(ProcessId) };
+    let question = Question {
+        conn,
+        intent,
+        key: key(name),
+        credential: 7,
+        pinned: false,
+        found_at: found_at.map(ProcessId),
+        number: 1,
+        undecided: false,
+    };
     let around = Circumstances { workers: &[], room: true, last_append_ms: &|_| Some(9), next_segment: &|_| 0, fetched_at: None };
     desk.registry.place_at_process(W1, question, &loads, &around, 9).unwrap()
 }
@@ -531,6 +558,8 @@ fn a_publisher_comes_back_to_the_process_where_its_viewers_are_unless_that_is_fu
                     key: key(&format!("full{}", conn.0)),
                     credential: 7,
                     process: Some((ProcessId(at), true)),
+                    admitted: true,
+                    forward: Vec::new(),
                 }),
             },
             5,
@@ -547,7 +576,14 @@ fn a_publisher_comes_back_to_the_process_where_its_viewers_are_unless_that_is_fu
 #[test]
 fn what_a_front_before_had_placed_at_processes_is_counted_by_the_next() {
     let mut desk = Desk::new(rules());
-    let place = HeldPlace { intent: Intent::Publish, key: key("a"), credential: 7, process: Some((ProcessId(2), true)) };
+    let place = HeldPlace {
+        intent: Intent::Publish,
+        key: key("a"),
+        credential: 7,
+        process: Some((ProcessId(2), true)),
+        admitted: true,
+        forward: Vec::new(),
+    };
     let holding =
         Holding { conn: ConnId(7), row: ROW, origin: origin(1), client: origin(1).peer, departed: false, pull: None, place: Some(place) };
     desk.registry.inherited(W1, holding, 5);

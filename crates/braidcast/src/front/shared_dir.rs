@@ -3,6 +3,7 @@
 //! What lies in a stream's directory is the workers' business; here is only which parts of it outlive an instance.
 
 use crate::config::{OnExit, Server};
+use crate::control::attendants;
 use crate::status::instance::{LOCK_NAME, lock_holder};
 use anyhow::{Context, bail};
 use braidcast_media::StreamKey;
@@ -43,9 +44,13 @@ impl SharedDir {
         check_owner(path)?;
         check_file_system(path, server.allow_disk)?;
         let lock = lock(path, patience)?;
-        for name in ["workers", "sessions", "streams"] {
+        for name in ["workers", "sessions", "streams", attendants::DIRECTORY] {
             make(&path.join(name))?;
         }
+        // What clients have sent lies there, tokens too. The directory above may be open to others, who serve segments.
+        let sessions = path.join("sessions");
+        fs::set_permissions(&sessions, Permissions::from_mode(fs::metadata(&sessions)?.mode() & 0o7770))
+            .with_context(|| format!("closing {} to others", sessions.display()))?;
         let shared = Self { root: Root::new(path.clone()), on_exit: server.on_exit, _lock: lock };
         braidcast_stream_log::clear_disposed(shared.root()).context("deleting what was left of deleted streams")?;
         Ok(shared)
@@ -102,12 +107,19 @@ impl SharedDir {
 
     /// Only what is ours: somebody may have named a directory that holds other things too.
     fn remove(&self) -> anyhow::Result<()> {
-        for name in ["streams", "sessions", "workers", crate::engine::DIRECTORY] {
+        for name in ["streams", "sessions", "workers", crate::events::DIRECTORY, attendants::DIRECTORY, crate::engine::DIRECTORY] {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
         super::orphans::forget_all(self.path())?;
-        for name in [crate::control::pages::FRONT_PAGE_NAME, crate::control::orders::SOCKET_NAME, LOCK_NAME, crate::relays::instance_file()]
-        {
+        let names = [
+            crate::control::pages::FRONT_PAGE_NAME,
+            crate::control::orders::SOCKET_NAME,
+            attendants::SOCKET_NAME,
+            LOCK_NAME,
+            crate::relays::instance_file(),
+            crate::api::machine::NAME,
+        ];
+        for name in names {
             ignore_missing(fs::remove_file(self.path().join(name)))?;
         }
         if let Err(error) = fs::remove_dir(self.path()) {
@@ -237,6 +249,7 @@ mod tests {
         let path = parent.path().join("instance");
         let first = SharedDir::open(&server(&path, OnExit::Remove), Duration::ZERO).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(path.join("sessions")).unwrap().mode() & 0o777, 0o700);
         let second = format!("{:#}", SharedDir::open(&server(&path, OnExit::Remove), Duration::ZERO).unwrap_err());
         assert!(second.contains(&format!("process {}", std::process::id())) && second.contains("--shared-dir"), "{second}");
         first.close().unwrap();

@@ -10,6 +10,7 @@ use super::{Front, notify};
 use crate::cli::ServeOptions;
 use crate::control::channel::Channel;
 use crate::control::{PROTOCOL, WorkerId};
+use crate::events::{Event, Kind};
 use crate::worker::SAVED_VERSION;
 use anyhow::{Context, bail};
 use braidcast_sys::process::SIGKILL;
@@ -105,6 +106,8 @@ impl Front {
         }
         let said = format!("another front was started (pid {})", succession.pid);
         tracing::info!(pid = succession.pid, ?reason, "another front was started: it shows that it can before it takes over");
+        let kind = if reason == Reason::Upgrade { Kind::Upgrade } else { Kind::Reload };
+        self.log(&Event { pid: Some(succession.pid), ..Event::new(kind) });
         self.timers.set(Timer::Succession, self.now_ms + PREPARE_MS);
         self.succession = Some(succession);
         self.gave_up = None;
@@ -160,7 +163,7 @@ impl Front {
     fn is_quiet(&self) -> bool {
         let said =
             |id: WorkerId| self.worker(id).and_then(|worker| worker.process.as_ref()).is_none_or(|process| process.channel.pending() == 0);
-        self.moves.len() == 0 && self.workers.iter().all(|worker| worker.serves() && said(worker.id))
+        self.moves.len() == 0 && self.arrivals_are_held() && self.workers.iter().all(|worker| worker.serves() && said(worker.id))
     }
 
     fn give_up_succession(&mut self, why: &str) {
@@ -183,11 +186,11 @@ impl Front {
         self.end_programs();
         let mut succession = self.succession.take().context("nobody was to succeed")?;
         self.tell_upgraders();
-        let Self { budget, numbers, shared, poller, workers, vault, sockets, orders, .. } = self;
+        let Self { budget, numbers, shared, poller, workers, attendants, vault, sockets, orders, .. } = self;
         budget.close();
         numbers.close()?;
-        // The workers see no front for a moment, as if it had died; and nobody's connection hangs on this process any more.
-        drop((poller, workers, vault, sockets, orders, shared));
+        // The workers and attendants see no front for a moment, as if it had died; and nobody's connection hangs on this process any more.
+        drop((poller, workers, attendants, vault, sockets, orders, shared));
         match succession.finish() {
             Ok(()) => {
                 notify::main_pid(succession.pid);

@@ -7,6 +7,7 @@ use super::workers::{ForWorkers, Process};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{InstanceState, Why, WorkerRow, WorkerState};
 use crate::control::{ConnId, ToWorker, WorkerId};
+use crate::events::{Event, Kind};
 use braidcast_media::StreamKey;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::Interest;
@@ -39,6 +40,7 @@ impl Front {
                 worker.state = WorkerState::Starting;
                 tracing::debug!(worker = %id, pid, "the worker is started");
                 self.timers.set(Timer::Overdue(id), now_ms + START_MS);
+                self.introduce_access(id);
             }
             Err(error) => {
                 tracing::error!(worker = %id, error = format!("{error:#}"), "the worker cannot be started");
@@ -93,13 +95,16 @@ impl Front {
             if let Some(worker) = self.worker_mut(id) {
                 worker.state = WorkerState::Empty;
             }
-            if self.workers.iter().all(|worker| worker.process.is_none()) {
+            if self.no_worker_runs() {
                 self.end_engine(false);
             }
         } else {
             let streams = self.registry.published_by(id);
             let connections = self.registry.load(id).sessions;
             let drained = self.worker(id).is_some_and(|worker| worker.state == WorkerState::Draining);
+            if !drained || crashed {
+                self.log(&Event { pid: Some(process.pid), ..Event::new(Kind::WorkerDied).worker(id).why(&ending) });
+            }
             self.not_draining(id);
             if drained && !crashed {
                 tracing::info!(worker = %id, pid = process.pid, "the drained worker {ending}");
@@ -114,6 +119,7 @@ impl Front {
             if loops {
                 tracing::error!(worker = %id, "the worker dies again and again, and not of what a client sends: its own lines say why; `braidcast check` may, too");
                 self.worker_mut(id).into_iter().for_each(|worker| worker.state = WorkerState::CrashLoop);
+                self.log(&Event::new(Kind::CrashLoop).worker(id));
             }
             self.take_over(id, &process, busy.filter(|_| crashed || process.pulse.hung_by_itself()));
         }
@@ -212,6 +218,7 @@ impl Front {
         self.show_rows();
         let listening: Vec<_> = self.sockets.iter().map(super::listen::Socket::listening).collect();
         tracing::info!("ready: {serving} of {} workers serve", self.workers.len());
+        self.log(&Event { pid: Some(std::process::id()), ..Event::new(Kind::FrontStarted) });
         super::notify::ready(&listening, self.ready_fd.take());
     }
 
@@ -229,6 +236,7 @@ impl Front {
         super::notify::stopping();
         self.end_programs();
         self.watch_sockets();
+        self.retire_tls();
         self.sockets.clear();
         for id in self.ids() {
             self.timers.clear(Timer::Restart(id));
@@ -247,6 +255,7 @@ impl Front {
             worker.kill();
         }
         self.end_engine(true);
+        self.attendants.kill_all();
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -262,6 +271,7 @@ impl Front {
         self.evict();
         self.balance_tick();
         self.report_pulls();
+        self.show_decisions();
         self.show_gauges();
         self.timers.set(Timer::Tick, now_ms + super::TICK_MS);
     }
@@ -289,12 +299,17 @@ impl Front {
         }
     }
 
-    pub(super) fn show_gauges(&self) {
+    pub(super) fn show_gauges(&mut self) {
+        let used = self.own_use.look();
+        let suppressed = self.suppressed_before + self.peer_lines.suppressed() + self.worker_lines.suppressed();
         let gauges = [
+            (FrontCounter::CpuMicros, used.cpu_us),
+            (FrontCounter::CpuPermille, used.cpu_permille),
+            (FrontCounter::MemoryBytes, used.memory_bytes),
             (FrontCounter::Connections, self.registry.connections() as u64),
             (FrontCounter::DirectoryBytes, self.budget.bytes()),
             (FrontCounter::DirectoryBudgetBytes, self.budget.limit_bytes()),
-            (FrontCounter::LogLinesSuppressed, self.peer_lines.suppressed() + self.worker_lines.suppressed()),
+            (FrontCounter::LogLinesSuppressed, suppressed),
         ];
         for (gauge, value) in gauges {
             self.page.counter(gauge).store(value, Relaxed);
@@ -305,6 +320,7 @@ impl Front {
     pub(super) fn show_rows(&mut self) {
         self.page.counter(FrontCounter::Connections).store(self.registry.connections() as u64, Relaxed);
         self.page.set_moving(self.moves.len() as u64);
+        self.page.set_last_conn(self.registry.last_conn());
         for worker in &mut self.workers {
             let tally = self.registry.load(worker.id);
             let row = WorkerRow {

@@ -5,7 +5,7 @@ use super::*;
 use crate::config::{Api, Http, Limits, Rtmp, Server};
 use crate::control::channel::Channel;
 use crate::control::pages::WorkerState;
-use crate::control::{Adoption, ConnId, Intent, Listener, Origin, Placement, Settling, ToFront, ToWorker};
+use crate::control::{Adoption, Asked, ConnId, Intent, Listener, Origin, Placement, Settling, ToFront, ToWorker};
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use braidcast_sys::fd_passing::send_with_fds;
@@ -117,7 +117,8 @@ impl Stage {
     }
 
     fn publish(&mut self, worker: WorkerId, conn: ConnId, name: &str) {
-        let place = ToFront::Place { conn, intent: Intent::Publish, key: key(name), credential: 0, pinned: false, found_at: None };
+        let asked = Asked { intent: Intent::Publish, key: key(name), credential: 0, pinned: false, found_at: None, number: 1 };
+        let place = ToFront::Place { conn, asked };
         self.say(worker, &place);
     }
 
@@ -140,7 +141,7 @@ fn key(name: &str) -> StreamKey {
 }
 
 fn placed(conn: ConnId, placement: Placement) -> ToWorker {
-    ToWorker::Placed { conn, placement }
+    ToWorker::Placed { conn, placement, forward: Vec::new() }
 }
 
 const HERE: Placement = Placement::Here { next_segment: 1 };
@@ -187,13 +188,16 @@ fn a_publisher_is_moved_to_the_worker_that_was_chosen() {
     stage.say(W1, &ToFront::Move { conn: moving, to: Some(W2) });
     let (message, fds) = stage.hear(W2);
     let origin = stage.origin(&three);
-    assert_eq!(message, ToWorker::Adopt(Adoption { conn: moving, row: RowId(2), origin, next_segment: 1, admitted: true }));
+    assert_eq!(
+        message,
+        ToWorker::Adopt(Adoption { conn: moving, row: RowId(2), origin, next_segment: 1, admitted: true, forward: Vec::new() })
+    );
     stage.say(W2, &ToFront::Adopted { conn: moving });
     assert_eq!(stage.hear(W1).0, ToWorker::Departed { conn: moving });
     three.write_all(b"x").unwrap();
     let mut buffer = [0; 1];
     stage.until("the byte arrives", |_| net::recv(&fds[0], &mut buffer).ok());
-    stage.say(W2, &ToFront::Segment { key: key("b"), next: 8 });
+    stage.say(W2, &ToFront::Segment { key: key("b"), next: 8, duration_ms: None });
     stage.say(W2, &ToFront::Released { conn: moving });
     stage.publish(W2, moving, "b");
     assert_eq!(stage.hear(W2).0, placed(moving, Placement::Here { next_segment: 8 }));
@@ -215,7 +219,7 @@ fn a_killed_workers_session_goes_to_another_one_on_the_same_connection() {
     drop(socket);
     let (message, fds) = stage.hear(W2);
     let origin = stage.origin(&client);
-    assert_eq!(message, ToWorker::Adopt(Adoption { conn, row: RowId(0), origin, next_segment: 1, admitted: false }));
+    assert_eq!(message, ToWorker::Adopt(Adoption { conn, row: RowId(0), origin, next_segment: 1, admitted: false, forward: Vec::new() }));
     client.write_all(b"x").unwrap();
     let mut buffer = [0; 1];
     stage.until("the byte arrives", |_| net::recv(&fds[0], &mut buffer).ok());

@@ -1,5 +1,6 @@
 //! Every timer of the front is a row of one table.
 
+use crate::control::attendants::Role;
 use crate::control::{ProcessId, WorkerId};
 use std::collections::HashMap;
 
@@ -8,6 +9,8 @@ use std::collections::HashMap;
 pub enum Timer {
     /// Once a second: counters, CPU times, budget.
     Tick,
+    /// Every two seconds: processes and machine are looked at for the API.
+    Sample,
     /// A successor takes too long, or a quiet moment is looked for.
     Succession,
     /// A front that has just come has served for long enough.
@@ -18,14 +21,22 @@ pub enum Timer {
     Drain,
     /// Pulls that are to be ordered, or are not wanted any more.
     Pulls,
+    /// Every few seconds: have files with keys for access rules changed?
+    KeyFiles,
     /// Several times a second: does every worker go on?
     Watch,
     /// A dead worker is started again.
     Restart(WorkerId),
     /// Several times a second: processes of another server.
     Engine,
+    /// Hooks should have answered.
+    Decisions,
     /// Such a process is started, perhaps again.
     StartProcess(ProcessId),
+    /// An attendant is started, perhaps again.
+    StartAttendant(Role),
+    /// An attendant should have said hello.
+    AttendantOverdue(Role),
     /// A worker should have said that it is ready, or should have ended.
     Overdue(WorkerId),
     /// Accepting goes on after a pause.

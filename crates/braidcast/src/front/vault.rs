@@ -1,6 +1,7 @@
 //! What the front keeps so that sessions outlive their workers: a duplicate of every client's descriptor, the rows they are saved
 //! in, and the heaps of dead workers until nobody needs them any more. Never reads from a client, never looks into a row.
 
+use crate::clients;
 use crate::control::ConnId;
 use crate::saved::{HeapId, RowId, Rows, directory};
 use std::cmp::Reverse;
@@ -15,9 +16,10 @@ use std::path::{Path, PathBuf};
 pub struct Vault {
     directory: PathBuf,
     rows: Rows,
+    clients: clients::Table,
     free_rows: BinaryHeap<Reverse<RowId>>,
     rows_given: u32,
-    clients: HashMap<ConnId, OwnedFd>,
+    sockets: HashMap<ConnId, OwnedFd>,
     heaps_given: u32,
     dead_heaps: Vec<(HeapId, HashSet<ConnId>)>,
 }
@@ -28,9 +30,10 @@ impl Vault {
         Ok(Self {
             directory: directory(shared_dir),
             rows: Rows::create(shared_dir)?,
+            clients: clients::Table::create(shared_dir)?,
             free_rows: BinaryHeap::new(),
             rows_given: 0,
-            clients: HashMap::new(),
+            sockets: HashMap::new(),
             heaps_given: 0,
             dead_heaps: Vec::new(),
         })
@@ -43,9 +46,10 @@ impl Vault {
         Ok(Self {
             directory: directory(shared_dir),
             rows: Rows::open(shared_dir)?,
+            clients: clients::Table::open(shared_dir)?,
             free_rows: free.collect(),
             rows_given,
-            clients: HashMap::new(),
+            sockets: HashMap::new(),
             heaps_given: last_heap.0,
             dead_heaps: Vec::new(),
         })
@@ -67,10 +71,12 @@ impl Vault {
     /// A row for a new connection, the lowest that is free.
     pub fn take_row(&mut self) -> io::Result<RowId> {
         if let Some(Reverse(row)) = self.free_rows.pop() {
+            self.clients.clear(row);
             return Ok(row);
         }
         let row = RowId(self.rows_given);
         self.rows.provide(row)?;
+        self.clients.provide(row)?;
         self.rows_given += 1;
         Ok(row)
     }
@@ -80,21 +86,27 @@ impl Vault {
         self.free_rows.push(Reverse(row));
     }
 
+    /// The client table.
+    pub fn clients(&mut self) -> &mut clients::Table {
+        &mut self.clients
+    }
+
     /// Keeps a client's descriptor.
     pub fn keep(&mut self, conn: ConnId, client: OwnedFd) {
-        self.clients.insert(conn, client);
+        self.sockets.insert(conn, client);
     }
 
     /// A duplicate for a worker.
     pub fn duplicate(&self, conn: ConnId) -> io::Result<OwnedFd> {
-        self.clients.get(&conn).ok_or(io::ErrorKind::NotFound)?.try_clone()
+        self.sockets.get(&conn).ok_or(io::ErrorKind::NotFound)?.try_clone()
     }
 
     /// A connection is over: lets go of its descriptor and its row.
     pub fn forget(&mut self, conn: ConnId, row: RowId) {
-        self.clients.remove(&conn);
+        self.sockets.remove(&conn);
         // Whoever gets the row next finds nothing in it.
         self.rows.clear(row);
+        self.clients.clear(row);
         self.return_row(row);
         self.settled(conn);
     }

@@ -18,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// The binary that runs now, even if another one lies at its path by now.
-const PROGRAM: &str = "/proc/self/exe";
+pub(super) const PROGRAM: &str = "/proc/self/exe";
 /// So many processes in succession that crash soon are no accident.
 const CRASH_LOOP: u32 = 3;
 /// Kernel clock ticks in a second, as /proc shows them (`USER_HZ`; 100 on every Linux of today).
@@ -141,6 +141,7 @@ impl Process {
         let mut command = Command::new(PROGRAM);
         command.arg0("braidcast").arg("worker").arg("--control-fd").arg(theirs.as_raw_fd().to_string());
         command.stdin(Stdio::null()).env_remove(NOTIFY_VARIABLE).process_group(0);
+        config::without_settings(&mut command);
         let mut child = child::spawn(command, &[theirs.as_fd()]).with_context(|| format!("starting {PROGRAM}"))?;
         let pid = child.id();
         let greeted = (|| {

@@ -2,8 +2,11 @@
 //!
 //! What is being written has a name that starts with a dot, so that no URL reaches it; a rename makes it visible whole.
 
+use braidcast_protocols::hls::SegmentInfo;
+use braidcast_protocols::hls::segment_info::PACKET_BYTES;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The file of a segment.
@@ -20,6 +23,15 @@ pub fn part(directory: &Path, number: u64) -> PathBuf {
 pub fn segment_number(name: &str) -> Option<u64> {
     let number: u64 = name.strip_suffix(".ts")?.parse().ok()?;
     (number > 0 && name == format!("{number}.ts")).then_some(number)
+}
+
+/// What a finished segment says about itself; `None` if it is not there, or says nothing.
+pub fn read_info(directory: &Path, number: u64) -> Option<SegmentInfo> {
+    let file = fs::File::open(segment(directory, number)).ok()?;
+    let mut packet = [0; PACKET_BYTES];
+    let at = file.metadata().ok()?.len().checked_sub(PACKET_BYTES as u64)?;
+    file.read_exact_at(&mut packet, at).ok()?;
+    SegmentInfo::from_packet(&packet)
 }
 
 /// Whether a name belongs to something that was being written.

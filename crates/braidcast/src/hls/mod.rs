@@ -9,7 +9,7 @@ mod collect;
 mod driver;
 #[cfg(test)]
 mod encoder_tests;
-mod files;
+pub mod files;
 mod scan;
 pub mod serve;
 mod state;

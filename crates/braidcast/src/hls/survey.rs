@@ -6,7 +6,7 @@ use braidcast_protocols::mpegts::{Form, Survey};
 use braidcast_stream_log::Reader;
 
 /// How far into the newest block codecs are looked for: a track that is there at all has a record within that.
-const SEARCH_BYTES: u32 = 256 << 10;
+pub const SEARCH_BYTES: u32 = 256 << 10;
 
 /// What the newest block says: its prefix has the sequence headers, and codecs without such are seen in the first records.
 pub fn survey(reader: &Reader) -> Survey {

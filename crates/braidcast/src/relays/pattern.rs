@@ -31,6 +31,11 @@ impl Pattern {
         Ok(Self(text.to_owned()))
     }
 
+    /// The pattern for all streams.
+    pub fn everything() -> Self {
+        Self("**".into())
+    }
+
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -44,6 +49,15 @@ impl Pattern {
     /// Whether it stands for a stream, of whatever vhost.
     pub fn matches(&self, key: &StreamKey) -> bool {
         matches(self.0.as_bytes(), format!("{}/{}", key.app(), key.stream()).as_bytes())
+    }
+
+    /// Whether it stands for some stream of an app, whatever its vhost and name.
+    pub fn may_match_in(&self, app: &str) -> bool {
+        let Some((of_app, of_stream)) = self.0.rsplit_once('/') else { return true };
+        // Two stars can stand for the slash before the stream, and for what is on both sides of it.
+        let mut stars = of_stream.match_indices("**").map(|(at, stars)| of_app.len() + 1 + at + stars.len());
+        let text = format!("{app}/");
+        matches(of_app.as_bytes(), app.as_bytes()) || stars.any(|end| matches(&self.0.as_bytes()[..end], text.as_bytes()))
     }
 }
 
@@ -105,9 +119,23 @@ mod tests {
 
     proptest! {
         #[test]
+        fn an_app_is_matched_if_one_of_its_streams_can_be(app in "[ab]{1,2}(/[ab])?", pattern in "[ab*]{1,3}(/[ab*]{1,3}){1,2}") {
+            let Ok(pattern) = Pattern::parse(&pattern) else { return Ok(()) };
+            // Every name that a pattern with so few letters can need.
+            let mut names = vec![String::new()];
+            for _ in 0..3 {
+                let longer: Vec<String> = names.iter().flat_map(|name| ["", "a", "b"].map(|letter| format!("{name}{letter}"))).collect();
+                names = longer;
+            }
+            let names = names.iter().filter_map(|name| StreamKey::new("v", &app, name).ok());
+            let expected = names.into_iter().any(|key| pattern.matches(&key));
+            prop_assert_eq!(pattern.may_match_in(&app), expected, "{} {}", pattern, app);
+        }
+
+        #[test]
         fn a_name_is_its_own_pattern_and_no_pattern_panics(app in "[a-z/]{1,9}", stream in "[a-z]{1,9}", pattern in "[a*/]{0,20}") {
             if let (Ok(key), Ok(own)) = (StreamKey::new("v", &app, &stream), Pattern::parse(&format!("{app}/{stream}"))) {
-                prop_assert!(own.matches(&key));
+                prop_assert!(own.matches(&key) && own.may_match_in(&app));
                 if let Ok(pattern) = Pattern::parse(&pattern) {
                     let _ = pattern.matches(&key);
                 }

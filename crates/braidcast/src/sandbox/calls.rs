@@ -79,9 +79,12 @@ fn families(needs: &Needs) -> Vec<u64> {
     if needs.names || needs.listens || needs.connect != Connect::Nowhere {
         families.extend([sys::AF_INET, sys::AF_INET6]);
     }
+    // A cache of names is asked so, too; and the resolver wants to know which addresses this machine has.
+    if needs.names || needs.local {
+        families.push(sys::AF_UNIX);
+    }
     if needs.names {
-        // To ask a cache of names, and which addresses this machine has.
-        families.extend([sys::AF_UNIX, sys::AF_NETLINK]);
+        families.push(sys::AF_NETLINK);
     }
     families.into_iter().map(|family| family as u64).collect()
 }

@@ -4,6 +4,7 @@
 //! can be executed.
 
 use crate::config::{Config, Forward, Pull};
+use crate::control::attendants::{self, Role};
 use crate::engine;
 use anyhow::Context;
 use braidcast_sys::privileges;
@@ -51,6 +52,8 @@ pub struct Needs {
     pub names: bool,
     /// It listens, on any port.
     pub listens: bool,
+    /// It connects to local sockets.
+    pub local: bool,
     /// It sends signals to other processes.
     pub signals: bool,
 }
@@ -73,9 +76,30 @@ impl Needs {
             (false, false) => Connect::Ports(servers),
         };
         let names = !config.forward.is_empty() || !config.pull.is_empty() || !config.sandbox.connect.is_empty();
-        Self { who, read: vec![shared.clone(), LOCKS.into()], write, connect, names, listens: false, signals: relays }
+        Self { who, read: vec![shared.clone(), LOCKS.into()], write, connect, names, listens: false, local: false, signals: relays }
+    }
+
+    /// Those of an attendant. Hooks may be changed while it runs, and connections that TLS was taken off go to the front by free ports of
+    /// loopback: where it connects to is not restricted.
+    pub fn of_attendant(role: Role, config: &Config) -> Self {
+        let shared = &config.server.shared_dir;
+        let mut read = vec![shared.clone()];
+        read.extend(AUTHORITIES.map(PathBuf::from));
+        Self {
+            who: format!("the attendant {role}"),
+            read,
+            write: vec![shared.join(attendants::DIRECTORY)],
+            connect: Connect::Anywhere,
+            names: true,
+            listens: role == Role::Tls,
+            local: true,
+            signals: false,
+        }
     }
 }
+
+/// Where certificates of authorities lie, and what those in `/etc` are linked to.
+const AUTHORITIES: [&str; 5] = ["/etc/ssl", "/etc/pki", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/usr/share/pki"];
 
 /// The ports of the servers that streams go to and come from, and those that the configuration adds.
 fn ports_of_servers(config: &Config) -> BTreeSet<u16> {

@@ -4,7 +4,8 @@
 pub(super) type Value = fn(&str) -> Option<String>;
 
 /// Directives of the root and the keys that they become.
-pub(super) const ROOT: &[(&str, &str, &str, Value)] = &[("max_connections", "limits", "connections", number)];
+pub(super) const ROOT: &[(&str, &str, &str, Value)] =
+    &[("max_connections", "limits", "connections", number), ("server_id", "hooks", "server_id", text)];
 
 /// Directives of vhosts and the keys that they become. One value holds for all vhosts here.
 pub(super) const VHOST: &[(&str, &str, &str, Value)] = &[
@@ -39,6 +40,15 @@ pub(super) const SILENT: &[&str] = &[
     "vhost.forward",
     "vhost.cluster",
     "vhost.ingest",
+    "vhost.security",
+    "vhost.security.enabled",
+    "vhost.security.allow",
+    "vhost.security.deny",
+    "vhost.refer",
+    "vhost.refer.enabled",
+    "vhost.refer.all",
+    "vhost.refer.publish",
+    "vhost.refer.play",
     "vhost.http_remux",
     "vhost.http_remux.enabled",
     "vhost.cluster.mode",
@@ -47,6 +57,16 @@ pub(super) const SILENT: &[&str] = &[
     "vhost.cluster.protocol",
     "vhost.forward.enabled",
     "vhost.forward.destination",
+    "vhost.forward.backend",
+    "vhost.http_hooks",
+    "vhost.http_hooks.enabled",
+    "vhost.http_hooks.on_connect",
+    "vhost.http_hooks.on_close",
+    "vhost.http_hooks.on_publish",
+    "vhost.http_hooks.on_unpublish",
+    "vhost.http_hooks.on_play",
+    "vhost.http_hooks.on_stop",
+    "vhost.http_hooks.on_hls",
     "daemon",
     "asprocess",
     "is_full",
@@ -81,13 +101,15 @@ pub(super) const REASONS: &[(&str, &str)] = &[
     ("vhost.rtsp", "RTSP is not served; with [engine] kind = \"srs\" it is, by SRS"),
     ("stream_caster", "streams come in by RTMP alone; ffmpeg can publish what comes in otherwise"),
     ("heartbeat", "nothing is reported by itself; ask the server (`braidcast status`)"),
-    ("vhost.http_hooks", "no hooks are called; with [engine] kind = \"srs\" they are, by SRS"),
+    (
+        "vhost.http_hooks.on_dvr",
+        "streams are not recorded; ffmpeg can record rtmp:// or .flv of this server, and on_hls tells of each segment",
+    ),
+    ("vhost.http_hooks.on_hls_notify", "segments are not fetched through other servers; on_hls tells of each where it is"),
     ("vhost.exec", "no programs are started for publishers; with [engine] kind = \"srs\" they are, by SRS"),
     ("vhost.dvr", "streams are not recorded; ffmpeg can record rtmp:// or .flv of this server"),
     ("vhost.dash", "there is HLS, no DASH"),
     ("vhost.hds", "there is HLS, no HDS"),
-    ("vhost.security", "whom to let in is for the firewall or a proxy to say"),
-    ("vhost.refer", "pages that viewers come from are not looked at"),
     ("vhost.transcode", "streams are not transcoded; ffmpeg can play one from this server and publish another"),
     ("vhost.tcp_nodelay", "it is always on"),
     ("vhost.min_latency", "[play] flush_interval says how long frames may be gathered"),
@@ -105,7 +127,6 @@ pub(super) const REASONS: &[(&str, &str)] = &[
     ("vhost.cluster.origin_cluster", "the workers of this server are the cluster"),
     ("vhost.cluster.coworkers", "the workers of this server are the cluster"),
     ("vhost.cluster.token_traverse", "what viewers say of themselves is not passed on to the origin"),
-    ("vhost.forward.backend", "no hooks are called; name the targets in [[forward]]"),
 ];
 
 /// Blocks that do nothing unless their `enabled` says on.
@@ -162,6 +183,10 @@ pub(super) const OFF: &[&str] = &[
 
 fn number(text: &str) -> Option<String> {
     text.parse::<u64>().ok().map(|number| number.to_string())
+}
+
+fn text(text: &str) -> Option<String> {
+    Some(format!("{text:?}"))
 }
 
 fn seconds(text: &str) -> Option<String> {

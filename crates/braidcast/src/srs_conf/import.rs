@@ -2,12 +2,14 @@
 //!
 //! Each setting is taken only if the file so far is still accepted with it, so that what comes out always is.
 
+use super::access;
 use super::directive::{Directive, Origin};
 use super::equivalents::{OFF, OFF_BY_DEFAULT, REASONS, ROOT, SILENT, VHOST, Value};
 use super::rules::{MOUNT, Note, NoteKind};
 use super::site::Listens;
 use super::variables::rtmp_listen;
 use crate::config;
+use crate::hooks::Action;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -37,7 +39,7 @@ pub(super) fn native(root: &Directive, listens: &Listens, notes: &[Note]) -> Str
 struct Native {
     /// Sections in the order in which they came up, with their lines.
     sections: Vec<(String, Vec<String>)>,
-    /// `[[forward]]` and `[[pull]]`, each as it is written.
+    /// `[[forward]]`, `[[hook]]` and `[[pull]]`, each as it is written.
     tables: Vec<String>,
     /// Comments on what is not there.
     left: Vec<String>,
@@ -168,7 +170,9 @@ impl Native {
         }
         for vhost in vhosts {
             self.forward(vhost);
+            self.hooks(vhost);
             self.edge(vhost);
+            self.access(vhost);
             for ingest in vhost.children.iter().filter(|child| child.name == "ingest" && child.on("enabled")) {
                 self.ingest(vhost, ingest);
             }
@@ -206,6 +210,37 @@ impl Native {
         let to: Vec<String> = destination.args.iter().map(|server| format!("rtmp://{server}/{{app}}/{{stream}}{query}")).collect();
         let table = format!("[[forward]]\nstreams = \"**\"\nvhost = {:?}\nto = {to:?}", vhost.arg());
         self.table(table, (&destination.origin, "vhost.forward.destination"));
+    }
+
+    /// Who is let in.
+    fn access(&mut self, vhost: &Directive) {
+        let (tables, odd) = access::tables(vhost);
+        for (origin, text) in odd {
+            self.leave(origin, "vhost.security", &text);
+        }
+        for access::Table { text, from } in tables {
+            self.table(text, from);
+        }
+    }
+
+    /// One hook for each URL, so that what it is told of a stream keeps its order.
+    fn hooks(&mut self, vhost: &Directive) {
+        let mut urls: Vec<(&str, Vec<&str>, &Origin)> = Vec::new();
+        let of_hooks = vhost.at("http_hooks").filter(|hooks| hooks.on("enabled")).map_or(&[][..], |hooks| &hooks.children);
+        let named = of_hooks.iter().filter(|child| Action::parse(&child.name).is_ok()).map(|child| (child.name.as_str(), child));
+        let backend = vhost.at("forward.backend").filter(|_| vhost.on("forward.enabled"));
+        for (event, directive) in named.chain(backend.map(|backend| (Action::Forward.name(), backend))) {
+            for url in &directive.args {
+                match urls.iter_mut().find(|(known, ..)| known == url) {
+                    Some((_, events, _)) => events.push(event),
+                    None => urls.push((url, vec![event], &directive.origin)),
+                }
+            }
+        }
+        for (url, events, origin) in urls {
+            let table = format!("[[hook]]\nevents = {events:?}\nurl = {url:?}\nvhost = {:?}", vhost.arg());
+            self.table(table, (origin, "vhost.http_hooks"));
+        }
     }
 
     fn edge(&mut self, vhost: &Directive) {

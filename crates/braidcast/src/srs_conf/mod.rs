@@ -3,6 +3,7 @@
 //!
 //! [`Site::load`] is the only function here that reads files. Nothing here starts a process or listens.
 
+mod access;
 mod directive;
 mod equivalents;
 mod import;

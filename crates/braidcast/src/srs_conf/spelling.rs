@@ -28,6 +28,9 @@ const RENAMED_ROOT: &[(&str, &str)] = &[("http_stream", "http_server")];
 const RENAMED: &[(&str, &str)] =
     &[("http", "http_static"), ("publish_1stpkt_timeout", "firstpkt_timeout"), ("publish_normal_timeout", "normal_timeout")];
 
+/// Pages that clients may come from stood in the vhost itself.
+const REFERS: &[(&str, &str)] = &[("refer", "all"), ("refer_publish", "publish"), ("refer_play", "play")];
+
 fn rename(directive: &mut Directive, names: &[(&str, &str)]) {
     if let Some((_, name)) = names.iter().find(|(old, _)| *old == directive.name) {
         (*name).clone_into(&mut directive.name);
@@ -53,6 +56,15 @@ fn modernise_vhost(vhost: &mut Directive) {
             let origin = directive.origin.clone();
             directive.set("enabled", vec!["on".into()], &origin);
             directive.set("destination", args, &origin);
+        }
+        if let Some((_, present)) = REFERS.iter().find(|(old, _)| *old == directive.name && directive.children.is_empty()) {
+            let refer = vhost.child("refer");
+            refer.set("enabled", vec!["on".into()], &directive.origin);
+            refer.set(present, directive.args, &directive.origin);
+            if refer.origin == Origin::Made {
+                refer.origin = directive.origin;
+            }
+            continue;
         }
         match block {
             Some(block) => {

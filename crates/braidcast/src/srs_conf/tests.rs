@@ -2,7 +2,10 @@
 
 use super::directive::{Directive, Origin};
 use super::{Place, Site, parse, print};
+use crate::access::{Asking, Rules};
 use crate::config;
+use crate::control::Intent;
+use braidcast_media::StreamKey;
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -345,12 +348,27 @@ fn an_import_takes_what_there_is_a_setting_for() {
             ("edge.example.com", "**", "rtmp://192.0.2.3:1935/{app}/{stream}?vhost=origin.example.com"),
         ]
     );
+    let hooks: Vec<(&str, String)> = config.hook.iter().map(|hook| (hook.url.as_str(), format!("{:?}", hook.events.0))).collect();
+    let hook = |url, events: &str| (url, events.to_owned());
+    assert_eq!(
+        hooks,
+        [
+            hook("http://127.0.0.1:8085/c", "[Connect, Close]"),
+            hook("http://127.0.0.1:8085/p", "[Publish, Unpublish]"),
+            hook("http://127.0.0.1:8086/p", "[Publish]"),
+            hook("http://127.0.0.1:8085/v", "[Play, Stop]"),
+            hook("http://127.0.0.1:8085/h", "[Hls]"),
+            hook("http://127.0.0.1:8086/h", "[Hls]"),
+            hook("http://127.0.0.1:8085/forward", "[Forward]"),
+        ]
+    );
+    assert_eq!((config.hook[0].vhost.as_str(), config.hooks.server_id.as_str()), ("a.example.com", "east-1"));
     for wanted in [
-        "# everything.conf:2: server_id: there is no setting for it",
+        "# everything.conf:101: vhost.http_hooks.on_dvr: streams are not recorded",
+        "# everything.conf:101: vhost.http_hooks.on_hls_notify: ",
         "vhost.ingest: run ffmpeg beside",
         "192.0.2.4 is not asked",
         "vhost.dvr: streams are not recorded",
-        "vhost.http_hooks: ",
         "rtc_server: WebRTC",
         "vhost.hls.hls_keys: segments are not encrypted",
     ] {
@@ -435,4 +453,36 @@ proptest! {
     fn no_text_panics(text in "([a-z ]|[;{}#'\"\\n\\r\\t\\\\]|include |vhost |hls |forward |cluster |mode remote;|ü|\\PC){0,80}") {
         crate::fuzzing::srs_conf_file(&text);
     }
+}
+
+/// Who may publish and play according to what is imported of a vhost: `security` and `refer`, against what SRS says.
+#[test]
+fn an_import_lets_in_whom_srs_lets_in() {
+    let lets_in = |block: &str, intent: Intent, client: &str, page: &str| {
+        let native = site("x.conf", &format!("listen 1935;\nvhost __defaultVhost__ {{ {block} }}\n"), &[]).to_native();
+        let config = config::load_text(Path::new("x"), &native).unwrap_or_else(|problems| panic!("{problems}\n{native}")).config;
+        let key = StreamKey::new("__defaultVhost__", "live", "x").unwrap();
+        let asking = Asking { intent, key: &key, client: client.parse().unwrap(), params: "", bearer: None, page, now_s: 0 };
+        Rules::new(&config.access).check(&asking).is_ok()
+    };
+    let security = |rules: &str, intent, client: &str| lets_in(&format!("security {{ enabled on; {rules} }}"), intent, client, "");
+    let (publish, play) = (Intent::Publish, Intent::Play);
+    // Denied is denied; with rules that allow, whoever none allows is refused, for the other intent too.
+    assert!(security("allow play all; allow publish 10.0.0.0/8;", play, "192.0.2.1"));
+    assert!(security("allow play all; allow publish 10.0.0.1/8;", publish, "10.255.0.1"));
+    assert!(!security("allow play all; allow publish 10.0.0.0/8;", publish, "192.0.2.1"));
+    assert!(!security("allow play all; allow publish 10.0.0.0/8; deny publish all;", publish, "10.0.0.1"));
+    assert!(!security("allow publish all;", play, "192.0.2.1"));
+    assert!(security("deny publish 192.0.2.1;", publish, "192.0.2.2") && !security("deny publish 192.0.2.1;", publish, "192.0.2.1"));
+    assert!(security("deny publish 192.0.2.1;", play, "192.0.2.1") && !security("", publish, "192.0.2.1"));
+    assert!(!security("allow publish nobody;", publish, "192.0.2.1"));
+    assert!(lets_in("security { enabled off; deny publish all; }", publish, "192.0.2.1", ""));
+    for refer in ["refer { enabled on; all a.test b.test; play a.test; }", "refer a.test b.test; refer_play a.test;"] {
+        let from = |intent, page| lets_in(refer, intent, "192.0.2.1", page);
+        assert!(from(play, "http://www.a.test/x") && !from(play, "http://b.test/x") && from(publish, "http://b.test"), "{refer}");
+        assert!(!from(publish, "") && !from(play, "http://c.test/"), "{refer}");
+    }
+    let native =
+        site("x.conf", "vhost __defaultVhost__ { security { enabled on; allow publish nobody; deny play some.host; } }", &[]).to_native();
+    assert!(native.contains("vhost.security: allow publish nobody: is no address"), "{native}");
 }

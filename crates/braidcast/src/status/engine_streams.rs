@@ -77,6 +77,13 @@ fn unpublished(root: &Root, key: &StreamKey, state: &'static str) -> Stream {
         segment: newest_segment(&root.hls_dir(key)),
         log_bytes: 0,
         age_ms: 0,
+        received_rate: 0,
+        viewers: 0,
+        sent_bytes: 0,
+        sent_rate: 0,
+        jumps: 0,
+        segment_age_ms: None,
+        segment_duration_ms: None,
     }
 }
 

@@ -4,12 +4,16 @@
 //! Numbers are of slightly different moments; each is right by itself.
 
 mod engine_streams;
+mod hooks;
 pub mod instance;
 mod streams;
 mod table;
 mod text;
 
+use crate::attendant::page::Page;
+use crate::attendant::report as report_of_attendants;
 use crate::control::WorkerId;
+use crate::control::attendants::Role;
 use crate::control::counters::{FrontCounter, WorkerCounter};
 use crate::control::pages::{FrontPage, InstanceState, Listening, MoveRow, WorkerRow, WorkerState};
 use crate::engine::live::Live;
@@ -17,6 +21,7 @@ use crate::engine::report as report_of_engine;
 use crate::relays::report::{self, Relay};
 use crate::sandbox::Standing;
 use anyhow::Context;
+use braidcast_media::StreamKey;
 use braidcast_stream_log::{Now, Root, WorkerPage};
 use braidcast_sys::file;
 use instance::Locks;
@@ -25,6 +30,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
+pub use hooks::Hook;
 pub use streams::Stream;
 
 /// How old [`Cached`] answers may become, in milliseconds.
@@ -45,12 +51,16 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// The processes of another server, by id; none with our own workers.
     pub processes: Vec<report_of_engine::Process>,
+    /// Processes beside the workers.
+    pub attendants: Vec<Attendant>,
     /// Sessions that move between workers.
     pub moves: Moves,
     /// The streams that have a log, by name.
     pub streams: Vec<Stream>,
     /// Streams that go to other servers, or come from them.
     pub relays: Vec<Relay>,
+    /// The hook servers, in the order of the configuration.
+    pub hooks: Vec<Hook>,
     /// The shared directory.
     pub directory: Directory,
 }
@@ -118,6 +128,23 @@ pub struct Worker {
     pub counters: Map<String, Value>,
 }
 
+/// A process beside the workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attendant {
+    /// `tls` or `hooks`.
+    pub role: String,
+    /// Its process; 0 if there is none.
+    pub pid: u32,
+    /// `starting`, `ready`, `restarting`, `retiring`, `stopping`.
+    pub state: String,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Seconds since its process was started; 0 if there is none.
+    pub uptime_s: u64,
+    /// The counters of its role by name.
+    pub counters: Map<String, Value>,
+}
+
 /// Sessions that move between workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Moves {
@@ -166,6 +193,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let running = locks.holder(&shared_dir.join(instance::LOCK_NAME)).is_some();
     let rows: Vec<(WorkerId, WorkerRow)> = (1..=front.workers()).map(WorkerId).map(|id| (id, front.row(id))).collect();
     let worker_of = |pid: u32| rows.iter().find(|(_, row)| row.pid == pid).map(|(id, _)| id.0);
+    let pid_of = |worker: WorkerId| front.row(worker).pid;
     let root = Root::new(shared_dir.to_owned());
     let front_pid = u32::try_from(front.counter(FrontCounter::Pid).load(Relaxed)).unwrap_or(0);
     let processes: Vec<(String, u32)> =
@@ -176,7 +204,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
     let kind = engine.as_ref().map_or("native".to_owned(), |engine| engine.kind.clone());
     let streams = match &engine {
         Some(engine) => engine_streams::streams(&root, engine, &if running { Live::read(shared_dir) } else { Live::default() }, now)?,
-        None => streams::streams(&root, &locks, worker_of, now)?,
+        None => streams::streams(&root, &locks, worker_of, pid_of, now)?,
     };
     Ok(Status {
         version: crate::VERSION,
@@ -194,9 +222,11 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         engine: Engine { exact_takeover: engine.is_none(), kind },
         processes: engine.map_or_else(Vec::new, |engine| engine.processes),
         workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
+        attendants: if running { attendants(shared_dir, now) } else { Vec::new() },
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams,
         relays: if running { report::read(shared_dir, &processes) } else { Vec::new() },
+        hooks: if running { hooks::read(shared_dir) } else { Vec::new() },
         directory: Directory {
             bytes: counter(FrontCounter::DirectoryBytes),
             budget_bytes: counter(FrontCounter::DirectoryBudgetBytes),
@@ -225,6 +255,24 @@ fn sandboxed(root: &Root, rows: &[(WorkerId, WorkerRow)]) -> Option<Standing> {
         Standing::from_bits(bits.unwrap_or(0))
     };
     serving.map(|(id, _)| standing(id)).reduce(Standing::and)
+}
+
+fn attendants(shared_dir: &Path, now: Now) -> Vec<Attendant> {
+    let attendant = |process: report_of_attendants::Process| {
+        let role = Role::ALL.into_iter().find(|role| role.to_string() == process.role);
+        let page = role.and_then(|role| Page::open(shared_dir, role).ok());
+        let value = |place: usize| page.as_ref().map_or(0, |page| page.counter(place).load(Relaxed));
+        let counters = role.map_or_else(Vec::new, Role::counters).into_iter().enumerate();
+        Attendant {
+            uptime_s: if process.pid == 0 { 0 } else { now.wall_ms.saturating_sub(process.started_wall_ms) / 1_000 },
+            counters: counters.map(|(place, label)| (label.to_owned(), value(place).into())).collect(),
+            role: process.role,
+            pid: process.pid,
+            state: process.state,
+            restarts: process.restarts,
+        }
+    };
+    report_of_attendants::read(shared_dir).into_iter().map(attendant).collect()
 }
 
 fn moved(row: MoveRow) -> Moved {
@@ -260,13 +308,18 @@ impl Status {
         serde_json::to_string(self).expect("a status holds only text, numbers and lists")
     }
 
-    /// What the web page needs: the streams, and the port that RTMP is spoken on. Nothing of processes, directories, or who publishes.
-    pub fn streams_json(&self) -> String {
+    /// What the web page needs: the streams that may be listed, and the port that RTMP is spoken on. Nothing of processes, directories, or who
+    /// publishes.
+    pub fn streams_json(&self, listed: impl Fn(&StreamKey) -> bool) -> String {
         let rtmp = self.instance.addresses.get("rtmp").and_then(|list| list.get(0)).and_then(Value::as_str);
         let port = rtmp.and_then(|address| address.rsplit(':').next()).and_then(|port| port.parse::<u16>().ok());
-        let mut answer = json!({ "streams": self.streams, "engine": self.engine.kind });
+        let may_be = |stream: &&Stream| StreamKey::new(&stream.vhost, &stream.app, &stream.stream).is_ok_and(|key| listed(&key));
+        let streams: Vec<&Stream> = self.streams.iter().filter(may_be).collect();
+        let mut answer = json!({ "streams": streams, "engine": self.engine.kind });
         for stream in answer["streams"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-            stream.shift_remove("publisher");
+            for inner in ["publisher", "viewers", "sent_bytes", "sent_rate", "jumps"] {
+                stream.shift_remove(inner);
+            }
         }
         if let (Some(port), Value::Object(answer)) = (port, &mut answer) {
             answer.insert("rtmp_port".into(), port.into());

@@ -102,7 +102,7 @@ fn everything_is_in_the_json() {
     let known = json!({
         "vhost": "__defaultVhost__", "app": "live", "stream": "film", "state": "live", "worker": 1, "publisher": "192.0.2.1:40000", "video": "H.264", "audio": "MP3",
         "bytes": made.writer.counters().bytes, "records": made.writer.counters().records, "keyframes": made.writer.counters().keyframes,
-        "epoch": 1, "segment": 12, "hls": { "leaves_out": [] },
+        "epoch": 1, "segment": 12, "hls": { "leaves_out": [], "carries": true },
     });
     for (key, value) in known.as_object().unwrap() {
         assert_eq!(&stream[key], value, "{key}");
@@ -114,7 +114,7 @@ fn everything_is_in_the_json() {
 #[test]
 fn the_page_hears_of_streams_and_of_nothing_else() {
     let made = make();
-    let answer: Value = serde_json::from_str(&read(made.directory.path()).unwrap().streams_json()).unwrap();
+    let answer: Value = serde_json::from_str(&read(made.directory.path()).unwrap().streams_json(|_| true)).unwrap();
     assert_eq!(answer.as_object().unwrap().keys().collect::<Vec<_>>(), ["streams", "engine", "rtmp_port"]);
     assert_eq!((&answer["rtmp_port"], &answer["streams"][0]["stream"]), (&json!(11935), &json!("film")));
     assert!(!answer.to_string().contains("192.0.2.1"), "who publishes is nobody's business");
@@ -138,7 +138,7 @@ fn people_see_tables() {
         publisher: None,
         audio: None,
         segment: None,
-        hls: streams::StreamHls { leaves_out: vec!["AV1".into(), "FLAC".into()] },
+        hls: streams::StreamHls { leaves_out: vec!["AV1".into(), "FLAC".into()], carries: false },
         ..stream.clone()
     };
     status.streams.push(second);

@@ -2,7 +2,7 @@
 
 use super::table::Align::{Left, Right};
 use super::table::{bytes, columns, duration};
-use super::{Status, Stream};
+use super::{Attendant, Status, Stream};
 use crate::engine::report::Process;
 use crate::relays::report::{Kind, Relay};
 use braidcast_media::key::DEFAULT_VHOST;
@@ -18,6 +18,10 @@ pub(super) fn text(status: &Status) -> String {
         out.push_str(&processes(status));
         out.push('\n');
     }
+    if !status.attendants.is_empty() {
+        out.push_str(&attendants(status));
+        out.push('\n');
+    }
     if status.streams.is_empty() {
         out.push_str("no streams\n");
     } else {
@@ -27,6 +31,10 @@ pub(super) fn text(status: &Status) -> String {
     if !status.relays.is_empty() {
         out.push('\n');
         out.push_str(&relays(&status.relays));
+    }
+    if !status.hooks.is_empty() {
+        out.push('\n');
+        out.push_str(&super::hooks::text(&status.hooks));
     }
     out
 }
@@ -152,6 +160,20 @@ fn processes(status: &Status) -> String {
     columns(&headings, &status.processes.iter().map(row).collect::<Vec<_>>())
 }
 
+fn attendants(status: &Status) -> String {
+    let row = |attendant: &Attendant| {
+        vec![
+            attendant.role.clone(),
+            if attendant.pid == 0 { "-".to_owned() } else { attendant.pid.to_string() },
+            attendant.state.clone(),
+            attendant.restarts.to_string(),
+            if attendant.pid == 0 { "-".to_owned() } else { duration(attendant.uptime_s * 1_000) },
+        ]
+    };
+    let headings = [("ATTENDANT", Left), ("PID", Right), ("STATE", Left), ("RESTARTS", Right), ("UP", Right)];
+    columns(&headings, &status.attendants.iter().map(row).collect::<Vec<_>>())
+}
+
 /// A stream's name, with its vhost unless it is the default one.
 fn name_of(stream: &Stream) -> String {
     let name = format!("{}/{}", stream.app, stream.stream);
@@ -227,7 +249,7 @@ fn relays(relays: &[Relay]) -> String {
 }
 
 /// A name that a client chose, without what a terminal would obey or that turns the text around.
-fn printable(name: &str) -> String {
+pub(super) fn printable(name: &str) -> String {
     let harmless = |c: &char| {
         !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };

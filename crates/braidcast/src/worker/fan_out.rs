@@ -171,6 +171,9 @@ impl Worker {
                     let control = session.ledger.advance(sent);
                     session.forget_control(control);
                     self.page.counter(WorkerCounter::BytesOut as usize).fetch_add(sent as u64, std::sync::atomic::Ordering::Relaxed);
+                    if let Some((stream, _)) = session.viewing().filter(|_| !matches!(session.protocol, Protocol::Client(_))) {
+                        self.streams[stream].sent_bytes += sent as u64;
+                    }
                     session.blocked = sent < wanted;
                     left = left.saturating_sub(sent);
                 }
@@ -247,6 +250,7 @@ impl Worker {
         tracing::debug!(stream = %stream.key, conn = %session.conn, peer = %session.peer, from = ?(block, offset), to = ?target,
             "a viewer that lagged was jumped to the newest keyframe");
         let forwards = matches!(session.protocol, Protocol::Client(_));
+        stream.jumps += u64::from(!forwards);
         self.count(if forwards { WorkerCounter::ForwardJumps } else { WorkerCounter::ViewerJumps });
         self.try_flush(slot)
     }

@@ -4,8 +4,11 @@ use super::outgoing::PullOrder;
 use super::session::{Protocol, Role, Session};
 use super::sessions::Arrival;
 use super::{End, PLACING_MS, Worker};
+use crate::config::About;
 use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, ConnId, Intent, Listener, ListeningSocket, Placement, Refusal, ToFront, ToWorker};
+use crate::hooks::Action;
+use braidcast_media::StreamKey;
 use braidcast_protocols::via::Via;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::OwnedFd;
@@ -47,15 +50,18 @@ impl Worker {
             ToWorker::Departed { conn } => self.forget_departed(conn),
             ToWorker::Pull { conn, row, key, from, via } => self.begin_pull(PullOrder { conn, row, key, from, via: Via::parse(&via) }),
             ToWorker::StopPull { conn } => self.end_pull(conn),
-            ToWorker::Placed { conn, placement } => self.placed(conn, placement),
+            ToWorker::Placed { conn, placement, forward } => self.placed(conn, placement, forward),
             ToWorker::Evict { conn } => self.evict(conn),
             ToWorker::Settle { key, settling, .. } if self.config.relays() => self.settle_collected(key, settling),
             ToWorker::Settle { key, settling, next_segment } => self.settle(key, settling, next_segment),
             ToWorker::EvictDownTo { stream_bytes } if self.config.relays() => self.evict_collected(stream_bytes),
             ToWorker::EvictDownTo { stream_bytes } => self.evict_down_to(stream_bytes),
             ToWorker::Processes(processes) => self.processes_changed(processes),
+            ToWorker::AccessKeys { path, content } => self.keep_access_keys(path, &content),
+            ToWorker::OwnSecret(secret) => self.access.keep_own(&secret),
             ToWorker::CollectFrom { key, next_segment } => self.collect_from(key, next_segment),
             ToWorker::Stop => self.stop("the front says so"),
+            ToWorker::Kick { conn } => self.kick(conn),
             ToWorker::TurnAway { conn } => self.turn_away(conn),
             ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } => {
                 tracing::error!("the front said what only a new one says");
@@ -155,7 +161,8 @@ impl Worker {
         };
         let pinned = self.sessions[slot].listener == Listener::Sub;
         let found_at = if self.config.relays() && intent == Intent::Play { self.found_at(&wish.key) } else { None };
-        let asked = Asked { intent, key: wish.key.clone(), credential: credential(params), pinned, found_at };
+        let number = self.sessions[slot].asked.as_ref().map_or(0, |asked| asked.number) + 1;
+        let asked = Asked { intent, key: wish.key.clone(), credential: credential(params), pinned, found_at, number };
         self.ask(slot, wish, asked)
     }
 
@@ -163,11 +170,13 @@ impl Worker {
     pub(super) fn ask(&mut self, slot: usize, wish: super::session::Wish, asked: Asked) -> Result<(), End> {
         let session = &mut self.sessions[slot];
         let question = asked.question(session.conn);
+        let (intent, key) = (asked.intent, asked.key.clone());
         session.asked = Some(asked);
         session.enter(Role::Placing(wish));
         // Where processes of another server have the streams, the front answers when one has this one.
         let waits = question_is_for_later(&self.config, &question);
-        session.deadline_ms = self.now.mono_ms + if waits { self.config.play.play_wait.as_ms() } else { PLACING_MS };
+        let patience_ms = if waits { self.config.play.play_wait.as_ms() } else { PLACING_MS };
+        session.deadline_ms = self.now.mono_ms + patience_ms + decisions_ms(&self.config, intent, &key);
         self.watch_deadline(slot);
         if self.stopping_since_ms.is_some() {
             return self.refuse(slot, Refusal::Unavailable);
@@ -181,11 +190,12 @@ impl Worker {
         Ok(())
     }
 
-    fn placed(&mut self, conn: ConnId, placement: Placement) {
+    fn placed(&mut self, conn: ConnId, placement: Placement, forward: Vec<String>) {
         // The client may have gone while the front was asked; the front was told by `Closed`.
         let Some(&slot) = self.by_conn.get(&conn) else { return };
         let Session { role: Role::Placing(wish), .. } = &self.sessions[slot] else { return };
         let wish = wish.clone();
+        self.sessions[slot].forward = forward;
         let result = match placement {
             Placement::Here { next_segment } => self.admit(slot, wish, next_segment),
             Placement::MoveTo(worker) if self.hand_over(slot, Some(worker)) => Ok(()),
@@ -215,14 +225,25 @@ impl Worker {
             self.count(WorkerCounter::RefusedPublishers);
         }
         self.leave_role(slot, &refusal);
-        self.tell_front(&ToFront::Released { conn });
+        self.tell_released(slot);
         self.answer_refusal(slot, refusal)
     }
 }
 
 /// Whether the front answers a question only when somebody publishes the stream.
 fn question_is_for_later(config: &crate::config::Config, question: &ToFront) -> bool {
-    config.relays() && matches!(question, ToFront::Place { intent: Intent::Play, .. })
+    config.relays() && matches!(question, ToFront::Place { asked: Asked { intent: Intent::Play, .. }, .. })
+}
+
+/// How long hooks may take until the front can answer, milliseconds.
+fn decisions_ms(config: &crate::config::Config, intent: Intent, key: &StreamKey) -> u64 {
+    let about = About::Stream(key);
+    let connect = config.hooks_limit_ms(Action::Connect, About::App { vhost: key.vhost(), app: key.app() });
+    connect
+        + match intent {
+            Intent::Publish => config.hooks_limit_ms(Action::Publish, about) + config.hooks_limit_ms(Action::Forward, about),
+            Intent::Play => config.hooks_limit_ms(Action::Play, about),
+        }
 }
 
 /// What tells a publisher that comes back from a stranger: a hash, because the parameters may hold a secret.

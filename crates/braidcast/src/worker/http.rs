@@ -1,14 +1,15 @@
 //! HTTP sessions: one request at a time, answered from the stream's directory or the embedded page.
 
+use super::access::Said;
 use super::rendition::{Form, Rendition};
 use super::session::{Body, Index, IndexWish, Protocol, Role, Session, Want, Wish};
 use super::waiting::Awaited;
 use super::websocket::WebSocket;
 use super::{End, Worker};
-use crate::control::Listener;
 use crate::control::counters::WorkerCounter;
+use crate::control::{Intent, Listener};
 use crate::hls::{INDEX, serve, survey};
-use crate::{page, status};
+use crate::{api, page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
 use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
@@ -28,7 +29,7 @@ const SEGMENT_MAX_AGE: u32 = 3_600;
 /// What somebody reads who asks for tracks that there are not.
 const BAD_TRACKS: &str = "say only=audio, only=video, or tracks=all";
 /// What somebody reads who guesses at the API.
-const NO_ENDPOINT: &str = "no such endpoint; there are /api/v1/versions and, on the API's port, /api/v2/status";
+const NO_ENDPOINT: &str = "no such endpoint; there are, on the API's port, /api/v1/ and /api/v2/status";
 
 impl Worker {
     pub(super) fn http_settings(&self) -> Settings {
@@ -79,6 +80,9 @@ impl Worker {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
+        if self.sessions[slot].listener == Listener::Metrics {
+            return self.answer_metrics(slot, request);
+        }
         if request.method == Method::Options {
             return self.respond(slot, &response::preflight(request.keep_alive));
         }
@@ -86,12 +90,16 @@ impl Worker {
         if self.config.relays() && self.pass_on(slot, request)? {
             return Ok(());
         }
-        let wants_api = self.sessions[slot].listener == Listener::Api;
+        let wants_api = self.sessions[slot].listener.has_api();
         let route = route(request, &self.config.server.vhosts);
         // With other servers a stream is where it is, and vhosts are theirs.
         let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
+        let route = self.which_index(route);
         if let Route::Live { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route
         {
+            if !self.lets_in(slot, &Said::by_request(Intent::Play, key, request))? {
+                return Ok(());
+            }
             if let Some(why) = self.loop_of(&request.via, key, false) {
                 return self.respond_text(slot, Status::LOOP_DETECTED, why, head_only);
             }
@@ -99,6 +107,7 @@ impl Worker {
             self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
         }
         match route {
+            Route::Api(path) if wants_api && api::v1::is_known(&path) => self.ask_v1(slot, &path, request),
             Route::Api(path) => self.answer_api(slot, &path, head_only),
             _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
             Route::Live { .. } if head_only && self.config.relays() => self.pass_to_any(slot),
@@ -117,19 +126,17 @@ impl Worker {
                     form = Form::WebSocket;
                     session.protocol = Protocol::WebSocket(Box::new(socket));
                 }
-                self.ask_place(slot, Wish { key, what: Want::Play(Rendition { form, tracks }) }, &params)
+                let wish = Wish { key, what: Want::Play(Rendition { form, tracks }) };
+                self.describe_http(slot, &wish, request);
+                self.ask_place(slot, wish, &params)
             }
             Route::BadTracks => self.respond_text(slot, Status::BAD_REQUEST, BAD_TRACKS, head_only),
             Route::LiveIndex { key, clip, params } => {
                 let index = clip.map_or(Index::Live, Index::Clip);
                 self.want_index(slot, IndexWish { key, index, query: params, head_only })
             }
-            Route::NamedIndex { key, name, or_live, params } => {
-                let named = IndexWish { key, index: Index::Named(name), query: params, head_only };
-                match or_live {
-                    Some(live) if !self.has_index(&named) => self.want_index(slot, IndexWish { key: live, index: Index::Live, ..named }),
-                    _ => self.want_index(slot, named),
-                }
+            Route::NamedIndex { key, name, params, .. } => {
+                self.want_index(slot, IndexWish { key, index: Index::Named(name), query: params, head_only })
             }
             Route::Segment { key, number, .. } => self.answer_segment(slot, &key, number, request),
             Route::Page if self.config.http.page => self.answer_asset(slot, "/", head_only),
@@ -147,6 +154,20 @@ impl Worker {
             }
             Route::Page | Route::Asset(_) | Route::NotFound if self.config.relays() => self.pass_to_any(slot),
             Route::Page | Route::Asset(_) | Route::NotFound => self.respond_text(slot, Status::NOT_FOUND, "nothing here", head_only),
+        }
+    }
+
+    /// Which of two readings of an index's path is meant: the one that is there, else the live index.
+    fn which_index(&mut self, route: Route) -> Route {
+        match route {
+            Route::NamedIndex { key, name, or_live: Some(live), params } => {
+                let named = IndexWish { key, index: Index::Named(name), query: String::new(), head_only: true };
+                match (self.has_index(&named), named) {
+                    (true, IndexWish { key, index: Index::Named(name), .. }) => Route::NamedIndex { key, name, or_live: None, params },
+                    _ => Route::LiveIndex { key: live, clip: None, params },
+                }
+            }
+            other => other,
         }
     }
 
@@ -248,7 +269,7 @@ impl Worker {
         };
         let span = request.range.map(|range| range.span(length));
         let keep_alive = self.keeps_alive(slot);
-        let head = response::file(content_type::MPEG_TS, Cache::Seconds(SEGMENT_MAX_AGE), length, span, keep_alive);
+        let head = response::file(content_type::MPEG_TS, self.cache_for(key, SEGMENT_MAX_AGE), length, span, keep_alive);
         let (first, bytes) = match span {
             Some(Span::Unsatisfiable) => (0, 0),
             Some(Span::Part { first, bytes }) => (first, bytes),
@@ -257,6 +278,8 @@ impl Worker {
         let session = &mut self.sessions[slot];
         session.push_control(&head);
         if !head_only && bytes > 0 {
+            self.watching.add(key, bytes, 0);
+            let session = &mut self.sessions[slot];
             let (Ok(offset), Ok(end)) = (u32::try_from(first), u32::try_from(first + bytes)) else {
                 return Err(End::Fault("a segment of more than 4 GiB"));
             };
@@ -287,7 +310,7 @@ impl Worker {
     fn answer_api(&mut self, slot: usize, path: &str, head_only: bool) -> Result<(), End> {
         let answer = match path {
             "/api/v1/versions" => Some(status::versions(std::process::id())),
-            "/api/v2/status" if self.sessions[slot].listener == Listener::Api => {
+            "/api/v2/status" if self.sessions[slot].listener.has_api() => {
                 match self.status.read(&self.config.server.shared_dir, self.now.mono_ms) {
                     Ok(status) => Some(status.to_json()),
                     Err(error) => {
@@ -305,7 +328,11 @@ impl Worker {
     }
 
     fn answer_streams(&mut self, slot: usize, head_only: bool) -> Result<(), End> {
-        match self.status.read(&self.config.server.shared_dir, self.now.mono_ms).map(status::Status::streams_json) {
+        // A name that not everybody may play is told to nobody: it may be half of the secret.
+        let client = self.sessions[slot].peer.ip();
+        let access = &self.access;
+        let listed = |key: &StreamKey| access.may_know(key, client);
+        match self.status.read(&self.config.server.shared_dir, self.now.mono_ms).map(|status| status.streams_json(listed)) {
             Ok(json) => self.respond_with(slot, content_type::JSON, Cache::No, json.as_bytes(), head_only),
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "cannot read the list of streams");

@@ -27,11 +27,11 @@ impl Worker {
     /// What follows when nothing, or no more, is said by a PROXY header. If `holder` speaks RTMP it may be SRS's proxy.
     fn next_protocol(&self, conn: ConnId, listener: Listener, holder: Option<SocketAddr>, handshake_ms: u64) -> Protocol {
         match listener {
-            Listener::Rtmp | Listener::Sub if holder.is_some_and(|holder| self.config.trusts(holder.ip())) => {
+            Listener::Rtmp | Listener::Rtmps | Listener::Sub if holder.is_some_and(|holder| self.config.trusts(holder.ip())) => {
                 Protocol::Prefix(PrefixReader::new(Form::RealIp))
             }
-            Listener::Rtmp => self.new_rtmp(conn, handshake_ms),
-            Listener::Http | Listener::Api => self.new_http(),
+            Listener::Rtmp | Listener::Rtmps => self.new_rtmp(conn, handshake_ms),
+            Listener::Http | Listener::Https | Listener::Api | Listener::HttpsApi | Listener::Metrics => self.new_http(),
             Listener::Sub => Protocol::Unknown,
         }
     }

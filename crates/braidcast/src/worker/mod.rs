@@ -3,6 +3,9 @@
 //! The loop takes what the front says, then reads, then commits, then fans out, each in bounded turns; nothing in it ever
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
+mod access;
+mod asking;
+mod clients;
 mod clips;
 mod fan_out;
 mod front_link;
@@ -13,6 +16,7 @@ mod identity;
 mod ingest;
 mod kept;
 mod ledger;
+mod metrics;
 mod outgoing;
 mod play;
 mod publishers;
@@ -28,17 +32,22 @@ mod streams;
 mod takeover;
 mod timers;
 mod waiting;
+mod watching;
 mod websocket;
 
+use crate::access::Rules;
+use crate::clients::Table;
 use crate::config::Config;
 use crate::control::channel::Channel;
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ListeningSocket, ToWorker, WorkerId};
 use crate::logging::RateLimit;
+use crate::metrics::OwnUse;
 use crate::sandbox::{self, Needs};
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
+use asking::Asking;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
@@ -46,6 +55,7 @@ use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
 use ingest::Publisher;
+use metrics::Monitoring;
 use outgoing::Outgoing;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
@@ -66,6 +76,7 @@ use streams::LocalStream;
 use takeover::Departed;
 use timers::Timers;
 use waiting::Waiting;
+use watching::Watching;
 
 /// How long a session that is to be closed may take to read what it is still owed, milliseconds.
 const CLOSING_MS: u64 = 5_000;
@@ -104,6 +115,8 @@ const NEWCOMER: u64 = u64::MAX - 4;
 const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
+const METRICS: u64 = u64::MAX - 8;
+const V1_ANSWERS: u64 = u64::MAX - 9;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -168,6 +181,10 @@ pub(crate) struct Worker {
     sessions: Slab<Session>,
     by_conn: HashMap<ConnId, usize>,
     rows: Rows,
+    clients: Table,
+    told_clients: clients::Round,
+    /// Requests to SRS's API.
+    asking: Asking,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -198,15 +215,23 @@ pub(crate) struct Worker {
     read_buffer: Vec<u8>,
     now: Now,
     report_at_ms: u64,
-    reported_cpu_us: u64,
+    own_use: OwnUse,
+    /// Log lines that processes have suppressed that had this place before.
+    suppressed_before: u64,
     stopping_since_ms: Option<u64>,
     peer_lines: RateLimit,
     status: status::Cached,
     clips: Clips,
+    /// Who may publish and play.
+    access: Rules,
     /// Connections to other servers.
     outgoing: Outgoing,
     /// What goes through to processes of another server.
     relays: Relays,
+    /// Who views what, to be told.
+    watching: Watching,
+    /// Who waits for metrics.
+    monitoring: Monitoring,
 }
 
 /// Runs a worker that talks to its front by the inherited descriptor `control`.
@@ -240,11 +265,21 @@ impl Worker {
         outgoing.watch(&poller, OUTGOING)?;
         let relays = Relays::new(&config).context("what relays need")?;
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
+        let monitoring = Monitoring::new().context("what metrics need")?;
+        poller.add(&monitoring, METRICS, Interest::READ)?;
+        let asking = Asking::new().context("what the API needs")?;
+        poller.add(&asking, V1_ANSWERS, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
+        let clients = Table::open(&config.server.shared_dir).context("opening the client table")?;
         let heap = Heap::create(&config.server.shared_dir, heap).context("making the heap for saved sessions")?;
+        for gauge in WorkerCounter::ALL.iter().filter(|counter| counter.is_gauge()) {
+            page.counter(*gauge as usize).store(0, Ordering::Relaxed);
+        }
         page.counter(WorkerCounter::Pid as usize).store(u64::from(std::process::id()), Ordering::Relaxed);
+        let counted = |counter: WorkerCounter| page.counter(counter as usize).load(Ordering::Relaxed);
+        let (own_use, suppressed_before) = (OwnUse::new(counted(WorkerCounter::CpuMicros)), counted(WorkerCounter::LogLinesSuppressed));
         let stream_most_bytes = stream_most_bytes(&config)?;
         let log_options = LogOptions {
             block_min_ms: config.log.block_min.as_ms(),
@@ -271,6 +306,9 @@ impl Worker {
             sessions: Slab::new(),
             by_conn: HashMap::new(),
             rows,
+            clients,
+            told_clients: clients::Round::default(),
+            asking,
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -293,13 +331,17 @@ impl Worker {
             read_buffer: vec![0; READ_BYTES],
             now: Now::read(),
             report_at_ms: 0,
-            reported_cpu_us: 0,
+            own_use,
+            suppressed_before,
             stopping_since_ms: None,
             peer_lines: RateLimit::new(PEER_LINES_BURST, PEER_LINES_PER_SECOND),
             status: status::Cached::default(),
             clips: Clips::default(),
+            access: Rules::new(&config.access),
             outgoing,
             relays,
+            watching: Watching::default(),
+            monitoring,
             config,
         })
     }
@@ -328,6 +370,8 @@ impl Worker {
                     OUTGOING => self.outgoing_ready(),
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
+                    METRICS => self.metrics_gathered(),
+                    V1_ANSWERS => self.v1_answered(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),
@@ -346,6 +390,7 @@ impl Worker {
             self.try_waiting();
             self.pump_segments();
             self.report();
+            self.tell_clients();
             self.flush_front();
             if self.is_over() {
                 return Ok(ExitCode::SUCCESS);
@@ -364,6 +409,7 @@ impl Worker {
         let news = self.streams.iter().any(|(_, stream)| stream.has_news());
         let waited = self.poller.wait(events, Some(if news { Duration::ZERO } else { timeout }));
         self.page.announce_awake();
+        self.count(WorkerCounter::WakeUps);
         if news {
             self.now = Now::read();
             self.scan_streams();
@@ -372,7 +418,7 @@ impl Worker {
     }
 
     fn sleep_time(&self) -> Duration {
-        let mut wake_ms = self.report_at_ms;
+        let mut wake_ms = self.report_at_ms.min(self.told_clients.due_ms());
         let mut sooner = |at: Option<u64>| wake_ms = wake_ms.min(at.unwrap_or(u64::MAX));
         sooner(self.flushes.next_ms());
         sooner(self.deadlines.next_ms());
@@ -389,15 +435,13 @@ impl Worker {
         if self.now.mono_ms < self.report_at_ms {
             return;
         }
-        let elapsed_ms = (self.now.mono_ms + REPORT_MS).saturating_sub(self.report_at_ms).max(1);
         self.report_at_ms = self.now.mono_ms + REPORT_MS;
-        let cpu_us = clock::cpu_time_us();
-        let permille = (cpu_us - self.reported_cpu_us.min(cpu_us)) / elapsed_ms;
-        self.reported_cpu_us = cpu_us;
+        let used = self.own_use.look();
         self.set(WorkerCounter::SavedBytes, self.heap.taken_bytes() as u64);
-        self.set(WorkerCounter::CpuMicros, cpu_us);
-        self.set(WorkerCounter::CpuPermille, permille.min(1_000));
-        self.set(WorkerCounter::LogLinesSuppressed, self.peer_lines.suppressed());
+        self.set(WorkerCounter::CpuMicros, used.cpu_us);
+        self.set(WorkerCounter::CpuPermille, used.cpu_permille);
+        self.set(WorkerCounter::MemoryBytes, used.memory_bytes);
+        self.set(WorkerCounter::LogLinesSuppressed, self.suppressed_before + self.peer_lines.suppressed());
         self.report_gauges();
         self.report_outgoing();
         self.report_clients();

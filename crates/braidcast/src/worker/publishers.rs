@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 pub(super) const PUMP_MS: u64 = 100;
 /// Log bytes a segmenter takes in in one turn.
 const PUMP_BYTES: usize = 1 << 20;
+/// Finished segments that a front, or the front, is told of once more, in case it was not told.
+pub(super) const TOLD_AGAIN: usize = 8;
 /// How long segmenters may hold up a turn together.
 const PUMP_TIME: Duration = Duration::from_millis(10);
 /// Streams that somebody waits for, looked at in one turn: each is a failed open, some microseconds.
@@ -57,7 +59,6 @@ impl Worker {
         }
         self.leave_waiting(slot);
         self.note_via(slot, &wish.key);
-        let key = wish.key.clone();
         let session = &mut self.sessions[slot];
         writer.set_publisher(session.peer);
         if self.peer_lines.allow(self.now.mono_ms) {
@@ -81,7 +82,7 @@ impl Worker {
         session.deadline_ms = 0;
         self.publish_accepted(slot)?;
         if matches!(self.sessions.get(slot), Some(Session { role: Role::Publishing(_), .. })) {
-            self.begin_forwards(&key);
+            self.begin_forwards(publisher);
         }
         Ok(())
     }
@@ -240,7 +241,11 @@ impl Worker {
     /// Forgets the local view of a stream that nobody here watches.
     pub(super) fn forget_unwatched(&mut self, slot: usize) {
         if self.streams.get(slot).is_some_and(|stream| stream.viewers.is_empty()) {
-            let stream = self.streams.remove(slot);
+            let mut stream = self.streams.remove(slot);
+            let (sent_bytes, jumps) = stream.take_counted();
+            if sent_bytes + jumps > 0 {
+                self.watching.add(&stream.key, sent_bytes, jumps);
+            }
             // A stream that was deleted may have a successor of the same name.
             if self.stream_slots.get(&stream.key) == Some(&slot) {
                 self.stream_slots.remove(&stream.key);
@@ -384,7 +389,8 @@ impl Worker {
     pub(super) fn report_segments(&mut self, key: &StreamKey, finished: &[SegmentInfo]) {
         for info in finished {
             self.count(WorkerCounter::Segments);
-            self.tell_front(&ToFront::Segment { key: key.clone(), next: info.number + 1 });
+            let duration_ms = Some(duration_ms(info));
+            self.tell_front(&ToFront::Segment { key: key.clone(), next: info.number + 1, duration_ms });
         }
     }
 
@@ -404,6 +410,8 @@ impl Worker {
         if let Some(next_segment) = at.segmenter_from.take() {
             let key = at.key.clone();
             self.publishers[slot].segmenter = self.open_segmenter(&key, next_segment);
+            let untold = self.publishers[slot].segmenter.as_ref().map(|(segmenter, _)| untold(segmenter, next_segment));
+            self.report_segments(&key, &untold.unwrap_or_default());
         }
     }
 
@@ -454,6 +462,19 @@ impl Worker {
         self.end_forwards(&at.key);
         Some(at.key)
     }
+}
+
+/// How long a segment plays, milliseconds.
+pub(super) fn duration_ms(segment: &SegmentInfo) -> u64 {
+    segment.duration_90k / 90
+}
+
+/// The segments that were finished by a worker that died before it told the front, which awaits `next_segment`.
+pub(super) fn untold(segmenter: &StreamSegmenter, next_segment: u64) -> Vec<SegmentInfo> {
+    let newest = segmenter.store().segments().rev().take(TOLD_AGAIN).take_while(|info| info.number >= next_segment);
+    let mut untold: Vec<SegmentInfo> = newest.cloned().collect();
+    untold.reverse();
+    untold
 }
 
 /// Has a segmenter read all that is committed.

@@ -1,6 +1,7 @@
 //! A front that comes when this worker's own is gone, or is to be replaced: it finds the worker by a socket in the shared directory
 //! and is told everything the worker has. From then on it is the front.
 
+use super::publishers::{duration_ms, untold};
 use super::session::{Role, Session};
 use super::{CONTROL, NEWCOMER, RENDEZVOUS, Worker};
 use crate::control::channel::Channel;
@@ -118,8 +119,13 @@ impl Worker {
             self.front.send(&ToFront::Holding(holding), vec![socket])?;
         }
         for (_, publisher) in &self.publishers {
-            let next = publisher.segmenter.as_ref().map_or(0, |(segmenter, _)| segmenter.next_number());
-            self.front.send(&ToFront::Segment { key: publisher.key.clone(), next }, Vec::new())?;
+            let Some((segmenter, _)) = &publisher.segmenter else { continue };
+            for info in untold(segmenter, 0) {
+                let duration_ms = Some(duration_ms(&info));
+                self.front.send(&ToFront::Segment { key: publisher.key.clone(), next: info.number + 1, duration_ms }, Vec::new())?;
+            }
+            let (key, next) = (publisher.key.clone(), segmenter.next_number());
+            self.front.send(&ToFront::Segment { key, next, duration_ms: None }, Vec::new())?;
         }
         self.front.send(&ToFront::InventoryEnd, Vec::new())?;
         self.say_who_keeps();
@@ -135,7 +141,8 @@ impl Worker {
 
 /// What a front needs to know of a session.
 pub fn holding(session: &Session) -> Holding {
-    let placed = matches!(session.role, Role::Opening(..) | Role::Waiting(_) | Role::Publishing(_) | Role::Viewing { .. });
+    let admitted = matches!(session.role, Role::Opening(..) | Role::Waiting(_) | Role::Publishing(_) | Role::Viewing { .. });
+    let placed = admitted || matches!(session.role, Role::Placing(_));
     Holding {
         conn: session.conn,
         row: session.kept.row,
@@ -149,6 +156,8 @@ pub fn holding(session: &Session) -> Holding {
             key: asked.key.clone(),
             credential: asked.credential,
             process: None,
+            admitted,
+            forward: session.forward.clone(),
         }),
     }
 }

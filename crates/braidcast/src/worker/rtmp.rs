@@ -1,10 +1,11 @@
 //! RTMP sessions: drives the protocol's machine and does what it asks for.
 
+use super::access::Said;
 use super::rendition::{Form, Rendition};
 use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Want, Wish};
 use super::{End, Worker, http};
 use crate::control::counters::WorkerCounter;
-use crate::control::{Refusal, ToFront};
+use crate::control::{Intent, Refusal};
 use braidcast_media::{StreamKey, vhost};
 use braidcast_protocols::http::Status;
 use braidcast_protocols::rtmp::chunk::ChunkLimits;
@@ -130,10 +131,14 @@ impl Worker {
     }
 
     fn rtmp_wish(&mut self, slot: usize, request: Request, what: Want) -> Result<(), End> {
-        let Request { key, params, via, .. } = request;
-        let key = vhost::restrict(key, &self.config.server.vhosts);
+        let (params, via) = (&request.params, &request.via);
+        let key = vhost::restrict(request.key.clone(), &self.config.server.vhosts);
         let key = if what == Want::Publish { key } else { self.played(key) };
-        if let Some(why) = self.loop_of(&via, &key, what == Want::Publish)
+        let intent = if what == Want::Publish { Intent::Publish } else { Intent::Play };
+        if !self.lets_in(slot, &Said { intent, key: &key, params, bearer: None, page: &request.page_url })? {
+            return Ok(());
+        }
+        if let Some(why) = self.loop_of(via, &key, what == Want::Publish)
             && let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol
         {
             let code = if what == Want::Publish { status::PUBLISH_DENIED } else { status::PLAY_FAILED };
@@ -141,17 +146,18 @@ impl Worker {
             return self.refused_rtmp(slot);
         }
         if what != Want::Publish {
-            self.want(&key, &via);
+            self.want(&key, via);
         }
-        self.ask_place(slot, Wish { key, what }, &params)
+        let wish = Wish { key, what };
+        self.describe_rtmp(slot, &wish, &request);
+        self.ask_place(slot, wish, params)
     }
 
     /// The client ended its publish or play and may begin another one on the same connection.
     fn rtmp_released(&mut self, slot: usize) -> Result<(), End> {
         self.stop_run(slot)?;
         self.leave_role(slot, &"the client ended it");
-        let conn = self.sessions[slot].conn;
-        self.tell_front(&ToFront::Released { conn });
+        self.tell_released(slot);
         Ok(())
     }
 
@@ -216,14 +222,17 @@ impl Worker {
             return Err(End::Peer(text));
         }
         if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
+            let plays = self.sessions[slot].asked.as_ref().is_some_and(|asked| asked.intent == Intent::Play);
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
-                Refusal::PublishersFull | Refusal::DirectoryFull => status::PUBLISH_DENIED,
+                Refusal::ByHook if plays => status::PLAY_FAILED,
+                Refusal::PublishersFull | Refusal::DirectoryFull | Refusal::ByHook => status::PUBLISH_DENIED,
                 Refusal::Unavailable | Refusal::Unwelcome => status::CONNECT_REJECTED,
             };
             return self.refuse_rtmp(slot, code, &text);
         }
-        self.respond_text(slot, Status::UNAVAILABLE, &text, false)
+        let status = if refusal == Refusal::ByHook { Status::FORBIDDEN } else { Status::UNAVAILABLE };
+        self.respond_text(slot, status, &text, false)
     }
 
     /// Nobody publishes what a client waited for.
@@ -234,11 +243,11 @@ impl Worker {
     /// A client cannot have what it waited for, for this reason.
     pub(super) fn release_with(&mut self, slot: usize, text: &str) -> Result<(), End> {
         let session = &self.sessions[slot];
-        let (conn, placed) = (session.conn, matches!(session.role, Role::Waiting(_) | Role::Placing(_)));
+        let placed = matches!(session.role, Role::Waiting(_) | Role::Placing(_));
         let head_only = matches!(&session.role, Role::WaitingForIndex(wish) if wish.head_only);
         self.leave_role(slot, &text);
         if placed {
-            self.tell_front(&ToFront::Released { conn });
+            self.tell_released(slot);
         }
         if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
             return self.refuse_rtmp(slot, status::PLAY_STREAM_NOT_FOUND, text);
@@ -247,7 +256,7 @@ impl Worker {
     }
 
     /// Tells a client that speaks RTMP that what it wants is refused.
-    fn refuse_rtmp(&mut self, slot: usize, code: &str, text: &str) -> Result<(), End> {
+    pub(super) fn refuse_rtmp(&mut self, slot: usize, code: &str, text: &str) -> Result<(), End> {
         match &mut self.sessions[slot].protocol {
             Protocol::Rtmp(rtmp) => rtmp.refuse(code, text, self.now.mono_ms),
             Protocol::Relay(machine) => machine.refuse(code, text, self.now.mono_ms),

@@ -18,7 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 
 /// The version of rows and checkpoints, which begin with it. A new one must still read the one before.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Second byte of a row: it follows here, or its place in the heap does.
 pub const INLINE: u8 = 0;
 /// See [`INLINE`].

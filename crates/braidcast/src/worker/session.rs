@@ -45,6 +45,8 @@ pub struct Session {
     pub protocol: Protocol,
     /// What the front was asked about it last.
     pub asked: Option<Asked>,
+    /// Where hooks want the stream that it publishes to be pushed to.
+    pub forward: Vec<String>,
     /// What it is doing.
     pub role: Role,
     /// What it is owed.
@@ -147,7 +149,7 @@ pub enum Role {
     Waiting(Wish),
     /// It waits for an index that is not written yet.
     WaitingForIndex(IndexWish),
-    /// Processes of another server are asked for it.
+    /// Threads gather what it asks for: processes of another server are asked, or the metrics are read.
     Asking,
     /// It publishes; slot of the publisher.
     Publishing(usize),

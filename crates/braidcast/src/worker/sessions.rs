@@ -80,6 +80,7 @@ impl Worker {
             kept,
             protocol,
             asked: None,
+            forward: Vec::new(),
             role: Role::Idle,
             ledger: Default::default(),
             control: Vec::new(),
@@ -352,7 +353,7 @@ impl Worker {
                 self.count(WorkerCounter::PlayWaitTimeouts);
                 self.not_found(slot)
             }
-            Role::Asking => self.respond_text(slot, Status::GATEWAY_TIMEOUT, "the processes did not answer in time", false),
+            Role::Asking => self.respond_text(slot, Status::GATEWAY_TIMEOUT, "the answer did not come in time", false),
             Role::Placing(wish) => {
                 tracing::warn!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "the front did not say in time where a connection belongs");
                 self.refuse(slot, crate::control::Refusal::Unavailable)

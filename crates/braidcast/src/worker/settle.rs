@@ -3,7 +3,7 @@
 //! The stream's lock makes it safe: whoever publishes again holds it, and then nothing is done here.
 
 use super::Worker;
-use super::publishers::catch_up;
+use super::publishers::{catch_up, untold};
 use super::rendition::Form;
 use super::session::{Protocol, Session};
 use crate::control::counters::WorkerCounter;
@@ -11,6 +11,7 @@ use crate::control::{Settling, ToFront};
 use anyhow::Context;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::{OpenError, dispose};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 impl Worker {
@@ -43,7 +44,8 @@ impl Worker {
         };
         writer.end_publish(self.now).context("sealing its log")?;
         if let Some((mut segmenter, reader)) = self.open_segmenter(key, next_segment) {
-            let mut finished = catch_up(&mut segmenter, &reader).context("finishing its last segment")?;
+            let mut finished = untold(&segmenter, next_segment);
+            finished.extend(catch_up(&mut segmenter, &reader).context("finishing its last segment")?);
             finished.extend(if settling == Settling::End { segmenter.end_stream() } else { segmenter.finish_publish() });
             self.report_segments(key, &finished);
         }
@@ -66,8 +68,12 @@ impl Worker {
     /// Gauges of the worker's page.
     pub(super) fn report_gauges(&mut self) {
         let (mut flv, mut rtmp, mut other) = (0, 0, 0);
+        let mut viewers: HashMap<usize, u64> = HashMap::new();
         let is_viewer = |session: &&Session| !matches!(session.protocol, Protocol::Client(_));
         for session in self.sessions.iter().map(|(_, session)| session).filter(is_viewer) {
+            if let Some((stream, _)) = session.viewing() {
+                *viewers.entry(stream).or_default() += 1;
+            }
             match session.viewing().map(|(_, rendition)| rendition.form) {
                 Some(Form::Flv) => flv += 1,
                 Some(Form::Rtmp) => rtmp += 1,
@@ -75,6 +81,7 @@ impl Worker {
                 None => {}
             }
         }
+        self.tell_watching(&viewers);
         let (publishers, through_rtmp, through_http) = self.relays.counts();
         (flv, rtmp) = (flv + through_http, rtmp + through_rtmp);
         self.set(WorkerCounter::FlvViewers, flv);

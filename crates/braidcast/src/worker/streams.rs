@@ -28,6 +28,10 @@ pub struct LocalStream {
     pub seen: Position,
     /// The stream has ended, and its viewers were told; some may still be taking what they are owed.
     pub over: bool,
+    /// Bytes that were sent to viewers and are not told yet.
+    pub sent_bytes: u64,
+    /// Likewise, how often a viewer was jumped.
+    pub jumps: u64,
     flv: FlvBlocks,
     /// All but the log itself, as long as somebody views them.
     renditions: Vec<RenderedBlocks>,
@@ -45,9 +49,16 @@ impl LocalStream {
             queued: false,
             seen: Position { block: 0, offset: 0 },
             over: false,
+            sent_bytes: 0,
+            jumps: 0,
             flv: FlvBlocks::default(),
             renditions: Vec::new(),
         }
+    }
+
+    /// What was counted and is not told yet: bytes sent, jumps. It counts as told from now on.
+    pub fn take_counted(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.sent_bytes), std::mem::take(&mut self.jumps))
     }
 
     /// Adds a viewer and says which place it has among the viewers.

@@ -100,6 +100,7 @@ impl Worker {
         session.control = control;
         session.unread = journal[row.consumed as usize..].to_vec();
         session.asked = checkpoint.asked;
+        session.forward.clone_from(&adoption.forward);
         session.via = checkpoint.via;
         session.peer_ended = checkpoint.peer_ended;
         session.answering = checkpoint.answering;
@@ -238,7 +239,6 @@ impl Worker {
         let role = match role {
             Restored::Publishing(key, writer) => {
                 let evicted = writer.counters().evicted_blocks;
-                let forwarded = key.clone();
                 let publisher = self.publishers.insert(Publisher {
                     session: slot,
                     key,
@@ -253,7 +253,6 @@ impl Worker {
                     evicted,
                 });
                 self.plan_pump(publisher, self.now.mono_ms + PUMP_MS / 2);
-                self.begin_forwards(&forwarded);
                 Role::Publishing(publisher)
             }
             Restored::Viewing(stream, rendition, next) => {
@@ -265,6 +264,9 @@ impl Worker {
             Restored::Other(_) => Role::Idle,
         };
         self.sessions[slot].role = role;
+        if let Role::Publishing(publisher) = self.sessions[slot].role {
+            self.begin_forwards(publisher);
+        }
     }
 
     /// Does what the session was about to do.

@@ -47,6 +47,14 @@ pub struct Request {
     pub forwarded: Forwarded,
     /// The servers that pass the answer on.
     pub via: Via,
+    /// The forms that the client takes, as its `Accept` field says it; `None` if it says nothing.
+    pub accept: Option<String>,
+    /// The page that it comes from (`Referer`), as sent.
+    pub referer: Option<String>,
+    /// The program that asks (`User-Agent`), as sent.
+    pub user_agent: Option<String>,
+    /// Who asks (`Authorization`), as sent: a secret.
+    pub authorization: Option<String>,
     /// Bytes of a body that follows the head, already discarded when the request is handed out, unless it may be passed on.
     pub body_bytes: u64,
     /// The head as it was sent, blank line included, of a request that may be passed on; else empty.
@@ -57,6 +65,12 @@ impl Request {
     /// Whether it is one that we answer ourselves: GET, HEAD, OPTIONS.
     pub fn is_known_method(&self) -> bool {
         self.method != Method::Other
+    }
+
+    /// The token of `Authorization: Bearer` (RFC 6750 section 2.1).
+    pub fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.authorization.as_deref()?.split_once(' ')?;
+        Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"))
     }
 
     /// Its method's name, of a request that may be passed on.
@@ -175,8 +189,12 @@ struct Fields {
     to_websocket: bool,
     websocket_version: bool,
     websocket_key: Option<String>,
+    referer: Option<String>,
+    user_agent: Option<String>,
+    authorization: Option<String>,
     forwarded: Forwarded,
     via: Via,
+    accept: Option<String>,
 }
 
 impl Fields {
@@ -226,6 +244,10 @@ pub(super) fn parse(head: &[u8], passes_on: bool) -> Result<Request, HttpError> 
         websocket_key,
         forwarded: fields.forwarded,
         via: fields.via,
+        accept: fields.accept,
+        referer: fields.referer,
+        user_agent: fields.user_agent,
+        authorization: fields.authorization,
         body_bytes: fields.content_length.unwrap_or(0),
         head: Vec::new(),
     })
@@ -266,6 +288,14 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
             fields.websocket_key = key.map(str::to_owned);
         } else if is("range") {
             fields.range = std::str::from_utf8(header.value).ok().and_then(ByteRange::parse);
+        } else if is("accept") {
+            fields.accept = std::str::from_utf8(header.value).ok().map(str::to_owned);
+        } else if is("referer") {
+            fields.referer = text(header.value);
+        } else if is("user-agent") {
+            fields.user_agent = text(header.value);
+        } else if is("authorization") {
+            fields.authorization = text(header.value);
         } else if is(via::FIELD) {
             fields.via = Via::parse(&String::from_utf8_lossy(header.value));
         } else if is("if-range") {
@@ -276,6 +306,11 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
     let forwarded_for = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));
     fields.forwarded = Forwarded::read(forwarded_for.map(|header| header.value));
     Ok(fields)
+}
+
+/// A value that only informs, or that is compared with one of ours: what is not UTF-8 is as good as none.
+fn text(value: &[u8]) -> Option<String> {
+    std::str::from_utf8(value).ok().map(|text| text.trim().to_owned())
 }
 
 /// Digits and nothing else: a sign, a list, or 2^64 - 1 and beyond (no body is that long) are refused.

@@ -17,6 +17,7 @@ impl Status {
     pub const NO_CONTENT: Self = Self(204);
     pub const PARTIAL_CONTENT: Self = Self(206);
     pub const BAD_REQUEST: Self = Self(400);
+    pub const UNAUTHORIZED: Self = Self(401);
     pub const FORBIDDEN: Self = Self(403);
     pub const NOT_FOUND: Self = Self(404);
     pub const METHOD_NOT_ALLOWED: Self = Self(405);
@@ -68,6 +69,8 @@ pub enum Cache {
     No,
     /// `public, max-age=…` in seconds: segments, which never change while they exist.
     Seconds(u32),
+    /// `private, max-age=…` in seconds: the same, of what not everybody may have.
+    Private(u32),
 }
 
 /// Media types of what is served.
@@ -120,6 +123,7 @@ impl ResponseHead {
     pub fn cache(self, cache: Cache) -> Self {
         match cache {
             Cache::No => self.field("Cache-Control", "no-cache"),
+            Cache::Private(seconds) => self.field("Cache-Control", format_args!("private, max-age={seconds}")),
             Cache::Seconds(seconds) => self.field("Cache-Control", format_args!("public, max-age={seconds}")),
         }
     }
@@ -208,6 +212,9 @@ pub fn text(status: Status, message: &str, keep_alive: bool, head_only: bool) ->
         ResponseHead::new(status).content_type(content_type::TEXT).cache(Cache::No).length(message.len() as u64 + 1).keep_alive(keep_alive);
     if status == Status::METHOD_NOT_ALLOWED {
         head = head.field("Allow", "GET, HEAD, OPTIONS");
+    }
+    if status == Status::UNAUTHORIZED {
+        head = head.field("WWW-Authenticate", "Bearer");
     }
     let mut answer = head.build();
     if !head_only {

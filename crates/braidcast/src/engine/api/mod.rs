@@ -4,9 +4,9 @@
 //! are. `plan` says what a request asks for, `merge` makes one answer of several: both without I/O. Whoever calls never waits: answers are
 //! announced by a descriptor. Nothing here listens, or decides where a process is.
 
+mod each;
 mod fetch;
 mod ids;
-mod jobs;
 mod merge;
 #[cfg(test)]
 mod merge_tests;
@@ -19,6 +19,7 @@ mod srs_tests;
 mod sums;
 mod watch;
 
+pub use plan::leading_number;
 pub use relay::ApiRelay;
 pub use watch::{LiveStream, Seen, Watch};
 

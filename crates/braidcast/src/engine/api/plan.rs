@@ -159,7 +159,7 @@ fn of_list(kind: Kind, named: Option<Named>, query: &str) -> (Question, String) 
 }
 
 /// As SRS reads a number: its digits at the beginning, and 0 for everything else.
-fn leading_number(text: &str) -> usize {
+pub fn leading_number(text: &str) -> usize {
     let text = text.trim_start();
     let text = text.strip_prefix('+').unwrap_or(text);
     let end = text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());

@@ -1,11 +1,12 @@
 //! Clients' requests to the API, asked of SRS processes in a few threads. The caller hears of the answers by a doorbell.
 
+use super::each::for_each_process;
 use super::fetch::{Ask, fetch};
-use super::jobs::{Jobs, for_each_process};
 use super::merge::{Heard, Round};
 use super::plan::{Kind, Plan, Question, check, plan};
 use super::{ApiAnswer, ApiRequest, Method};
 use crate::engine::clients::Clients;
+use crate::jobs::Jobs;
 use braidcast_protocols::http::Answer;
 use std::io;
 use std::net::SocketAddr;

@@ -1,8 +1,9 @@
 //! How SRS processes are: asked of their API once in a while, by a thread of its own. The caller hears of it by a doorbell.
 
+use super::each::for_each_process;
 use super::fetch::{Ask, fetch};
 use super::ids;
-use super::jobs::{Jobs, for_each_process};
+use crate::jobs::Jobs;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};

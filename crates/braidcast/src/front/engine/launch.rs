@@ -1,9 +1,8 @@
 //! How a process of another server is started: its directory, its configuration, its command line.
 
 use super::process::Ports;
-use crate::config::{Config, Engine, EngineKind};
+use crate::config::{self, Config, Engine, EngineKind};
 use crate::control::ProcessId;
-use crate::engine::note::write_for_reading;
 use crate::engine::{process_dir, words};
 use crate::sandbox;
 use crate::srs_conf::{Note, Place, Site};
@@ -12,9 +11,10 @@ use braidcast_media::key::DEFAULT_VHOST;
 use braidcast_sys::child;
 use braidcast_sys::privileges::Identity;
 use std::collections::HashMap;
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -85,6 +85,7 @@ impl Recipe {
         }
         let run_dir = directory.join("run");
         let mut command = Command::new(program);
+        config::without_settings(&mut command);
         match self {
             Self::Srs(site) => {
                 let place = Place {
@@ -97,7 +98,7 @@ impl Recipe {
                     carries_others: id.0 == engine.carries_others,
                 };
                 let text = site.generate(&place).map_err(anyhow::Error::msg)?;
-                write_for_reading(&conf, text.as_bytes()).context("writing its configuration")?;
+                write_closed(&conf, &text).context("writing its configuration")?;
                 command.arg("-c").arg(&conf);
                 for name in site.removed_variables() {
                     command.env_remove(name);
@@ -113,7 +114,7 @@ impl Recipe {
                     ("dir", run_dir.display().to_string()),
                     ("config", conf.display().to_string()),
                 ]);
-                write_for_reading(&conf, filled(template, &values).as_bytes()).context("writing its configuration")?;
+                write_closed(&conf, &filled(template, &values)).context("writing its configuration")?;
                 command.args(words.iter().skip(1).map(|word| filled(word, &values)));
             }
         }
@@ -126,12 +127,20 @@ impl Recipe {
             // Workers take the segments away.
             (Self::Srs(_), Some(_)) => child::set_umask(&mut command, FOR_THE_GROUP_TOO),
             (Self::External { .. }, Some(Identity { uid, gid })) => {
+                chown(&conf, Some(uid), Some(gid)).context("handing over its configuration")?;
                 command.uid(uid).gid(gid);
             }
         }
         let child = child::spawn(command, &[]).with_context(|| format!("{} cannot be run", program.display()))?;
         Ok(child.id())
     }
+}
+
+/// Writes a file that nobody else reads: a site's configuration may hold passwords.
+fn write_closed(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())
 }
 
 /// Replaces `{name}` where there is such a name; other braces stay.

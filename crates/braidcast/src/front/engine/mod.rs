@@ -7,11 +7,11 @@ mod process;
 
 use super::Front;
 use super::placement::Load;
-use super::registry::{Circumstances, Question};
+use super::registry::{Answer, Circumstances, Question};
 use super::timers::Timer;
 use crate::control::counters::FrontCounter;
 use crate::control::pages::WorkerState;
-use crate::control::{ConnId, EngineProcess, Intent, ProcessId, ToFront, ToWorker, WorkerId};
+use crate::control::{ConnId, EngineProcess, Intent, Placement, ProcessId, ToFront, ToWorker, WorkerId};
 use crate::engine::{process_dir, report};
 use crate::srs_conf::NoteKind;
 use anyhow::Context;
@@ -347,7 +347,9 @@ impl Front {
 
     /// Where a connection belongs, where processes of another server have the streams.
     pub(super) fn answer_at_process(&mut self, worker: WorkerId, question: Question) {
-        let (conn, intent, key) = (question.conn, question.intent, question.key.clone());
+        let actions = self.wanted_decisions(&question);
+        let question = Question { undecided: !actions.is_empty(), ..question };
+        let (conn, number, intent, key) = (question.conn, question.number, question.intent, question.key.clone());
         let is_new = intent == Intent::Publish && !self.registry.knows(&key);
         let room = !is_new || self.budget.has_room(self.now_ms);
         let loads: Vec<Load> = self.engine.processes.iter().filter(|process| process.takes_publishers()).map(load).collect();
@@ -363,6 +365,10 @@ impl Front {
         };
         let asked = question.clone();
         match self.registry.place_at_process(worker, question, &loads, &around, now_ms) {
+            Ok(Some(Answer { placement, .. })) if !actions.is_empty() && !matches!(placement, Placement::Refused(_)) => {
+                self.engine.gone(conn);
+                self.hold((conn, number), intent, key, actions);
+            }
             Ok(Some(answer)) => {
                 self.engine.gone(conn);
                 self.note_answer(worker, conn, intent, &key, is_new, &answer);

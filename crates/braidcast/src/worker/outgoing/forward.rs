@@ -3,6 +3,7 @@
 //! Each is a reader of the log like any viewer: it is served by fan-out, jumped when it lags, and never called by the publisher's path. It ends
 //! in order with its publisher, and begins again where the publisher goes on.
 
+use super::super::ingest::Publisher;
 use super::super::ledger::Blocks;
 use super::super::rendition::Rendition;
 use super::super::session::{Protocol, Role, Want, Wish};
@@ -11,7 +12,7 @@ use super::super::{End, Worker};
 use super::{HEALTHY_MS, Purpose};
 use crate::control::counters::WorkerCounter;
 use crate::relays::report::{Kind, Relay, State};
-use crate::relays::{Endpoint, pause_ms};
+use crate::relays::{Endpoint, Template, pause_ms};
 use braidcast_media::{RecordKind, StreamKey};
 use braidcast_protocols::rtmp::egress;
 
@@ -52,10 +53,14 @@ impl Forward {
 }
 
 impl Worker {
-    /// A stream's publisher is here: it goes to where the configuration says.
-    pub(in super::super) fn begin_forwards(&mut self, key: &StreamKey) {
+    /// A stream's publisher is here: it goes to where the configuration says, and to where hooks do.
+    pub(in super::super) fn begin_forwards(&mut self, publisher: usize) {
+        let Some(Publisher { key, session, .. }) = self.publishers.get(publisher) else { return };
+        let key = &key.clone();
         let rules = self.config.forward.iter().filter(|forward| forward.takes(key));
-        let endpoints: Vec<_> = rules.flat_map(|forward| forward.to.0.iter().map(|to| to.for_stream(key))).collect();
+        let mut endpoints: Vec<_> = rules.flat_map(|forward| forward.to.0.iter().map(|to| to.for_stream(key))).collect();
+        let by_hooks = self.sessions.get(*session).map_or(&[][..], |session| &session.forward);
+        endpoints.extend(by_hooks.iter().map(|url| Template::parse_target(url).and_then(|to| to.for_stream(key))));
         let source = self.pulled_from(key);
         for endpoint in endpoints {
             match endpoint {

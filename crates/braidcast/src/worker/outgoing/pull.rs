@@ -112,7 +112,7 @@ impl Worker {
         }
         let Purpose::Pull(order) = &client.purpose else { return Ok(()) };
         let (key, credential) = (order.key.clone(), credential(&order.from));
-        let asked = Asked { intent: Intent::Publish, key: key.clone(), credential, pinned: true, found_at: None };
+        let asked = Asked { intent: Intent::Publish, key: key.clone(), credential, pinned: true, found_at: None, number: 1 };
         self.ask(slot, Wish { key, what: Want::Publish }, asked)
     }
 

@@ -1,13 +1,15 @@
 //! HTTP requests at a relay: indexes and segments are answered from the shared directory as everywhere; live streams, and what we do not
 //! know, are asked of a process.
 
+use super::super::access::Said;
 use super::super::session::{Role, Session};
 use super::super::{End, Worker};
 use super::pair::{CLIENT, Pair, SERVER};
 use super::{Leaving, connect};
 use crate::config::EngineKind;
-use crate::control::{Listener, ProcessId, ToFront};
-use braidcast_protocols::http::{Request, Status};
+use crate::control::{Intent, ProcessId, ToFront};
+use braidcast_media::{StreamKey, vhost};
+use braidcast_protocols::http::{Request, Status, parameter, parameters};
 use std::net::SocketAddr;
 
 /// Requests for WebRTC, which one process alone has (SRS's WHIP, WHEP and older forms).
@@ -21,9 +23,11 @@ impl Worker {
             // Its body was not taken: no request can follow it here.
             self.sessions[slot].last_request = true;
         }
-        let (srs, at_api) =
-            (self.config.engine.kind == EngineKind::Srs, self.relays.api_on_http || self.sessions[slot].listener == Listener::Api);
+        let (srs, at_api) = (self.config.engine.kind == EngineKind::Srs, self.relays.api_on_http || self.sessions[slot].listener.has_api());
         if srs && request.path.starts_with(RTC) {
+            if !self.lets_in_rtc(slot, request)? {
+                return Ok(true);
+            }
             let carries = ProcessId(self.config.engine.carries_others);
             return match self.relays.process(carries) {
                 Some(process) => self.connect_http(slot, process.process, process.api),
@@ -38,6 +42,35 @@ impl Worker {
             return self.pass_to_any(slot).map(|()| true);
         }
         Ok(false)
+    }
+
+    /// Whether a request for WebRTC is let in. Only what begins a session by WHIP or WHEP says in its query which stream it is about; the
+    /// older forms say it in their bodies, which are not read here.
+    fn lets_in_rtc(&mut self, slot: usize, request: &Request) -> Result<bool, End> {
+        let intent = match request.path.trim_end_matches('/') {
+            // To end a session one has to know its name.
+            _ if request.method_name() == Some("DELETE") || self.access.is_empty() => return Ok(true),
+            "/rtc/v1/whip" => Intent::Publish,
+            "/rtc/v1/whep" | "/rtc/v1/whip-play" => Intent::Play,
+            _ => {
+                let text = "with rules of access, WebRTC is begun by WHIP or WHEP (/rtc/v1/whip/, /rtc/v1/whep/)";
+                return self.respond_text(slot, Status::FORBIDDEN, text, false).map(|()| false);
+            }
+        };
+        // SRS reads the same query: nothing may be said twice, or in another spelling.
+        let named: Vec<_> = parameters(&request.query).filter(|(name, ..)| matches!(*name, "app" | "stream")).collect();
+        if named.len() != 2 || named.iter().any(|(_, value, _)| value.contains('%')) {
+            let text = "app and stream are to be named once each, without percent signs";
+            return self.respond_text(slot, Status::BAD_REQUEST, text, false).map(|()| false);
+        }
+        let said = |name| parameter(&request.query, name).unwrap_or_default();
+        let named_host = ["vhost", "domain"].map(said).into_iter().find(|name| !name.is_empty());
+        let host = vhost::of_host(named_host.as_deref().or(request.host.as_deref()).unwrap_or_default());
+        let key = match StreamKey::new(&host, &said("app"), &said("stream")) {
+            Ok(key) => self.relayed(key),
+            Err(error) => return self.respond_text(slot, Status::BAD_REQUEST, &error.to_string(), false).map(|()| false),
+        };
+        self.lets_in(slot, &Said::by_request(intent, &key, request))
     }
 
     /// Has a request answered by the process that has least to do: files that the site serves, pages, whatever else.

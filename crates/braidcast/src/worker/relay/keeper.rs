@@ -177,9 +177,9 @@ impl Worker {
             for problem in collected.problems.iter().take(PROBLEM_LINES) {
                 tracing::warn!(stream = %key, process, file = problem.file, "a segment of the process is passed over: {}", problem.why);
             }
-            self.page.counter(WorkerCounter::Segments as usize).fetch_add(collected.finished.len() as u64, Ordering::Relaxed);
             self.page.counter(WorkerCounter::SegmentsLost as usize).fetch_add(collected.refused as u64, Ordering::Relaxed);
-            self.tell_front(&ToFront::Segment { key: collected.key, next: collected.next });
+            self.report_segments(&collected.key, &collected.finished);
+            self.tell_front(&ToFront::Segment { key: collected.key, next: collected.next, duration_ms: None });
         }
     }
 

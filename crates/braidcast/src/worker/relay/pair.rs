@@ -128,6 +128,8 @@ impl Pair {
             key: key.clone(),
             credential: self.credential,
             process: Some((self.process, self.taken)),
+            admitted: true,
+            forward: Vec::new(),
         });
         Holding { conn: self.conn, row: self.row, origin: self.origin, client: self.peer, departed: false, pull: None, place }
     }

@@ -1,12 +1,13 @@
 //! RTMP clients of a relay: heard until they publish or play, then connected.
 
+use super::super::access::Said;
 use super::super::rendition::{Form, Rendition};
 use super::super::session::{Protocol, Want, Wish};
 use super::super::{End, Worker};
 use super::pair::{CLIENT, Pair};
 use super::{Leaving, connect};
 use crate::config::{ClientAddress, EngineKind};
-use crate::control::{EngineProcess, Refusal};
+use crate::control::{EngineProcess, Intent, Refusal};
 use braidcast_protocols::proxy;
 use braidcast_protocols::rtmp::relay::{RelayOutput, RelaySession, RelaySettings};
 use braidcast_protocols::rtmp::{Request, Settings};
@@ -56,6 +57,11 @@ impl Worker {
 
     fn relay_wish(&mut self, slot: usize, request: Request, what: Want) -> Result<(), End> {
         let key = self.relayed(request.key);
+        let intent = if what == Want::Publish { Intent::Publish } else { Intent::Play };
+        let said = Said { intent, key: &key, params: &request.params, bearer: None, page: &request.page_url };
+        if !self.lets_in(slot, &said)? {
+            return Ok(());
+        }
         self.ask_place(slot, Wish { key, what }, &request.params)
     }
 

@@ -195,6 +195,11 @@ impl ServerSession {
         session
     }
 
+    /// Whether the client announces what it publishes (FCPublish), as most encoders do.
+    pub fn announces(&self) -> bool {
+        self.core.phase.wanted().is_some_and(|(connection, _)| connection.announces)
+    }
+
     /// Takes input; returns how many bytes it used. Less than all means that a decision is pending: offer the rest again
     /// after it (call this then even if nothing is left). What comes out does not depend on how the input is cut.
     pub fn handle_input(&mut self, bytes: &[u8], now_ms: u64) -> Result<usize, RtmpError> {

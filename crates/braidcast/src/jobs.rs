@@ -2,18 +2,14 @@
 
 use braidcast_sys::EventFd;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Processes asked at once for one request, a thread each.
-const MAX_PARALLEL: usize = 32;
-
 type Job<T> = Box<dyn FnOnce(&Outlet<T>) + Send>;
 
 /// Where a job's results go.
-pub(super) struct Outlet<T> {
+pub struct Outlet<T> {
     results: Sender<T>,
     bell: EventFd,
 }
@@ -31,7 +27,7 @@ impl<T> Outlet<T> {
 }
 
 /// See the module's head. The threads end with it.
-pub(super) struct Jobs<T> {
+pub struct Jobs<T> {
     outlet: Outlet<T>,
     results: Receiver<T>,
     jobs: Sender<Job<T>>,
@@ -54,7 +50,7 @@ impl<T: Send + 'static> Jobs<T> {
             match self.start_thread() {
                 Ok(()) => self.threads += 1,
                 Err(error) if self.threads == 0 => {
-                    tracing::warn!(%error, "no thread to ask SRS processes");
+                    tracing::warn!(%error, "no thread can be started");
                     return false;
                 }
                 Err(_) => {}
@@ -72,7 +68,7 @@ impl<T: Send + 'static> Jobs<T> {
                 job(&outlet);
             }
         };
-        std::thread::Builder::new().name("srs api".into()).spawn(work).map(drop)
+        std::thread::Builder::new().name("job".into()).spawn(work).map(drop)
     }
 
     /// The next result. The doorbell is silent from then on: take all.
@@ -86,24 +82,4 @@ impl<T> AsFd for Jobs<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.outlet.bell.as_fd()
     }
-}
-
-/// Does the same for every process, many at once; in their order. `None`: there was no thread for it.
-pub(super) fn for_each_process<T: Send>(
-    processes: &[(u16, SocketAddr)],
-    work: impl Fn(u16, SocketAddr) -> T + Sync,
-) -> Vec<(u16, Option<T>)> {
-    let work = &work;
-    let mut done = Vec::with_capacity(processes.len());
-    for some in processes.chunks(MAX_PARALLEL) {
-        std::thread::scope(|scope| {
-            let start = |&(process, address): &(u16, SocketAddr)| {
-                let thread = std::thread::Builder::new().name(format!("srs api {process}"));
-                (process, thread.spawn_scoped(scope, move || work(process, address)))
-            };
-            let threads: Vec<_> = some.iter().map(start).collect();
-            done.extend(threads.into_iter().map(|(process, thread)| (process, thread.ok().and_then(|thread| thread.join().ok()))));
-        });
-    }
-    done
 }

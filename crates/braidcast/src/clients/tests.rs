@@ -1,0 +1,133 @@
+use super::*;
+use proptest::prelude::*;
+use std::sync::atomic::AtomicBool;
+
+fn tables() -> (tempfile::TempDir, Table, Table) {
+    let shared = tempfile::tempdir_in("/dev/shm").unwrap();
+    std::fs::create_dir(shared.path().join("sessions")).unwrap();
+    let front = Table::create(shared.path()).unwrap();
+    let worker = Table::open(shared.path()).unwrap();
+    (shared, front, worker)
+}
+
+fn description(stream: &str, param: &str) -> Description {
+    Description {
+        kind: Kind::RtmpPlay,
+        listener: Listener::Rtmp,
+        peer: "[2001:db8::1]:65535".parse().unwrap(),
+        key: Some(StreamKey::new("v.example", "a/b", stream).unwrap()),
+        tc_url: "rtmp://v.example/a/b".into(),
+        page_url: String::new(),
+        swf_url: String::new(),
+        param: param.into(),
+        agent: "LNX 9,0,124,2".into(),
+        context: String::new(),
+    }
+}
+
+#[test]
+fn what_a_worker_writes_everybody_reads_until_the_front_clears_it() {
+    let (_shared, mut front, mut worker) = tables();
+    let (row, said) = (RowId(70), description("x", "token=1"));
+    worker.describe(row, ConnId(9), &said, 1_000);
+    assert_eq!(front.read(row), None, "no memory was taken for the row");
+    front.provide(row).unwrap();
+    worker.describe(row, ConnId(9), &said, 1_000);
+    let record = front.read(row).unwrap();
+    assert_eq!((record.conn, &record.description, record.described_ms, record.began_ms), (ConnId(9), &said, 1_000, 0));
+    front.begin(row, 1_500);
+    assert_eq!(worker.read(row).unwrap().began_ms, 1_500);
+    let listed: Vec<_> = worker.all().map(|(row, record)| (row, record.conn)).collect();
+    assert_eq!(listed, [(row, ConnId(9))]);
+    worker.end(row);
+    assert_eq!(front.read(row).unwrap().began_ms, 0);
+    front.clear(row);
+    assert_eq!((worker.read(row), worker.all().count()), (None, 0));
+}
+
+#[test]
+fn rates_are_over_the_last_half_minute_whoever_counts() {
+    let (_shared, mut front, mut worker) = tables();
+    let row = RowId(0);
+    front.provide(row).unwrap();
+    worker.describe(row, ConnId(1), &description("x", ""), 0);
+    // 1 kB/s in and 2 kB/s out for a minute, then nothing.
+    for second in 1..=60 {
+        let table = if second < 30 { &mut worker } else { &mut front };
+        table.tell(row, second * 1_000, second * 2_000, 100_000 + second * 1_000);
+    }
+    let record = front.read(row).unwrap();
+    assert_eq!((record.bytes_in, record.bytes_out, record.bits_in, record.bits_out), (60_000, 120_000, 8_000, 16_000));
+    (61..=120).for_each(|second| worker.tell(row, 60_000, 120_000, 100_000 + second * 1_000));
+    let record = front.read(row).unwrap();
+    assert_eq!((record.bits_in, record.bits_out, record.told_ms), (0, 0, 220_000));
+}
+
+#[test]
+fn the_longest_texts_fit_and_are_cut_at_whole_characters() {
+    let (_shared, mut front, _) = tables();
+    front.provide(RowId(0)).unwrap();
+    let long = "é".repeat(3_000);
+    let name = "x".repeat(80);
+    let said = Description {
+        key: Some(StreamKey::new(&name, &name, &name).unwrap()),
+        tc_url: long.clone(),
+        page_url: long.clone(),
+        swf_url: format!("x{long}"),
+        param: long.clone(),
+        agent: long.clone(),
+        context: long.clone(),
+        ..description("x", "")
+    };
+    front.describe(RowId(0), ConnId(u64::MAX), &said, u64::MAX);
+    let found = front.read(RowId(0)).unwrap().description;
+    assert_eq!((found.param.len(), found.swf_url.len(), found.context.len()), (880, 95, 24));
+    assert!(long.starts_with(&found.tc_url) && found.tc_url.len() == 320);
+}
+
+#[test]
+fn a_record_whose_writer_died_of_it_is_none_until_it_is_written_again() {
+    let (_shared, mut front, mut worker) = tables();
+    let row = RowId(0);
+    front.provide(row).unwrap();
+    worker.describe(row, ConnId(1), &description("x", ""), 0);
+    let sequence = worker.words(row).unwrap().get(Word::Sequence);
+    worker.words(row).unwrap().set(Word::Sequence, sequence + 1);
+    assert_eq!(front.read(row), None);
+    worker.describe(row, ConnId(1), &description("y", ""), 0);
+    assert_eq!(front.read(row).unwrap().description.key.unwrap().stream(), "y");
+}
+
+#[test]
+fn a_reader_never_sees_two_records_mixed() {
+    let (shared, mut front, mut worker) = tables();
+    let row = RowId(0);
+    front.provide(row).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 1..20_000u64 {
+                let stream = format!("s{number}");
+                worker.describe(row, ConnId(number), &description(&stream, &stream.repeat(number as usize % 50)), number);
+            }
+            done.store(true, Relaxed);
+        });
+        let mut reader = Table::open(shared.path()).unwrap();
+        let mut seen = 0;
+        while !done.load(Relaxed) || seen == 0 {
+            let Some(record) = reader.read(row) else { continue };
+            seen += 1;
+            let stream = format!("s{}", record.conn.0);
+            let said = record.description;
+            assert_eq!((said.key.unwrap().stream(), record.described_ms), (stream.as_str(), record.conn.0));
+            assert_eq!(said.param, stream.repeat(record.conn.0 as usize % 50));
+        }
+    });
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_are_read_as_more_than_they_are(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = text::decode(&bytes);
+    }
+}
