@@ -210,7 +210,7 @@ impl Front {
             fetched_at: None,
         };
         match self.registry.place(worker, question, &around, self.now_ms) {
-            Ok(Answer { placement, .. }) if !actions.is_empty() && !matches!(placement, Placement::Refused(_)) => {
+            Ok(_) if self.registry.is_undecided(conn, number) => {
                 self.hold((conn, number), intent, key, actions);
             }
             Ok(answer) => self.note_answer(worker, conn, intent, &key, is_new, &answer),
