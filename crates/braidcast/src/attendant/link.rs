@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::control::attendants::{FromAttendant, OpenedCertificate, PROTOCOL, Role, ToAttendant, program, socket_path};
 use crate::control::channel::Channel;
 use crate::tls::certificates::MAX_PEM_BYTES;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use braidcast_sys::{file, net};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -81,6 +81,14 @@ impl From<io::Error> for Over {
 pub struct Met {
     channel: Channel,
     welcome: (ToAttendant, Vec<OwnedFd>),
+}
+
+impl Met {
+    /// The configuration that came with the welcome.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        let (ToAttendant::Welcome { config, .. }, _) = &self.welcome else { bail!("the front did not begin with a welcome") };
+        Ok(Config::from_json(config)?)
+    }
 }
 
 /// Says hello and waits for the welcome, before there are threads. `None`: this process is not wanted.

@@ -247,7 +247,6 @@ fn weak_api(found: &mut Vec<Finding>, config: &Config) {
                 format!("[api] {key} is shorter than {SHORT_TOKEN_BYTES} bytes and may be guessed; make one by: openssl rand -hex 24"),
             );
         }
-        }
     }
 }
 

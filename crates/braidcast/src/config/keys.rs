@@ -319,6 +319,20 @@ section! {
 }
 
 section! {
+    /// What keeps a worker that somebody has got into from doing harm. See [operations/sandbox.md](operations/sandbox.md).
+    Sandbox {
+        /// Whether workers lose root, capabilities, most system calls, and what they do not need of files and ports.
+        enabled: bool = true;
+        /// Who workers become when the server is started as root, a name or a number. Empty: `braidcast` if there is such a user, else `nobody`.
+        user: String = String::new();
+        /// Their group, a name or a number. Empty: that of the user.
+        group: String = String::new();
+        /// TCP ports that workers may connect to beside those of `[[forward]]` and `[[pull]]`: of servers that a redirection or a hook names.
+        connect: Vec<u16> = Vec::new();
+    }
+}
+
+section! {
     /// A worker that differs from the others: one `[[worker]]` for each. Workers that are not named have the defaults. With another engine than
     /// `"native"` this is about the process of that number.
     Worker {

@@ -24,7 +24,7 @@ pub use hooks::About;
 pub use keys::{
     Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS,
     Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp,
-    Server, Tls, TlsVersion, When, Worker,
+    Sandbox, Server, Tls, TlsVersion, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
 pub use networks::Network;
@@ -132,6 +132,7 @@ config! {
         tls: Tls,
         hooks: Hooks,
         limits: Limits,
+        sandbox: Sandbox,
     }
     [[
         worker: Worker, needs "id";
@@ -252,6 +253,9 @@ impl Config {
         keep(self.engine.kind != running.engine.kind, "[engine] kind");
         keep(self.processes() != running.processes(), "[engine] processes");
         keep(self.server.worker_base_port != running.server.worker_base_port, "[server] worker_base_port");
+        let who = |config: &Self| (config.sandbox.enabled, config.sandbox.user.clone(), config.sandbox.group.clone());
+        keep(who(self) != who(running), "[sandbox]");
+        (self.sandbox.enabled, self.sandbox.user, self.sandbox.group) = who(running);
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);

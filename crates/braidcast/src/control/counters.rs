@@ -161,6 +161,8 @@ counters! {
         RefusedApiBusy = "refused_api_busy",
         /// Gauge: who follows the events.
         EventFollowers = "event_followers",
+        /// Gauge: restrictions of the sandbox that are in force, one bit each: not root, system calls, files, ports.
+        Sandbox = "sandbox",
     }
 }
 

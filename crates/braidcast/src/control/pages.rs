@@ -299,7 +299,7 @@ impl FrontPage {
     /// Opens the page in `shared_dir` for writing, or makes a new one. Counters of an earlier instance go on, and how often workers were started again; all else begins anew.
     pub fn create(shared_dir: &Path) -> io::Result<Self> {
         let path = shared_dir.join(FRONT_PAGE_NAME);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
         let page = Self(SharedPage::map_writable(OwnedFd::from(file), PAGE_BYTES)?);
         page.header(Header::State).store(InstanceState::Starting as u64, Release);
         let is_page = page.header(Header::Magic).load(Acquire) == MAGIC;

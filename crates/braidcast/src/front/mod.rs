@@ -23,6 +23,7 @@ mod next_segments;
 mod notify;
 mod orders;
 mod orphans;
+mod ownership;
 mod placement;
 mod pulls;
 mod registry;
@@ -44,7 +45,7 @@ use crate::control::{Holding, ProcessId, WorkerId};
 use crate::events::Writer;
 use crate::logging::{self, RateLimit};
 use crate::metrics::OwnUse;
-use crate::relays;
+use crate::{relays, sandbox};
 use access::Access;
 use anyhow::{Context, bail};
 use attendants::Attendants;
@@ -60,6 +61,7 @@ use listen::Socket;
 use moves::Moves;
 use next_segments::NextSegments;
 use orders::Orders;
+pub use ownership::check_way;
 use placement::Load;
 use pulls::Pulls;
 use registry::{Question, Registry, Rules};
@@ -189,8 +191,9 @@ pub fn run(load: impl FnOnce() -> anyhow::Result<Config>, options: ServeOptions)
     if front.handing_over { front.hand_over() } else { front.end() }
 }
 
-fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
+fn begin(mut config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
     logging::start(config.server.log_level, "front");
+    sandbox::settle(&mut config.sandbox)?;
     if config.workers() > MAX_WORKERS {
         bail!("[server] workers = {}: an instance has at most {MAX_WORKERS} workers", config.workers());
     }
@@ -622,6 +625,12 @@ impl Opened {
                 attendants::check_certificates(config)?;
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
+            }
+        }
+        if let Some(identity) = sandbox::identity(&config.sandbox) {
+            sandbox::share_with_group();
+            if inherited.is_empty() {
+                ownership::hand_over(config, identity).context("the shared directory cannot be used")?;
             }
         }
         let connections = cover_connections(config)?;

@@ -9,6 +9,7 @@ use crate::control::{ProcessId, ToWorker, WorkerId};
 use braidcast_sys::{Interest, net};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Commands that are connected at once.
@@ -52,7 +53,11 @@ pub struct Orders {
 impl Orders {
     /// Listens in the shared directory.
     pub fn open(shared_dir: &Path) -> io::Result<Self> {
-        Ok(Self { listener: net::listen_local(&socket_path(shared_dir), 16)?, commands: Vec::new() })
+        let path = socket_path(shared_dir);
+        let listener = net::listen_local(&path, 16)?;
+        // Workers have nothing to order.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
+        Ok(Self { listener, commands: Vec::new() })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::control::pages::{FrontPage, InstanceState, Listening, MoveRow, Worker
 use crate::engine::live::Live;
 use crate::engine::report as report_of_engine;
 use crate::relays::report::{self, Relay};
+use crate::sandbox::Standing;
 use anyhow::Context;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::{Now, Root, WorkerPage};
@@ -84,6 +85,8 @@ pub struct Instance {
     pub addresses: Map<String, Value>,
     /// The most publishers in all; `null`: no limit.
     pub allowed: Option<u32>,
+    /// What of the sandbox is in force in every worker: `on (…)`, `not whole (…)`, `off` or `no worker serves`.
+    pub sandbox: String,
 }
 
 /// What carries the streams.
@@ -218,6 +221,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
             uptime_s: if running { now.wall_ms.saturating_sub(front.started_wall_ms()) / 1_000 } else { 0 },
             addresses: addresses(&front.listening()),
             allowed: Some(front.allowed_in_all()).filter(|most| *most != 0),
+            sandbox: sandboxed(&root, &rows).map_or("no worker serves".to_owned(), |standing| standing.to_string()),
         },
         front: FrontCounter::ALL.iter().map(|known| (known.label().to_owned(), counter(*known).into())).collect(),
         engine: Engine { exact_takeover: engine.is_none(), kind },
@@ -246,6 +250,16 @@ pub fn addresses(listening: &[Listening]) -> Map<String, Value> {
         }
     }
     map
+}
+
+/// What of the sandbox all workers that serve are in.
+fn sandboxed(root: &Root, rows: &[(WorkerId, WorkerRow)]) -> Option<Standing> {
+    let serving = rows.iter().filter(|(_, row)| matches!(row.state, WorkerState::Running | WorkerState::Draining));
+    let standing = |id: &WorkerId| {
+        let bits = WorkerPage::open(root, id.0).map(|view| view.counter(WorkerCounter::Sandbox as usize));
+        Standing::from_bits(bits.unwrap_or(0))
+    };
+    serving.map(|(id, _)| standing(id)).reduce(Standing::and)
 }
 
 fn attendants(shared_dir: &Path, now: Now) -> Vec<Attendant> {

@@ -43,6 +43,7 @@ use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ListeningSocket, ToWorker, WorkerId};
 use crate::logging::RateLimit;
 use crate::metrics::OwnUse;
+use crate::sandbox::{self, Needs};
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
@@ -348,6 +349,10 @@ impl Worker {
     fn run(&mut self) -> anyhow::Result<ExitCode> {
         let terminate = watch_signals().context("signal handlers")?;
         self.poller.add(&terminate, SIGNAL, Interest::READ | Interest::EDGE)?;
+        // Everything is open that is opened once, and no client has said anything yet.
+        let needs = Needs::of_worker(format!("worker {}", self.id), &self.config);
+        let standing = sandbox::enter(&self.config, &needs).context("the sandbox")?;
+        self.set(WorkerCounter::Sandbox, standing.bits());
         self.tell_front(&crate::control::ToFront::Ready);
         tracing::info!(pid = std::process::id(), "worker {} serves", self.id);
         let mut events = Events::with_capacity(1024);
