@@ -149,6 +149,8 @@ counters! {
         AccessScope = "access_refused_scope",
         /// Not let in by a rule of access: a token or signature that has expired, or does not hold yet.
         AccessExpired = "access_refused_expired",
+        /// Lines of the access log that were dropped because they could not be written fast enough.
+        RequestLinesDropped = "request_lines_dropped",
     }
 }
 
