@@ -186,7 +186,10 @@ pub(super) mod tests {
             "stream": "live/x", "conn": "c7", "pid": 7, "late": true, "share": -1,
         });
         assert_eq!(first, expected);
-        assert_eq!((lines.len(), &lines[1]["message"], &lines[1]["app"]), (2, &"refused: e\r\nf\x1b[0m".into(), &"a\n\x1b[31m\"b\"".into()));
+        assert_eq!(
+            (lines.len(), &lines[1]["message"], &lines[1]["app"]),
+            (2, &"refused: e\r\nf\x1b[0m".into(), &"a\n\x1b[31m\"b\"".into())
+        );
         assert!(!text.contains('\x1b'));
     }
 

@@ -87,7 +87,8 @@ impl FromStr for RoomLevel {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (room, level) = text.split_once('=').ok_or_else(|| format!("{text:?} is not written ROOM=LEVEL (\"http=debug\")"))?;
-        let level = LogLevel::named(level.trim()).ok_or_else(|| format!("{level:?} is no level; there are error, warn, info, debug, trace"))?;
+        let level =
+            LogLevel::named(level.trim()).ok_or_else(|| format!("{level:?} is no level; there are error, warn, info, debug, trace"))?;
         Ok(Self { room: room.trim().parse()?, level })
     }
 }
