@@ -3,8 +3,8 @@
 //! The program's only entry is [`main`]; [`fuzzing`] is what the fuzz targets of this crate's parsers call.
 
 mod access;
-mod attendant;
 mod api;
+mod attendant;
 mod cli;
 mod clients;
 mod config;

@@ -80,7 +80,8 @@ pub fn load_text(path: &Path, text: &str) -> Result<Loaded, Problems> {
 pub fn without_settings(command: &mut std::process::Command) {
     for (name, _) in std::env::vars_os() {
         let Some(text) = name.to_str().filter(|text| text.starts_with(PREFIX)) else { continue };
-        let sets_nothing = OTHER_VARIABLES.iter().any(|(other, _)| *other == text) || OTHER_PREFIXES.iter().any(|prefix| text.starts_with(prefix));
+        let sets_nothing =
+            OTHER_VARIABLES.iter().any(|(other, _)| *other == text) || OTHER_PREFIXES.iter().any(|prefix| text.starts_with(prefix));
         if !sets_nothing {
             command.env_remove(text);
         }

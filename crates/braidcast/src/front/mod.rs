@@ -15,6 +15,7 @@ mod decisions;
 mod engine;
 mod events;
 mod hear;
+mod hls_sessions;
 mod inherit;
 mod lifecycle;
 mod listen;
@@ -37,6 +38,7 @@ mod workers;
 
 use crate::api::machine::Sampler;
 use crate::cli::ServeOptions;
+use crate::clients::Record;
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
@@ -45,6 +47,7 @@ use crate::events::Writer;
 use crate::logging::{self, RateLimit};
 use crate::metrics::OwnUse;
 use crate::relays;
+use crate::saved::RowId;
 use access::Access;
 use anyhow::{Context, bail};
 use attendants::Attendants;
@@ -55,6 +58,7 @@ use budget::Budget;
 use decisions::Decisions;
 use engine::Engine;
 pub use engine::Recipe;
+use hls_sessions::HlsSessions;
 use inherit::{Inheritance, Inherited};
 use listen::Socket;
 use moves::Moves;
@@ -154,6 +158,7 @@ struct Front {
     pulls: Pulls,
     /// What the API says of processes and machine.
     sampler: Sampler,
+    hls_sessions: HlsSessions,
     /// Keys for access rules, and what signs for programs of our own.
     access: Access,
     /// Processes of another server.
@@ -249,6 +254,7 @@ impl Front {
             streams,
             connections,
             inherited,
+            hls_sessions,
             unchanged,
             engine,
             attendants,
@@ -298,6 +304,7 @@ impl Front {
             access: Access::default(),
             pulls,
             sampler: Sampler::default(),
+            hls_sessions: HlsSessions::default(),
             engine,
             attendants,
             numbers,
@@ -319,6 +326,7 @@ impl Front {
         for worker in inherited {
             front.inherit(worker)?;
         }
+        front.inherit_hls_sessions(hls_sessions);
         front.reconcile_events().context("bringing the event log in line")?;
         for key in streams.iter().take(registry::MAX_STREAMS) {
             if !front.registry.knows(key) {
@@ -591,6 +599,7 @@ struct Opened {
     streams: HashSet<braidcast_media::StreamKey>,
     connections: u64,
     inherited: Vec<Inherited>,
+    hls_sessions: Vec<(RowId, Record)>,
     unchanged: Vec<&'static str>,
     engine: Engine,
     attendants: Attendants,
@@ -631,10 +640,12 @@ impl Opened {
                 WorkerPage::create(shared.root(), id).context(full)?;
             }
         }
+        let hls_sessions = if inherited.is_empty() { Vec::new() } else { hls_sessions::found(shared.path()) };
         let vault = match &*inherited {
             [] => Vault::create(shared.path()),
             workers => {
-                let rows = workers.iter().flat_map(|worker| worker.held.iter().map(|(holding, _)| holding.row)).collect();
+                let held = workers.iter().flat_map(|worker| worker.held.iter().map(|(holding, _)| holding.row));
+                let rows = held.chain(hls_sessions.iter().map(|(row, _)| *row)).collect();
                 let heaps: HashSet<_> = workers.iter().map(|worker| worker.inventory.heap).collect();
                 let vault = Vault::inherit(shared.path(), &rows, heaps.iter().max().copied().unwrap_or_default());
                 vault.inspect(|vault| vault.delete_other_heaps(&heaps))
@@ -662,6 +673,7 @@ impl Opened {
             streams,
             connections,
             inherited,
+            hls_sessions,
             unchanged,
             engine,
             attendants,

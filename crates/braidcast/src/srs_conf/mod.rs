@@ -3,10 +3,10 @@
 //!
 //! [`Site::load`] is the only function here that reads files. Nothing here starts a process or listens.
 
+mod access;
 mod directive;
 mod equivalents;
 mod import;
-mod access;
 mod known;
 mod read;
 mod rules;

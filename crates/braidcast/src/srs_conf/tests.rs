@@ -482,6 +482,7 @@ fn an_import_lets_in_whom_srs_lets_in() {
         assert!(from(play, "http://www.a.test/x") && !from(play, "http://b.test/x") && from(publish, "http://b.test"), "{refer}");
         assert!(!from(publish, "") && !from(play, "http://c.test/"), "{refer}");
     }
-    let native = site("x.conf", "vhost __defaultVhost__ { security { enabled on; allow publish nobody; deny play some.host; } }", &[]).to_native();
+    let native =
+        site("x.conf", "vhost __defaultVhost__ { security { enabled on; allow publish nobody; deny play some.host; } }", &[]).to_native();
     assert!(native.contains("vhost.security: allow publish nobody: is no address"), "{native}");
 }

@@ -4,6 +4,7 @@
 //! allocated for a frame. What it is owed stands in its ledger.
 
 use super::End;
+use super::hls_sessions::HlsQuestion;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
 use super::outgoing::Client;
@@ -151,6 +152,8 @@ pub enum Role {
     WaitingForIndex(IndexWish),
     /// Threads gather what it asks for: processes of another server are asked, or the metrics are read.
     Asking,
+    /// The front was asked which HLS session its request is of.
+    AskingSession(Box<HlsQuestion>),
     /// It publishes; slot of the publisher.
     Publishing(usize),
     /// It plays.

@@ -354,6 +354,7 @@ impl Worker {
                 self.not_found(slot)
             }
             Role::Asking => self.respond_text(slot, Status::GATEWAY_TIMEOUT, "the answer did not come in time", false),
+            Role::AskingSession(_) => self.refuse_session(slot, crate::control::Refusal::Unavailable),
             Role::Placing(wish) => {
                 tracing::warn!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "the front did not say in time where a connection belongs");
                 self.refuse(slot, crate::control::Refusal::Unavailable)
@@ -417,6 +418,7 @@ impl Worker {
             Role::Viewing { stream, .. } => self.streams.get(*stream).map(|stream| &stream.key),
             Role::Placing(wish) | Role::Opening(wish, _) | Role::Waiting(wish) => Some(&wish.key),
             Role::WaitingForIndex(wish) => Some(&wish.key),
+            Role::AskingSession(question) => Some(&question.key),
             Role::Idle | Role::Asking => None,
         }
     }
@@ -444,7 +446,7 @@ impl Worker {
             }
             Role::Opening(wish, _) => self.waiting.remove(&(Awaited::Lock, wish.key), slot),
             Role::WaitingForIndex(wish) => self.waiting.remove(&(Awaited::Index, wish.key), slot),
-            Role::Idle | Role::Placing(_) | Role::Asking => {}
+            Role::Idle | Role::Placing(_) | Role::Asking | Role::AskingSession(_) => {}
         }
     }
 
@@ -496,7 +498,9 @@ impl Session {
     pub(super) fn may_read(&self) -> bool {
         match self.role {
             _ if self.draining => true,
-            Role::Placing(_) | Role::Opening(..) | Role::Waiting(_) | Role::WaitingForIndex(_) | Role::Asking => false,
+            Role::Placing(_) | Role::Opening(..) | Role::Waiting(_) | Role::WaitingForIndex(_) | Role::Asking | Role::AskingSession(_) => {
+                false
+            }
             Role::Idle | Role::Publishing(_) | Role::Viewing { .. } => {
                 !self.closing && !self.answering && self.control.len() < MAX_CONTROL_BYTES
             }
