@@ -233,11 +233,6 @@ impl Table {
         true
     }
 
-    /// Whether a row is this connection's, and it has begun what it was placed for.
-    pub fn goes(&mut self, row: RowId, conn: ConnId) -> bool {
-        self.words(row).is_some_and(|words| words.goes(conn))
-    }
-
     /// When the counters of a row were told last, monotonic clock, milliseconds; 0: never.
     pub fn told_ms(&mut self, row: RowId) -> u64 {
         self.words(row).map_or(0, |words| words.get(Word::Told))

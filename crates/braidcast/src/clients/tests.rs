@@ -69,9 +69,9 @@ fn a_session_without_a_connection_is_counted_by_whoever_serves_it() {
     let row = RowId(0);
     front.provide(row).unwrap();
     front.describe(row, ConnId(7), &description("x", ""), 0);
-    assert!(!worker.seen(row, ConnId(7), 1, 1, 5) && !worker.goes(row, ConnId(7)), "it has not begun");
+    assert!(!worker.seen(row, ConnId(7), 1, 1, 5), "it has not begun");
     front.begin(row, 1);
-    assert!(worker.goes(row, ConnId(7)) && !worker.goes(row, ConnId(8)));
+    assert!(!worker.seen(row, ConnId(8), 1, 1, 5));
     assert!(worker.seen(row, ConnId(7), 10, 1_000, 1_000) && front.seen(row, ConnId(7), 10, 500, 2_000));
     let record = front.read(row).unwrap();
     assert_eq!((record.bytes_in, record.bytes_out, front.told_ms(row)), (20, 1_500, 2_000));

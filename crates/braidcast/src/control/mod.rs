@@ -12,6 +12,7 @@ pub mod pages;
 
 use crate::saved::{HeapId, RowId};
 use braidcast_media::StreamKey;
+use orders::Order;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
@@ -447,6 +448,13 @@ pub enum ToWorker {
         /// As in [`Placement::Here`].
         next_segment: u64,
     },
+    /// What comes of [`ToFront::Order`].
+    Ordered {
+        /// Whose it was.
+        ticket: u64,
+        /// What is said about it at first, or why it is not carried out.
+        said: Result<String, String>,
+    },
     /// An operator wants the client gone, whatever it does: close its connection.
     Kick {
         /// Its connection.
@@ -589,6 +597,13 @@ pub enum ToFront {
         context: Option<String>,
         /// If there is no such session, one is to begin.
         begins: bool,
+    },
+    /// Somebody who may use the API gives an order. Answered by [`ToWorker::Ordered`].
+    Order {
+        /// What the answer is to say.
+        ticket: u64,
+        /// The order.
+        order: Order,
     },
 }
 

@@ -168,6 +168,7 @@ impl Front {
                     self.hls_session(worker, conn, key, context, begins);
                 }
             }
+            ToFront::Order { ticket, order } => self.order_by_api(worker, ticket, &order),
             ToFront::Taken { conn } => self.taken(worker, conn),
             ToFront::Collects { ref key } if !self.is_sound(worker, key) => {}
             message @ (ToFront::Keeps | ToFront::Collects { .. } | ToFront::Health { .. }) => self.hear_keeper(worker, message),
@@ -220,7 +221,7 @@ impl Front {
             fetched_at: None,
         };
         match self.registry.place(worker, question, &around, self.now_ms) {
-            Ok(Answer { placement, .. }) if !actions.is_empty() && !matches!(placement, Placement::Refused(_)) => {
+            Ok(_) if self.registry.is_undecided(conn, number) => {
                 self.hold((conn, number), intent, key, actions);
             }
             Ok(answer) => self.note_answer(worker, conn, intent, &key, is_new, &answer),

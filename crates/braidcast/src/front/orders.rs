@@ -5,7 +5,7 @@ use super::succession::Reason;
 use super::timers::Timer;
 use crate::control::channel::Channel;
 use crate::control::orders::{Order, Report, socket_path};
-use crate::control::{ProcessId, WorkerId};
+use crate::control::{ProcessId, ToWorker, WorkerId};
 use braidcast_sys::{Interest, net};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -106,6 +106,19 @@ impl Front {
             },
             Err(_) => self.forget_command(place),
         }
+    }
+
+    /// Carries out what somebody wants who may use the API, and says what comes of it at first.
+    pub(super) fn order_by_api(&mut self, worker: WorkerId, ticket: u64, order: &Order) {
+        let said = match order {
+            // Which program runs is for those to say who are on this machine.
+            Order::UpgradeProcesses(_) | Order::FollowUpgrade => Err("not by the API".to_owned()),
+            _ => self.carry_out(order).map(|(_, said)| said),
+        };
+        if let Err(why) = &said {
+            tracing::info!(?order, "an order is refused: {why}");
+        }
+        self.send(worker, &ToWorker::Ordered { ticket, said }, Vec::new());
     }
 
     fn carry_out(&mut self, order: &Order) -> Result<(Waits, String), String> {

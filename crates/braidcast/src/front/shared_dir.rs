@@ -110,15 +110,10 @@ impl SharedDir {
         for name in ["streams", "sessions", "workers", crate::events::DIRECTORY, attendants::DIRECTORY, crate::engine::DIRECTORY] {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
-        let names = [
-            crate::control::pages::FRONT_PAGE_NAME,
-            crate::control::orders::SOCKET_NAME,
-            attendants::SOCKET_NAME,
-            LOCK_NAME,
-            crate::relays::instance_file(),
-            crate::api::machine::NAME,
-        ];
-        for name in names {
+        let sockets = [crate::control::orders::SOCKET_NAME, attendants::SOCKET_NAME];
+        let tables = [crate::api::failures::NAME, crate::api::machine::NAME];
+        let names = [crate::control::pages::FRONT_PAGE_NAME, LOCK_NAME, crate::relays::instance_file()];
+        for name in names.into_iter().chain(sockets).chain(tables) {
             ignore_missing(fs::remove_file(self.path().join(name)))?;
         }
         if let Err(error) = fs::remove_dir(self.path()) {

@@ -181,7 +181,7 @@ impl Hooks {
                 changing.seen = changing.seen.max(id);
                 changing.unsaved = true;
                 let Some(event) = event.map(Arc::new) else { continue };
-                for (hook, _) in self.config.hooks_for(event.action, About::Stream(&event.key)) {
+                for (hook, _) in self.config.hooks_for(event.action, About::of(event.action, &event.key)) {
                     let wanted = changing.position.wants(self.fingerprints[hook], id);
                     if wanted && !changing.queue.push(hook, &event.key.to_string(), id, Arc::clone(&event), now_ms) {
                         dropped.push((hook, Arc::clone(&event)));

@@ -63,6 +63,7 @@ impl Worker {
             ToWorker::Stop => self.stop("the front says so"),
             ToWorker::Kick { conn } => self.kick(conn),
             ToWorker::HlsSession { conn, answer } => self.hls_session(conn, answer),
+            ToWorker::Ordered { ticket, said } => self.ordered(ticket, said),
             ToWorker::TurnAway { conn } => self.turn_away(conn),
             ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } => {
                 tracing::error!("the front said what only a new one says");

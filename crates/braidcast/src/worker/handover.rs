@@ -47,7 +47,7 @@ impl Worker {
         }
         let Some(&slot) = self.by_conn.get(&conn) else { return };
         let session = &self.sessions[slot];
-        let asks = matches!(session.role, Role::Asking | Role::AskingSession(_));
+        let asks = matches!(session.role, Role::Asking(_) | Role::AskingSession(_));
         let answers = asks || session.is_outgoing() || session.answering || session.closing || session.draining;
         if answers || !self.hand_over(slot, None) {
             self.tell_front(&ToFront::Stays { conn });

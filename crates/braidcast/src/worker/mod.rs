@@ -4,7 +4,7 @@
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
 mod access;
-mod asking;
+mod api;
 mod clients;
 mod clips;
 mod fan_out;
@@ -47,7 +47,7 @@ use crate::metrics::OwnUse;
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
-use asking::Asking;
+use api::Api;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
@@ -117,7 +117,7 @@ const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
 const METRICS: u64 = u64::MAX - 8;
-const V1_ANSWERS: u64 = u64::MAX - 9;
+const ASKED: u64 = u64::MAX - 9;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -184,8 +184,6 @@ pub(crate) struct Worker {
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
-    /// Requests to SRS's API.
-    asking: Asking,
     hls_sessions: HlsSessions,
     heap: Heap,
     save_buffer: Vec<u8>,
@@ -230,6 +228,8 @@ pub(crate) struct Worker {
     outgoing: Outgoing,
     /// What goes through to processes of another server.
     relays: Relays,
+    /// Who may use the HTTP API.
+    api: Api,
     /// Who views what, to be told.
     watching: Watching,
     /// Who waits for metrics.
@@ -269,8 +269,8 @@ impl Worker {
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
         let monitoring = Monitoring::new().context("what metrics need")?;
         poller.add(&monitoring, METRICS, Interest::READ)?;
-        let asking = Asking::new().context("what the API needs")?;
-        poller.add(&asking, V1_ANSWERS, Interest::READ)?;
+        let api = Api::new(&config)?;
+        poller.add(&api, ASKED, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -310,7 +310,6 @@ impl Worker {
             rows,
             clients,
             told_clients: clients::Round::default(),
-            asking,
             hls_sessions: HlsSessions::default(),
             heap,
             save_buffer: Vec::new(),
@@ -343,6 +342,7 @@ impl Worker {
             access: Rules::new(&config.access),
             outgoing,
             relays,
+            api,
             watching: Watching::default(),
             monitoring,
             config,
@@ -370,7 +370,7 @@ impl Worker {
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
                     METRICS => self.metrics_gathered(),
-                    V1_ANSWERS => self.v1_answered(),
+                    ASKED => self.api_told(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),
@@ -386,6 +386,7 @@ impl Worker {
             self.expire();
             self.expire_outgoing();
             self.expire_relays();
+            self.look_at_events();
             self.try_waiting();
             self.pump_segments();
             self.report();
@@ -426,6 +427,7 @@ impl Worker {
         sooner(self.pumps.next_ms());
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());
+        sooner(self.api.next_ms());
         Duration::from_millis(wake_ms.saturating_sub(clock::monotonic_ms()))
     }
 
@@ -441,6 +443,7 @@ impl Worker {
         self.set(WorkerCounter::CpuPermille, used.cpu_permille);
         self.set(WorkerCounter::MemoryBytes, used.memory_bytes);
         self.set(WorkerCounter::LogLinesSuppressed, self.suppressed_before + self.peer_lines.suppressed());
+        self.set(WorkerCounter::EventFollowers, self.api.followers());
         self.report_gauges();
         self.report_outgoing();
         self.report_clients();

@@ -365,7 +365,7 @@ impl Front {
         };
         let asked = question.clone();
         match self.registry.place_at_process(worker, question, &loads, &around, now_ms) {
-            Ok(Some(Answer { placement, .. })) if !actions.is_empty() && !matches!(placement, Placement::Refused(_)) => {
+            Ok(Some(_)) if self.registry.is_undecided(conn, number) => {
                 self.engine.gone(conn);
                 self.hold((conn, number), intent, key, actions);
             }
