@@ -7,6 +7,7 @@ pub mod engine;
 pub mod hooks;
 pub mod hostile;
 pub mod media;
+pub mod monitoring;
 pub mod next;
 pub mod proxies;
 pub mod relays;

@@ -259,6 +259,14 @@ section! {
         https: Vec<SocketAddr> = Vec::new();
         /// Addresses to listen on for the HTTP API by HTTPS. Empty: none. SRS's port is 1990.
         https_api: Vec<SocketAddr> = Vec::new();
+        /// The oldest version of TLS that clients may speak. TLS 1.0 and 1.1 are not to be had.
+        min_version: TlsVersion = TlsVersion::V12;
+        /// Whether HTTP/2 is offered to clients of HTTPS, beside HTTP/1.1.
+        http2: bool = true;
+        /// Handshakes that may be under way at once; an eighth of them from one address. `[limits] handshake` says how long each may take.
+        handshakes: u32 = 1_024, in 8..=100_000;
+        /// After an upgrade of the program: how long the process that has TLS connections from before keeps them.
+        drain_limit: Span = Span::secs(3_600), in Span::secs(0)..=Span::secs(86_400);
     }
 }
 
@@ -311,6 +319,20 @@ section! {
 }
 
 section! {
+    /// What keeps a worker that somebody has got into from doing harm. See [operations/sandbox.md](operations/sandbox.md).
+    Sandbox {
+        /// Whether workers lose root, capabilities, most system calls, and what they do not need of files and ports.
+        enabled: bool = true;
+        /// Who workers become when the server is started as root, a name or a number. Empty: `braidcast` if there is such a user, else `nobody`.
+        user: String = String::new();
+        /// Their group, a name or a number. Empty: that of the user.
+        group: String = String::new();
+        /// TCP ports that workers may connect to beside those of `[[forward]]` and `[[pull]]`: of servers that a redirection or a hook names.
+        connect: Vec<u16> = Vec::new();
+    }
+}
+
+section! {
     /// A worker that differs from the others: one `[[worker]]` for each. Workers that are not named have the defaults. With another engine than
     /// `"native"` this is about the process of that number.
     Worker {
@@ -320,6 +342,17 @@ section! {
         max_publishers: u32 = 0, in 0..=1_000_000;
         /// Its share of the publishers, in proportion to the other workers' weights. 0: `max_publishers` is its weight, or 1 if that is 0 too.
         weight: u32 = 0, in 0..=1_000_000;
+    }
+}
+
+section! {
+    /// A certificate for TLS: one `[[certificate]]` for each. The first one is for clients that name no server, or one that no certificate is
+    /// for. Files that change are read again; nobody is disconnected.
+    Certificate {
+        /// Its file (PEM), the server's own certificate first, then those between it and the authority.
+        cert: PathBuf = PathBuf::new();
+        /// The file of its private key (PEM).
+        key: PathBuf = PathBuf::new();
     }
 }
 
@@ -382,6 +415,16 @@ choice! {
         Allow = "allow",
         /// It is not.
         Refuse = "refuse",
+    }
+}
+
+choice! {
+    /// A version of TLS.
+    TlsVersion {
+        /// TLS 1.2.
+        V12 = "1.2",
+        /// TLS 1.3.
+        V13 = "1.3",
     }
 }
 

@@ -84,6 +84,20 @@ pub enum ToAttendant {
         /// What is to happen, as JSON.
         event: String,
     },
+    /// The certificates there are, all of them, after the welcome and whenever a file has changed. Descriptors: of each that could be opened
+    /// the file of the certificate and that of the key.
+    Certificates(Vec<OpenedCertificate>),
+}
+
+/// A certificate's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedCertificate {
+    /// The path of the certificate.
+    pub cert: String,
+    /// The path of its key.
+    pub key: String,
+    /// Why they could not be opened.
+    pub error: Option<String>,
 }
 
 /// From an attendant to the front.

@@ -149,6 +149,20 @@ counters! {
         AccessScope = "access_refused_scope",
         /// Not let in by a rule of access: a token or signature that has expired, or does not hold yet.
         AccessExpired = "access_refused_expired",
+        /// API requests refused: no token or password, or a wrong one.
+        RefusedApiCredentials = "refused_api_credentials",
+        /// API requests refused: from a web page of another origin, or from elsewhere although nothing is asked for.
+        RefusedApiOrigins = "refused_api_origins",
+        /// API requests refused: the token or user may only read.
+        RefusedApiRoles = "refused_api_roles",
+        /// API requests refused: too many wrong tokens or passwords from the address.
+        RefusedApiFailures = "refused_api_failures",
+        /// API requests refused: too many follow the events already, or too many orders are under way.
+        RefusedApiBusy = "refused_api_busy",
+        /// Gauge: who follows the events.
+        EventFollowers = "event_followers",
+        /// Gauge: restrictions of the sandbox that are in force, one bit each: not root, system calls, files, ports.
+        Sandbox = "sandbox",
     }
 }
 

@@ -12,6 +12,7 @@ pub mod pages;
 
 use crate::saved::{HeapId, RowId};
 use braidcast_media::StreamKey;
+use orders::Order;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
@@ -417,6 +418,13 @@ pub enum ToWorker {
         /// As in [`Placement::Here`].
         next_segment: u64,
     },
+    /// What comes of [`ToFront::Order`].
+    Ordered {
+        /// Whose it was.
+        ticket: u64,
+        /// What is said about it at first, or why it is not carried out.
+        said: Result<String, String>,
+    },
     /// An operator wants the client gone, whatever it does: close its connection.
     Kick {
         /// Its connection.
@@ -541,6 +549,13 @@ pub enum ToFront {
     Kick {
         /// Its connection.
         conn: ConnId,
+    },
+    /// Somebody who may use the API gives an order. Answered by [`ToWorker::Ordered`].
+    Order {
+        /// What the answer is to say.
+        ticket: u64,
+        /// The order.
+        order: Order,
     },
 }
 

@@ -150,7 +150,7 @@ pub struct WorkerRow {
     pub viewers: u32,
     /// Its client connections.
     pub sessions: u32,
-    /// How often it was started again.
+    /// How often it was started again, since the page was made.
     pub restarts: u32,
     /// When its process was started, wall clock, milliseconds; 0 if never.
     pub started_wall_ms: u64,
@@ -296,13 +296,14 @@ impl Listening {
 pub struct FrontPage(SharedPage);
 
 impl FrontPage {
-    /// Opens the page in `shared_dir` for writing, or makes a new one. Counters of an earlier instance go on; all else begins anew.
+    /// Opens the page in `shared_dir` for writing, or makes a new one. Counters of an earlier instance go on, and how often workers were started again; all else begins anew.
     pub fn create(shared_dir: &Path) -> io::Result<Self> {
         let path = shared_dir.join(FRONT_PAGE_NAME);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
         let page = Self(SharedPage::map_writable(OwnedFd::from(file), PAGE_BYTES)?);
         page.header(Header::State).store(InstanceState::Starting as u64, Release);
-        if page.header(Header::Magic).load(Acquire) != MAGIC {
+        let is_page = page.header(Header::Magic).load(Acquire) == MAGIC;
+        if !is_page {
             for offset in (COUNTERS_AT..TEXT_AT).chain(PAUSES_AT..PAGE_BYTES).step_by(8) {
                 page.0.u64(offset).store(0, Relaxed);
             }
@@ -311,7 +312,8 @@ impl FrontPage {
             page.header(header).store(0, Relaxed);
         }
         for worker in 1..=MAX_WORKERS {
-            page.set_row(WorkerId(worker), &WorkerRow::default());
+            let restarts = if is_page { page.row(WorkerId(worker)).restarts } else { 0 };
+            page.set_row(WorkerId(worker), &WorkerRow { restarts, ..WorkerRow::default() });
         }
         page.header(Header::Magic).store(MAGIC, Release);
         Ok(page)
@@ -526,11 +528,14 @@ mod tests {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let front = FrontPage::create(directory.path()).unwrap();
         front.counter(FrontCounter::Accepted).store(3, Relaxed);
-        front.set_row(WorkerId(1), &WorkerRow { pid: 7, ..WorkerRow::default() });
+        front.set_row(WorkerId(1), &WorkerRow { pid: 7, restarts: 2, ..WorkerRow::default() });
         front.set_state(InstanceState::Ended);
         drop(front);
         let next = FrontPage::create(directory.path()).unwrap();
-        assert_eq!((next.counter(FrontCounter::Accepted).load(Relaxed), next.row(WorkerId(1)).pid), (3, 0));
+        assert_eq!(
+            (next.counter(FrontCounter::Accepted).load(Relaxed), next.row(WorkerId(1)).pid, next.row(WorkerId(1)).restarts),
+            (3, 0, 2)
+        );
         assert_eq!(next.state(), InstanceState::Starting);
     }
 

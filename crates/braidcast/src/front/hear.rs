@@ -158,6 +158,7 @@ impl Front {
             }
             ToFront::Named { conn, client } => self.named(worker, conn, client),
             ToFront::Kick { conn } => self.kick(conn),
+            ToFront::Order { ticket, order } => self.order_by_api(worker, ticket, &order),
             ToFront::Taken { conn } => self.taken(worker, conn),
             ToFront::Collects { ref key } if !self.is_sound(worker, key) => {}
             message @ (ToFront::Keeps | ToFront::Collects { .. } | ToFront::Health { .. }) => self.hear_keeper(worker, message),

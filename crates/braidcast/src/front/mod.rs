@@ -23,6 +23,7 @@ mod next_segments;
 mod notify;
 mod orders;
 mod orphans;
+mod ownership;
 mod placement;
 mod pulls;
 mod registry;
@@ -44,7 +45,7 @@ use crate::control::{Holding, ProcessId, WorkerId};
 use crate::events::Writer;
 use crate::logging::{self, RateLimit};
 use crate::metrics::OwnUse;
-use crate::relays;
+use crate::{relays, sandbox};
 use access::Access;
 use anyhow::{Context, bail};
 use attendants::Attendants;
@@ -60,6 +61,7 @@ use listen::Socket;
 use moves::Moves;
 use next_segments::NextSegments;
 use orders::Orders;
+pub use ownership::check_way;
 use placement::Load;
 use pulls::Pulls;
 use registry::{Question, Registry, Rules};
@@ -189,8 +191,9 @@ pub fn run(load: impl FnOnce() -> anyhow::Result<Config>, options: ServeOptions)
     if front.handing_over { front.hand_over() } else { front.end() }
 }
 
-fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
+fn begin(mut config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
     logging::start(config.server.log_level, "front");
+    sandbox::settle(&mut config.sandbox)?;
     if config.workers() > MAX_WORKERS {
         bail!("[server] workers = {}: an instance has at most {MAX_WORKERS} workers", config.workers());
     }
@@ -199,6 +202,10 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     let access = Access::new(&config)?;
     let ready_fd = options.ready_fd.filter(|_| first).map(notify::ready_fd).transpose()?;
     let signals = Signals::take_over()?;
+    if predecessor.is_there() {
+        // What is wrong with them is better said by who can still be stopped.
+        attendants::check_certificates(&config)?;
+    }
     predecessor.wait_for_go()?;
     let patience = if first { DYING_PATIENCE } else { succession::LOCK_PATIENCE };
     let shared = SharedDir::open(&config.server, patience)?;
@@ -269,7 +276,7 @@ impl Front {
         let pulls = Pulls::new(&config, now_ms);
         let mut front = Self {
             config_json: config.to_json(),
-            workers: (1..=config.workers()).map(|id| Worker::new(config.worker(id))).collect(),
+            workers: (1..=config.workers()).map(|id| Worker::new(config.worker(id), page.row(WorkerId(id)).restarts)).collect(),
             config,
             shared,
             page,
@@ -330,13 +337,13 @@ impl Front {
 
     /// A worker of the front before goes on as this one's.
     fn inherit(&mut self, worker: Inherited) -> anyhow::Result<()> {
-        let Inherited { pid, handle, channel, inventory, held, numbers, restarts } = worker;
+        let Inherited { pid, handle, channel, inventory, held, numbers } = worker;
         let (id, now_ms) = (inventory.worker, self.now_ms);
         let mut process = Process::new(pid, handle, channel, inventory.heap, now_ms);
         process.inherited = true;
         self.watch(id, &process)?;
         let Some(place) = self.worker_mut(id) else { bail!("there is a worker {id}, and only {} are configured", self.workers.len()) };
-        (place.process, place.state, place.restarts) = (Some(process), WorkerState::Running, restarts);
+        (place.process, place.state) = (Some(process), WorkerState::Running);
         tracing::info!(worker = %id, pid, connections = held.len(), "the worker of the front before goes on");
         for (holding, socket) in held {
             let Holding { conn, departed, pull, .. } = holding.clone();
@@ -480,6 +487,7 @@ impl Front {
                 self.flush_attendants();
             }
             Timer::StartAttendant(role) => self.start_attendant(role),
+            Timer::Certificates => self.look_at_certificates(),
             Timer::AttendantOverdue(role) => self.attendant_overdue(role),
             // Looked at in every turn; the timer only ends the wait.
             Timer::Settle => {}
@@ -600,7 +608,7 @@ impl Opened {
     fn new(config: &mut Config, shared: &SharedDir, inheritance: Option<Inheritance>) -> anyhow::Result<Self> {
         let full = "making the pages in the shared directory: is it full?";
         let mut events = Writer::open(shared.path()).context(full)?;
-        let Inheritance { workers: mut inherited, mut sockets, mut doorbells } = match inheritance {
+        let Inheritance { workers: inherited, mut sockets, mut doorbells } = match inheritance {
             Some(inheritance) => inheritance,
             None => {
                 events::end_all(&mut events, shared.path())?;
@@ -614,16 +622,18 @@ impl Opened {
             None => {
                 // They would hold listening sockets of an instance that is gone.
                 attendants::end_all(shared.path())?;
+                attendants::check_certificates(config)?;
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
             }
         }
-        let connections = cover_connections(config)?;
-        if let Ok(before) = FrontPage::open(shared.path()) {
-            for worker in &mut inherited {
-                worker.restarts = before.row(worker.inventory.worker).restarts;
+        if let Some(identity) = sandbox::identity(&config.sandbox) {
+            sandbox::share_with_group();
+            if inherited.is_empty() {
+                ownership::hand_over(config, identity).context("the shared directory cannot be used")?;
             }
         }
+        let connections = cover_connections(config)?;
         let page = FrontPage::create(shared.path()).context(full)?;
         for id in 1..=config.workers() {
             // Made here, so that each worker finds the pages of all others whichever starts first.

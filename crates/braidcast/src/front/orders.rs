@@ -5,10 +5,11 @@ use super::succession::Reason;
 use super::timers::Timer;
 use crate::control::channel::Channel;
 use crate::control::orders::{Order, Report, socket_path};
-use crate::control::{ProcessId, WorkerId};
+use crate::control::{ProcessId, ToWorker, WorkerId};
 use braidcast_sys::{Interest, net};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Commands that are connected at once.
@@ -52,7 +53,11 @@ pub struct Orders {
 impl Orders {
     /// Listens in the shared directory.
     pub fn open(shared_dir: &Path) -> io::Result<Self> {
-        Ok(Self { listener: net::listen_local(&socket_path(shared_dir), 16)?, commands: Vec::new() })
+        let path = socket_path(shared_dir);
+        let listener = net::listen_local(&path, 16)?;
+        // Workers have nothing to order.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
+        Ok(Self { listener, commands: Vec::new() })
     }
 }
 
@@ -106,6 +111,19 @@ impl Front {
             },
             Err(_) => self.forget_command(place),
         }
+    }
+
+    /// Carries out what somebody wants who may use the API, and says what comes of it at first.
+    pub(super) fn order_by_api(&mut self, worker: WorkerId, ticket: u64, order: &Order) {
+        let said = match order {
+            // Which program runs is for those to say who are on this machine.
+            Order::UpgradeProcesses(_) | Order::FollowUpgrade => Err("not by the API".to_owned()),
+            _ => self.carry_out(order).map(|(_, said)| said),
+        };
+        if let Err(why) = &said {
+            tracing::info!(?order, "an order is refused: {why}");
+        }
+        self.send(worker, &ToWorker::Ordered { ticket, said }, Vec::new());
     }
 
     fn carry_out(&mut self, order: &Order) -> Result<(Waits, String), String> {

@@ -58,6 +58,7 @@ pub async fn serve(mut attendant: Attendant) -> anyhow::Result<()> {
                 let Some(Generation { hooks, .. }) = &generation else { continue };
                 answer(&attendant, id, event, Arc::clone(hooks), &answers);
             }
+            Said::Certificates(_) => tracing::error!("certificates are not for this attendant"),
             Said::Retire => break Until::Now,
             Said::End => break Until::AllIsTold,
         }

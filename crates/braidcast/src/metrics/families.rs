@@ -56,7 +56,7 @@ families! {
     "Each worker": OF_WORKERS {
         WORKER_STATE = Gauge "braidcast_worker_state" &["worker", "state"], "1 for what the worker is doing, else 0.";
         WORKER_START_TIME = Gauge "braidcast_worker_start_time_seconds" &["worker"], "When its process was started, in seconds since 1970; not there without a process.";
-        WORKER_RESTARTS = Counter "braidcast_worker_restarts_total" &["worker"], "How often it was started again since the instance began.";
+        WORKER_RESTARTS = Counter "braidcast_worker_restarts_total" &["worker"], "How often its process was started again.";
         WORKER_ALLOWED = Gauge "braidcast_worker_publishers_allowed" &["worker"], "The most publishers it may have; not there without a limit of its own.";
         WORKER_PLACED = Gauge "braidcast_worker_publishers_placed" &["worker"], "Publishers that count against that, places that were promised included.";
     }

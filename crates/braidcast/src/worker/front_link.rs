@@ -62,6 +62,7 @@ impl Worker {
             ToWorker::CollectFrom { key, next_segment } => self.collect_from(key, next_segment),
             ToWorker::Stop => self.stop("the front says so"),
             ToWorker::Kick { conn } => self.kick(conn),
+            ToWorker::Ordered { ticket, said } => self.ordered(ticket, said),
             ToWorker::TurnAway { conn } => self.turn_away(conn),
             ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } => {
                 tracing::error!("the front said what only a new one says");

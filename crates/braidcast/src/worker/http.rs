@@ -9,7 +9,7 @@ use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Intent, Listener};
 use crate::hls::{INDEX, serve, survey};
-use crate::{api, page, status};
+use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
 use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
@@ -17,7 +17,7 @@ use braidcast_protocols::via::Via;
 use braidcast_stream_log::{Reader, State};
 use std::io;
 
-/// The longest request body that is read and thrown away, in bytes.
+/// The longest request body that is read and thrown away, or is the API's, in bytes.
 const BODY_BYTES: u64 = 16 << 10;
 /// What a client must take of an answer in each `[limits] idle`, in bytes.
 const ANSWER_BYTES: u64 = 64 << 10;
@@ -28,18 +28,20 @@ const SEGMENT_MAX_AGE: u32 = 3_600;
 
 /// What somebody reads who asks for tracks that there are not.
 const BAD_TRACKS: &str = "say only=audio, only=video, or tracks=all";
-/// What somebody reads who guesses at the API.
-const NO_ENDPOINT: &str = "no such endpoint; there are, on the API's port, /api/v1/ and /api/v2/status";
+/// What somebody reads who asks the API where it is not.
+const NO_API: &str = "nothing here; the API has a port of its own ([api] listen), and here only /api/v1/versions";
 
 impl Worker {
-    pub(super) fn http_settings(&self) -> Settings {
-        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on: self.config.relays() }
+    pub(super) fn http_settings(&self, listener: Listener) -> Settings {
+        let passes_on = self.config.relays();
+        let keeps_all = listener.has_api() && !passes_on;
+        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on, keeps_all }
     }
 
     /// Gives bytes to the session's request reader; answers a request that is whole.
     pub(super) fn feed_http(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
         let session = &mut self.sessions[slot];
-        if session.viewing().is_some() {
+        if session.is_endless() {
             // Whatever a viewer of HTTP-FLV sends after its request, nothing can follow on this connection.
             session.kept.consumed += bytes.len();
             return Ok(bytes.len());
@@ -72,7 +74,11 @@ impl Worker {
         if self.peer_lines.allow(self.now.mono_ms) {
             tracing::info!(conn = %session.conn, peer = %session.peer, "bad HTTP request: {error}");
         }
-        session.push_control(&response::text(error.status(), &error.to_string(), false, false));
+        let answer = match session.listener.has_api() {
+            true => super::api::malformed(error),
+            false => response::text(error.status(), &error.to_string(), false, false),
+        };
+        session.push_control(&answer);
         self.close_when_sent(slot);
     }
 
@@ -83,12 +89,18 @@ impl Worker {
         if self.sessions[slot].listener == Listener::Metrics {
             return self.answer_metrics(slot, request);
         }
+        if self.is_for_api(slot, request) {
+            return self.answer_api(slot, request);
+        }
         if request.method == Method::Options {
             return self.respond(slot, &response::preflight(request.keep_alive));
         }
         let head_only = request.method == Method::Head;
         if self.config.relays() && self.pass_on(slot, request)? {
             return Ok(());
+        }
+        if !request.is_known_method() {
+            return self.respond_text(slot, Status::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are served here", head_only);
         }
         let wants_api = self.sessions[slot].listener.has_api();
         let route = route(request, &self.config.server.vhosts);
@@ -107,9 +119,12 @@ impl Worker {
             self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
         }
         match route {
-            Route::Api(path) if wants_api && api::v1::is_known(&path) => self.ask_v1(slot, &path, request),
-            Route::Api(path) => self.answer_api(slot, &path, head_only),
-            _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
+            Route::Api(path) if path == "/api/v1/versions" => {
+                let versions = status::versions(std::process::id());
+                self.respond_with(slot, content_type::JSON, Cache::No, versions.as_bytes(), head_only)
+            }
+            Route::Api(_) => self.respond_text(slot, Status::NOT_FOUND, NO_API, head_only),
+            _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, "here is only the API, below /api/", head_only),
             Route::Live { .. } if head_only && self.config.relays() => self.pass_to_any(slot),
             Route::Live { form, .. } if head_only => {
                 self.sessions[slot].last_request = true;
@@ -305,26 +320,6 @@ impl Worker {
             self.sessions[slot].owe_body(Body::Static(asset.bytes), 0, bytes)?;
         }
         self.finish_response(slot)
-    }
-
-    fn answer_api(&mut self, slot: usize, path: &str, head_only: bool) -> Result<(), End> {
-        let answer = match path {
-            "/api/v1/versions" => Some(status::versions(std::process::id())),
-            "/api/v2/status" if self.sessions[slot].listener.has_api() => {
-                match self.status.read(&self.config.server.shared_dir, self.now.mono_ms) {
-                    Ok(status) => Some(status.to_json()),
-                    Err(error) => {
-                        tracing::error!(error = format!("{error:#}"), "cannot read the instance's status");
-                        return self.respond_text(slot, Status::INTERNAL_ERROR, "the status cannot be read", head_only);
-                    }
-                }
-            }
-            _ => None,
-        };
-        match answer {
-            Some(json) => self.respond_with(slot, content_type::JSON, Cache::No, json.as_bytes(), head_only),
-            None => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
-        }
     }
 
     fn answer_streams(&mut self, slot: usize, head_only: bool) -> Result<(), End> {

@@ -4,7 +4,7 @@
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
 mod access;
-mod asking;
+mod api;
 mod clients;
 mod clips;
 mod fan_out;
@@ -43,10 +43,11 @@ use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ListeningSocket, ToWorker, WorkerId};
 use crate::logging::RateLimit;
 use crate::metrics::OwnUse;
+use crate::sandbox::{self, Needs};
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
-use asking::Asking;
+use api::Api;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
@@ -115,7 +116,7 @@ const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
 const METRICS: u64 = u64::MAX - 8;
-const V1_ANSWERS: u64 = u64::MAX - 9;
+const ASKED: u64 = u64::MAX - 9;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -182,8 +183,6 @@ pub(crate) struct Worker {
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
-    /// Requests to SRS's API.
-    asking: Asking,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -227,6 +226,8 @@ pub(crate) struct Worker {
     outgoing: Outgoing,
     /// What goes through to processes of another server.
     relays: Relays,
+    /// Who may use the HTTP API.
+    api: Api,
     /// Who views what, to be told.
     watching: Watching,
     /// Who waits for metrics.
@@ -266,8 +267,8 @@ impl Worker {
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
         let monitoring = Monitoring::new().context("what metrics need")?;
         poller.add(&monitoring, METRICS, Interest::READ)?;
-        let asking = Asking::new().context("what the API needs")?;
-        poller.add(&asking, V1_ANSWERS, Interest::READ)?;
+        let api = Api::new(&config)?;
+        poller.add(&api, ASKED, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -307,7 +308,6 @@ impl Worker {
             rows,
             clients,
             told_clients: clients::Round::default(),
-            asking,
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -339,6 +339,7 @@ impl Worker {
             access: Rules::new(&config.access),
             outgoing,
             relays,
+            api,
             watching: Watching::default(),
             monitoring,
             config,
@@ -348,6 +349,10 @@ impl Worker {
     fn run(&mut self) -> anyhow::Result<ExitCode> {
         let terminate = watch_signals().context("signal handlers")?;
         self.poller.add(&terminate, SIGNAL, Interest::READ | Interest::EDGE)?;
+        // Everything is open that is opened once, and no client has said anything yet.
+        let needs = Needs::of_worker(format!("worker {}", self.id), &self.config);
+        let standing = sandbox::enter(&self.config, &needs).context("the sandbox")?;
+        self.set(WorkerCounter::Sandbox, standing.bits());
         self.tell_front(&crate::control::ToFront::Ready);
         tracing::info!(pid = std::process::id(), "worker {} serves", self.id);
         let mut events = Events::with_capacity(1024);
@@ -366,7 +371,7 @@ impl Worker {
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
                     METRICS => self.metrics_gathered(),
-                    V1_ANSWERS => self.v1_answered(),
+                    ASKED => self.api_told(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),
@@ -382,6 +387,7 @@ impl Worker {
             self.expire();
             self.expire_outgoing();
             self.expire_relays();
+            self.look_at_events();
             self.try_waiting();
             self.pump_segments();
             self.report();
@@ -422,6 +428,7 @@ impl Worker {
         sooner(self.pumps.next_ms());
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());
+        sooner(self.api.next_ms());
         Duration::from_millis(wake_ms.saturating_sub(clock::monotonic_ms()))
     }
 
@@ -437,6 +444,7 @@ impl Worker {
         self.set(WorkerCounter::CpuPermille, used.cpu_permille);
         self.set(WorkerCounter::MemoryBytes, used.memory_bytes);
         self.set(WorkerCounter::LogLinesSuppressed, self.suppressed_before + self.peer_lines.suppressed());
+        self.set(WorkerCounter::EventFollowers, self.api.followers());
         self.report_gauges();
         self.report_outgoing();
         self.report_clients();

@@ -101,6 +101,8 @@ impl Worker {
                     if payload.ends_with(b"braidcast-test-crash") {
                         std::process::abort();
                     }
+                    #[cfg(feature = "faults")]
+                    crate::sandbox::trial::run(&payload, &self.config.server.shared_dir);
                     if let Role::Publishing(publisher) = session.role {
                         self.append(publisher, kind, timestamp_ms, &payload)?;
                     }

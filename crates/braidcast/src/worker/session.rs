@@ -4,6 +4,7 @@
 //! allocated for a frame. What it is owed stands in its ledger.
 
 use super::End;
+use super::api::{Following, Reply};
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
 use super::outgoing::Client;
@@ -149,8 +150,10 @@ pub enum Role {
     Waiting(Wish),
     /// It waits for an index that is not written yet.
     WaitingForIndex(IndexWish),
-    /// Threads gather what it asks for: processes of another server are asked, or the metrics are read.
-    Asking,
+    /// The front, threads, or processes of another server are asked for what is to be answered.
+    Asking(Box<Reply>),
+    /// It follows the events, by an endless answer.
+    Following(Box<Following>),
     /// It publishes; slot of the publisher.
     Publishing(usize),
     /// It plays.
@@ -267,6 +270,11 @@ impl Session {
         } else {
             self.control.drain(..count);
         }
+    }
+
+    /// Whether it is sent an endless answer, so that nothing can follow on the connection.
+    pub fn is_endless(&self) -> bool {
+        matches!(self.role, Role::Viewing { .. } | Role::Following(_))
     }
 
     /// The stream a session plays.

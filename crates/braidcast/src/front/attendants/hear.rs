@@ -142,6 +142,9 @@ impl Front {
         if held {
             self.tell_attendant(pid, &ToAttendant::Hold(true), Vec::new());
         }
+        if role == Role::Tls {
+            self.pass_certificates();
+        }
         Ok(())
     }
 

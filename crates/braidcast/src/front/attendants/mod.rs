@@ -2,6 +2,7 @@
 //!
 //! What they do is theirs. An attendant outlives the front: the next one finds it by its note, and waits until it says hello.
 
+mod certificates;
 mod hear;
 mod process;
 
@@ -12,6 +13,7 @@ use crate::attendant::report;
 use crate::config::Config;
 use crate::control::attendants::{Role, ToAttendant, file_of, program, socket_path};
 use braidcast_sys::{Interest, net};
+pub use certificates::check as check_certificates;
 use hear::Link;
 use process::{Place, Process, Stage};
 use std::io;
@@ -35,6 +37,8 @@ pub struct Attendants {
     /// The workers have ended, and they were told to end too.
     ending: bool,
     shown: Vec<report::Process>,
+    /// The files of certificates as they were passed on last.
+    certificates: Vec<certificates::Stamp>,
 }
 
 /// Whether there is something to do for a role.
@@ -67,6 +71,7 @@ impl Attendants {
             retired: Vec::new(),
             ending: false,
             shown: Vec::new(),
+            certificates: Vec::new(),
         })
     }
 

@@ -157,7 +157,7 @@ impl Front {
             return;
         };
         let started = Ports::free().map_err(anyhow::Error::from).and_then(|ports| {
-            let pid = recipe.start(&self.config.engine, &process.program, &shared_dir, id, ports)?;
+            let pid = recipe.start(&self.config, &process.program, id, ports)?;
             process.started(&process_dir(&shared_dir, id), pid, ports, now_ms)?;
             Ok((pid, ports))
         });
