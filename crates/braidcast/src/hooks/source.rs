@@ -60,6 +60,8 @@ fn last_start(shared_dir: &Path) -> io::Result<u64> {
 
 fn notification(event: &events::Event, id: u64) -> Option<Event> {
     let action = match event.kind {
+        // Nobody was asked about a pull.
+        Kind::Unpublish | Kind::Close if event.pulled => return None,
         Kind::Close => Action::Close,
         Kind::Unpublish => Action::Unpublish,
         Kind::Stop => Action::Stop,
