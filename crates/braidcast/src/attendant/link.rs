@@ -124,6 +124,8 @@ impl Link {
     /// Starts the task.
     pub fn begin(self, met: Met) -> io::Result<()> {
         let terminate = signal(SignalKind::terminate())?;
+        // It is for the front; whoever sends it to all processes of the name does no harm.
+        signal_hook::flag::register(signal_hook::consts::SIGUSR1, std::sync::Arc::default())?;
         let channel = Wire::new(met.channel)?;
         tokio::spawn(self.run(channel, met.welcome, terminate));
         Ok(())
@@ -204,10 +206,18 @@ impl Link {
                         return Ok(());
                     }
                 };
-                crate::logging::start(config.server.log_level, &self.role.to_string());
+                crate::logging::start(&config, &self.role.to_string());
                 self.grace = Duration::from_millis(config.server.front_grace.as_ms());
                 self.held = held;
                 Said::Welcome { config, sockets: listening.into_iter().zip(fds).collect() }
+            }
+            ToAttendant::LogFile => {
+                fds.first().into_iter().for_each(crate::logging::take_lines);
+                return Ok(());
+            }
+            ToAttendant::LogLevels(changed) => {
+                crate::logging::set_levels(&changed);
+                return Ok(());
             }
             ToAttendant::Decide { id, event } => Said::Decide { id, event },
             ToAttendant::Certificates(opened) => Said::Certificates(read(opened, fds)),

@@ -10,6 +10,7 @@ mod file;
 mod hooks;
 mod keys;
 mod load;
+mod logging;
 mod networks;
 mod problem;
 mod relays;
@@ -27,6 +28,7 @@ pub use keys::{
     Sandbox, Server, Tls, TlsVersion, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
+pub use logging::{LogFormat, Logging};
 pub use networks::Network;
 pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;
@@ -127,6 +129,7 @@ config! {
         play: Play,
         placement: Placement,
         log: Log,
+        logging: Logging,
         hls: Hls,
         relay: Relay,
         tls: Tls,

@@ -68,6 +68,7 @@ fn the_keys_are_those_that_were_promised() {
             "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",
+            "logging: format file levels access_log",
             "hls: enabled fragment window hls_dispose stream_budget retention",
             "relay: answer silent retry_max ffmpeg",
             "hooks: server_id queue queue_per_hook retry_max",

@@ -163,6 +163,8 @@ counters! {
         EventFollowers = "event_followers",
         /// Gauge: restrictions of the sandbox that are in force, one bit each: not root, system calls, files, ports.
         Sandbox = "sandbox",
+        /// Lines of the access log that were dropped because they could not be written fast enough.
+        RequestLinesDropped = "request_lines_dropped",
     }
 }
 

@@ -18,6 +18,7 @@ mod hear;
 mod inherit;
 mod lifecycle;
 mod listen;
+mod logs;
 mod moves;
 mod next_segments;
 mod notify;
@@ -43,7 +44,7 @@ use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, ProcessId, WorkerId};
 use crate::events::Writer;
-use crate::logging::{self, RateLimit};
+use crate::logging::{self, LogFiles, RateLimit};
 use crate::metrics::OwnUse;
 use crate::{relays, sandbox};
 use access::Access;
@@ -58,6 +59,7 @@ use engine::Engine;
 pub use engine::Recipe;
 use inherit::{Inheritance, Inherited};
 use listen::Socket;
+use logs::Logs;
 use moves::Moves;
 use next_segments::NextSegments;
 use orders::Orders;
@@ -156,6 +158,8 @@ struct Front {
     pulls: Pulls,
     /// What the API says of processes and machine.
     sampler: Sampler,
+    /// Files and levels of the log.
+    logs: Logs,
     /// Keys for access rules, and what signs for programs of our own.
     access: Access,
     /// Processes of another server.
@@ -191,8 +195,17 @@ pub fn run(load: impl FnOnce() -> anyhow::Result<Config>, options: ServeOptions)
     if front.handing_over { front.hand_over() } else { front.end() }
 }
 
-fn begin(mut config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
-    logging::start(config.server.log_level, "front");
+fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
+    let files = LogFiles::open(&config)?;
+    logging::start(&config, "front");
+    let begun = begin_with(config, options, predecessor);
+    if begun.is_err() {
+        files.give_back();
+    }
+    begun.map(|front| Front { logs: Logs::new(files), ..front })
+}
+
+fn begin_with(mut config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
     sandbox::settle(&mut config.sandbox)?;
     if config.workers() > MAX_WORKERS {
         bail!("[server] workers = {}: an instance has at most {MAX_WORKERS} workers", config.workers());
@@ -302,6 +315,7 @@ impl Front {
             replacing: false,
             unchanged,
             gave_up: None,
+            logs: Logs::default(),
             access: Access::default(),
             pulls,
             sampler: Sampler::default(),
@@ -369,7 +383,10 @@ impl Front {
         for id in self.ids() {
             match self.worker(id).is_some_and(|worker| worker.process.is_none()) {
                 true => self.start_worker(id),
-                false => self.introduce_access(id),
+                false => {
+                    self.introduce_logs(id);
+                    self.introduce_access(id);
+                }
             }
         }
         self.begin_engine();
@@ -401,6 +418,8 @@ impl Front {
             Wish::Stop => return (0..count).for_each(|_| self.stop()),
             Wish::Reload => Reason::Reload,
             Wish::Upgrade => Reason::Upgrade,
+            Wish::Reopen if count == 0 => return,
+            Wish::Reopen => return self.reopen_logs(),
         };
         if count > 0
             && let Err(why) = self.begin_succession(reason)

@@ -41,6 +41,8 @@ enum Waits {
     ProcessDrained { process: ProcessId, run: u64 },
     /// All processes of another server are new ones.
     ProcessesReplaced,
+    /// It is done already.
+    Nothing,
 }
 
 /// The socket and who is connected to it.
@@ -135,6 +137,7 @@ impl Front {
                 let sessions = self.registry.load(*worker).sessions;
                 Ok((Waits::Drained { worker: *worker, pid }, format!("worker {worker} hands {sessions} sessions to others")))
             }
+            Order::LogLevels { reset, set } => Ok((Waits::Nothing, self.change_levels(*reset, set))),
             Order::Upgrade => Ok((Waits::Succeeded, self.begin_succession(Reason::Upgrade)?)),
             Order::Reload => Ok((Waits::Succeeded, self.begin_succession(Reason::Reload)?)),
             Order::FollowUpgrade => match &self.gave_up {
@@ -223,6 +226,7 @@ impl Front {
                 0 => Ok("all processes were replaced".to_owned()),
                 left => Err(format!("{left} processes are still to be replaced")),
             },
+            Waits::Nothing => Ok("all processes were told".to_owned()),
             Waits::Balanced => match self.imbalance() {
                 0 => Ok("the workers have their shares".to_owned()),
                 left => Err(format!("{left} sessions are still to move")),

@@ -10,7 +10,7 @@ mod rate_limit;
 mod requests;
 mod rooms;
 
-pub use file::LogFiles;
+pub use file::{LogFiles, take_lines};
 pub use rate_limit::RateLimit;
 pub use requests::{RequestLog, Requested};
 pub use rooms::{Room, RoomLevel};

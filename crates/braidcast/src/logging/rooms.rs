@@ -146,6 +146,15 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_names_every_room() {
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/logging.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        for (room, about) in Room::ALL {
+            assert!(text.contains(&format!("| `{}` | {about} |", room.name())), "{}", room.name());
+        }
+    }
+
+    #[test]
     fn every_room_has_modules_that_are_there() {
         let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         for (room, _) in Room::ALL {

@@ -60,6 +60,7 @@ impl Worker {
             session.deadline_ms = 0;
             self.count(WorkerCounter::HttpRequests);
             self.name_client(slot, &request.forwarded);
+            self.note_request(slot, &request);
             self.answer(slot, &request)?;
         }
         Ok(consumed)
@@ -79,6 +80,7 @@ impl Worker {
             false => response::text(error.status(), &error.to_string(), false, false),
         };
         session.push_control(&answer);
+        self.log_answer(slot);
         self.close_when_sent(slot);
     }
 
@@ -374,6 +376,7 @@ impl Worker {
         session.closing = !keep_alive;
         session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
         session.sent_mark = session.ledger.sent();
+        self.log_answer(slot);
         self.watch_deadline(slot);
         self.try_flush(slot)?;
         self.http_answered(slot);
@@ -424,6 +427,7 @@ impl Worker {
                 tracing::info!(conn = %session.conn, peer = %session.peer, "closed by us: the request did not come in time");
             }
             session.push_control(&response::text(Status::REQUEST_TIMEOUT, "the request did not come in time", false, false));
+            self.log_answer(slot);
             self.count(WorkerCounter::HandshakeTimeouts);
             self.close_when_sent(slot);
             return Ok(());
