@@ -233,6 +233,9 @@ section! {
         stream_budget: Size = Size::mib(1_024), in Size::mib(1)..=Size::mib(65_536);
         /// How long segments stay, for indexes by time.
         retention: Span = Span::secs(300), in Span::secs(2)..=Span::secs(7 * 86_400);
+        /// Whether viewers count as sessions: whoever asks for an index gets one that leads to it with `hls_ctx=…`, and what asks with that is one
+        /// viewer, in the API and for hooks; files without it are not given out. `"with_hooks"`: of streams that an on_play or on_stop hook is for.
+        sessions: HlsSessions = HlsSessions::WithHooks;
     }
 }
 
@@ -405,6 +408,18 @@ section! {
         retries: u32 = 5, in 0..=100;
         /// What a decision is when the server does not answer, or answers nonsense: `"refuse"` or `"allow"`.
         on_error: OnError = OnError::Refuse;
+    }
+}
+
+choice! {
+    /// Which streams' HLS viewers count as sessions.
+    HlsSessions {
+        /// Of streams that an on_play or on_stop hook is for.
+        WithHooks = "with_hooks",
+        /// All.
+        Always = "always",
+        /// None.
+        Never = "never",
     }
 }
 

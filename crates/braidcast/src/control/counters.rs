@@ -249,6 +249,8 @@ counters! {
         HookOverflow = "hook_overflow",
         /// Events that could not be written to the log.
         EventsLost = "events_lost",
+        /// Refused: HLS viewers, of which there are as many as `connections`, or as `connections_per_address` from one address.
+        RefusedHlsSessions = "refused_hls_sessions",
     }
 }
 

@@ -62,8 +62,6 @@ enum Header {
     Moves,
     /// Sessions that are on their way.
     Moving,
-    /// The last id that was given to a connection.
-    LastConn,
 }
 
 /// What an instance is doing.
@@ -432,16 +430,6 @@ impl FrontPage {
     /// How many sessions are on their way.
     pub fn moving(&self) -> u64 {
         self.header(Header::Moving).load(Relaxed)
-    }
-
-    /// Says which id was given to a connection last.
-    pub fn set_last_conn(&self, conn: u64) {
-        self.header(Header::LastConn).store(conn, Relaxed);
-    }
-
-    /// The last id that was given to a connection, by whichever front.
-    pub fn last_conn(&self) -> u64 {
-        self.header(Header::LastConn).load(Relaxed)
     }
 
     /// The addresses in use.

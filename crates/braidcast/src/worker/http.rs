@@ -1,6 +1,7 @@
 //! HTTP sessions: one request at a time, answered from the stream's directory or the embedded page.
 
 use super::access::Said;
+use super::hls_sessions::OfSession;
 use super::rendition::{Form, Rendition};
 use super::session::{Body, Index, IndexWish, Protocol, Role, Session, Want, Wish};
 use super::waiting::Awaited;
@@ -28,6 +29,8 @@ const SEGMENT_MAX_AGE: u32 = 3_600;
 
 /// What somebody reads who asks for tracks that there are not.
 const BAD_TRACKS: &str = "say only=audio, only=video, or tracks=all";
+/// What somebody reads who asks for a segment of which no index told him.
+const NO_SESSION: &str = "this stream's segments are for those who have its index: ask for that first";
 /// What somebody reads who asks the API where it is not.
 const NO_API: &str = "nothing here; the API has a port of its own ([api] listen), and here only /api/v1/versions";
 
@@ -85,6 +88,11 @@ impl Worker {
     }
 
     fn answer(&mut self, slot: usize, request: &Request) -> Result<(), End> {
+        self.answer_knowing(slot, request, false)
+    }
+
+    /// Answers a request. `unknown`: the front knows of no HLS session that it says to be of.
+    pub(super) fn answer_knowing(&mut self, slot: usize, request: &Request, unknown: bool) -> Result<(), End> {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
@@ -109,9 +117,13 @@ impl Worker {
         // With other servers a stream is where it is, and vhosts are theirs.
         let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
         let route = self.which_index(route);
+        let of_session = match self.of_session(&route, request, unknown) {
+            OfSession::Ask { key, context } => return self.ask_session(slot, key, request, Some(context), false),
+            known => known,
+        };
         if let Route::Live { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route
         {
-            if !self.lets_in(slot, &Said::by_request(Intent::Play, key, request))? {
+            if of_session != OfSession::Goes && !self.lets_in(slot, &Said::by_request(Intent::Play, key, request))? {
                 return Ok(());
             }
             if let Some(why) = self.loop_of(&request.via, key, false) {
@@ -119,6 +131,11 @@ impl Worker {
             }
             self.want(key, &request.via);
             self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
+        }
+        match of_session {
+            OfSession::Begin { key, context } => return self.ask_session(slot, key, request, context, true),
+            OfSession::Missing => return self.respond_text(slot, Status::FORBIDDEN, NO_SESSION, head_only),
+            _ => {}
         }
         match route {
             Route::Api(path) if path == "/api/v1/versions" => {
@@ -155,7 +172,7 @@ impl Worker {
             Route::NamedIndex { key, name, params, .. } => {
                 self.want_index(slot, IndexWish { key, index: Index::Named(name), query: params, head_only })
             }
-            Route::Segment { key, number, .. } => self.answer_segment(slot, &key, number, request),
+            Route::Segment { key, number, params } => self.answer_segment(slot, &key, number, &params, request),
             Route::Page if self.config.http.page => self.answer_asset(slot, "/", head_only),
             Route::Asset(path) if self.config.http.page && page::asset(&format!("/assets/{path}")).is_some() => {
                 self.answer_asset(slot, &format!("/assets/{path}"), head_only)
@@ -270,11 +287,12 @@ impl Worker {
                 return Ok(true);
             }
         };
+        self.count_for_session(&wish.key, &wish.query, text.len() as u64);
         self.respond_with(slot, content_type::PLAYLIST, Cache::No, text.as_bytes(), wish.head_only)?;
         Ok(true)
     }
 
-    fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, request: &Request) -> Result<(), End> {
+    fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, params: &str, request: &Request) -> Result<(), End> {
         let head_only = request.method == Method::Head;
         let (file, length) = match serve::segment(&self.root.hls_dir(key), number) {
             Ok(Some(segment)) => segment,
@@ -296,6 +314,7 @@ impl Worker {
         session.push_control(&head);
         if !head_only && bytes > 0 {
             self.watching.add(key, bytes, 0);
+            self.count_for_session(key, params, bytes);
             let session = &mut self.sessions[slot];
             let (Ok(offset), Ok(end)) = (u32::try_from(first), u32::try_from(first + bytes)) else {
                 return Err(End::Fault("a segment of more than 4 GiB"));
@@ -338,7 +357,7 @@ impl Worker {
         }
     }
 
-    fn respond_with(&mut self, slot: usize, media_type: &str, cache: Cache, body: &[u8], head_only: bool) -> Result<(), End> {
+    pub(super) fn respond_with(&mut self, slot: usize, media_type: &str, cache: Cache, body: &[u8], head_only: bool) -> Result<(), End> {
         let head = ResponseHead::new(Status::OK)
             .content_type(media_type)
             .cache(cache)
