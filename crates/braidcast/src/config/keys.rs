@@ -413,6 +413,8 @@ section! {
         events: Actions = Actions::default();
         /// Where: `http://` or `https://`. What follows `?` is kept secret.
         url: Url = Url::default();
+        /// What shows the server that it is this one that calls: sent as `Authorization: Bearer …`. Empty: nothing is.
+        secret: Secret = Secret::default();
         /// Only for these streams: `app/stream`, as in `[[forward]]`.
         streams: Pattern = Pattern::everything();
         /// Only for this virtual host. Empty: for all.
