@@ -23,8 +23,8 @@ pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
     Api, ApiUser, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, Metrics,
-    OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Sandbox, Server,
-    Tls, When, Worker,
+    OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Sandbox,
+    Server, Tls, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
 pub use networks::Network;
