@@ -2,7 +2,8 @@
 //!
 //! Looks at the configuration only. Whether ports are free and directories usable is for `braidcast check` and the start to find out.
 
-use super::{Config, EngineKind, Hook, ProxyProtocol, Pull, Span, When, Worker};
+use super::{Api, Config, EngineKind, Hook, ProxyProtocol, Pull, Span, When, Worker};
+use crate::api::gate::is_origin;
 use braidcast_media::StreamKey;
 use std::net::IpAddr;
 
@@ -17,6 +18,11 @@ const MAX_CERTIFICATES: usize = 120;
 const MAX_DOMAINS: usize = 100;
 /// The most forwards, and the most pulls.
 const MAX_RELAYS: usize = 256;
+/// The most origins of web pages, and the most users, of the API.
+const MAX_ORIGINS: usize = 64;
+const MAX_API_USERS: usize = 256;
+/// Shorter tokens are worth a warning.
+const SHORT_TOKEN_BYTES: usize = 16;
 /// The most hooks: each has counters of its own, and each decision goes through all of them.
 const MAX_HOOKS: usize = crate::hooks::MAX_HOOKS;
 /// The longest configuration as the workers get it, in bytes: a part of one message.
@@ -56,10 +62,12 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     proxies(&mut error, config);
     ports(&mut error, config);
     relays(&mut error, config);
+    api(&mut error, config);
     hooks(&mut error, config);
     if config.to_json().len() > MAX_JSON_BYTES {
         error("server", "vhosts", format!("the configuration is too long: written as JSON it has more than {MAX_JSON_BYTES} bytes"));
     }
+    weak_api(&mut found, config);
     pulls(&mut found, config);
     tls(&mut found, config);
     super::access::contradictions(&mut found, config);
@@ -178,6 +186,69 @@ fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Co
                 65_536 - u32::from(workers)
             ),
         );
+    }
+}
+
+/// Who may use the API: nobody from elsewhere without saying who he is.
+fn api(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
+    let Api { listen, token, read_token, open, cors, .. } = &config.api;
+    let listening = [("api", "listen", listen), ("tls", "https_api", &config.tls.https_api)];
+    let everywhere = listening.iter().flat_map(|(section, key, addresses)| addresses.iter().map(move |address| (*section, *key, address)));
+    let elsewhere = everywhere.into_iter().find(|(.., address)| !address.ip().to_canonical().is_loopback());
+    if let Some((section, key, address)) = elsewhere.filter(|_| !config.api_asks() && !open) {
+        let message = format!(
+            "[{section}] {key} = {address} can be reached from elsewhere, and the API asks nobody who he is: anybody could end streams; say [api] token \
+             or token_file, or [[api_user]], or listen on 127.0.0.1:{}; [api] open = true if something before it asks",
+            address.port()
+        );
+        error(section, key, message);
+    }
+    for origin in cors {
+        if origin == "*" && !config.api_asks() {
+            error(
+                "api",
+                "cors",
+                "[api] cors = \"*\" would let every web page use the API, which asks nobody who he is: say [api] token too".into(),
+            );
+        } else if origin != "*" && !is_origin(origin) {
+            error("api", "cors", format!("[api] cors: {origin:?} is no origin; they are written https://name or https://name:port"));
+        }
+    }
+    if cors.len() > MAX_ORIGINS {
+        error("api", "cors", format!("[api] cors has {} entries; allowed: at most {MAX_ORIGINS}", cors.len()));
+    }
+    if token.is_set() && token == read_token {
+        error("api", "read_token", "[api] read_token is the same as token, which may do everything".into());
+    }
+    if config.api_user.len() > MAX_API_USERS {
+        error("api_user", "name", format!("[[api_user]] is there {} times; allowed: at most {MAX_API_USERS}", config.api_user.len()));
+    }
+    for (index, user) in config.api_user.iter().enumerate() {
+        if user.name.is_empty() || user.name.contains(':') || user.name.contains(char::is_control) {
+            error("api_user", "name", format!("[[api_user]] name = {:?}: a name is not empty and has no colon", user.name));
+        }
+        if !user.password.is_set() {
+            error("api_user", "password", format!("[[api_user]] {:?} has an empty password", user.name));
+        }
+        if config.api_user[..index].iter().any(|other| other.name == user.name) {
+            error("api_user", "name", format!("[[api_user]] name = {:?} is there twice", user.name));
+        }
+    }
+}
+
+/// What is worth a word about who may use the API.
+fn weak_api(found: &mut Vec<Finding>, config: &Config) {
+    let mut add = |key, message: String| found.push(Finding { key: ("api", key), message, harmless: true });
+    if config.api.open && config.api_asks() {
+        add("open", "[api] open = true changes nothing: there is a token or a user".into());
+    }
+    for (key, token) in [("token", &config.api.token), ("read_token", &config.api.read_token)] {
+        if token.is_set() && token.expose().len() < SHORT_TOKEN_BYTES {
+            add(
+                key,
+                format!("[api] {key} is shorter than {SHORT_TOKEN_BYTES} bytes and may be guessed; make one by: openssl rand -hex 24"),
+            );
+        }
     }
 }
 

@@ -233,6 +233,9 @@ section! {
         stream_budget: Size = Size::mib(1_024), in Size::mib(1)..=Size::mib(65_536);
         /// How long segments stay, for indexes by time.
         retention: Span = Span::secs(300), in Span::secs(2)..=Span::secs(7 * 86_400);
+        /// Whether viewers count as sessions: whoever asks for an index gets one that leads to it with `hls_ctx=…`, and what asks with that is one
+        /// viewer, in the API and for hooks; files without it are not given out. `"with_hooks"`: of streams that an on_play or on_stop hook is for.
+        sessions: HlsSessions = HlsSessions::WithHooks;
     }
 }
 
@@ -319,6 +322,20 @@ section! {
 }
 
 section! {
+    /// What keeps a worker that somebody has got into from doing harm. See [operations/sandbox.md](operations/sandbox.md).
+    Sandbox {
+        /// Whether workers lose root, capabilities, most system calls, and what they do not need of files and ports.
+        enabled: bool = true;
+        /// Who workers become when the server is started as root, a name or a number. Empty: `braidcast` if there is such a user, else `nobody`.
+        user: String = String::new();
+        /// Their group, a name or a number. Empty: that of the user.
+        group: String = String::new();
+        /// TCP ports that workers may connect to beside those of `[[forward]]` and `[[pull]]`: of servers that a redirection or a hook names.
+        connect: Vec<u16> = Vec::new();
+    }
+}
+
+section! {
     /// A worker that differs from the others: one `[[worker]]` for each. Workers that are not named have the defaults. With another engine than
     /// `"native"` this is about the process of that number.
     Worker {
@@ -396,6 +413,8 @@ section! {
         events: Actions = Actions::default();
         /// Where: `http://` or `https://`. What follows `?` is kept secret.
         url: Url = Url::default();
+        /// What shows the server that it is this one that calls: sent as `Authorization: Bearer …`. Empty: nothing is.
+        secret: Secret = Secret::default();
         /// Only for these streams: `app/stream`, as in `[[forward]]`.
         streams: Pattern = Pattern::everything();
         /// Only for this virtual host. Empty: for all.
@@ -406,6 +425,18 @@ section! {
         retries: u32 = 5, in 0..=100;
         /// What a decision is when the server does not answer, or answers nonsense: `"refuse"` or `"allow"`.
         on_error: OnError = OnError::Refuse;
+    }
+}
+
+choice! {
+    /// Which streams' HLS viewers count as sessions.
+    HlsSessions {
+        /// Of streams that an on_play or on_stop hook is for.
+        WithHooks = "with_hooks",
+        /// All.
+        Always = "always",
+        /// None.
+        Never = "never",
     }
 }
 

@@ -10,6 +10,7 @@ mod file;
 mod hooks;
 mod keys;
 mod load;
+mod logging;
 mod networks;
 mod problem;
 mod relays;
@@ -22,11 +23,12 @@ pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
-    Acme, Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel,
-    MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay,
-    Role, Rtmp, Server, Tls, TlsVersion, When, Worker,
+    Acme, Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log,
+    LogLevel, MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull,
+    Relay, Role, Rtmp, Sandbox, Server, Tls, TlsVersion, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
+pub use logging::{LogFormat, Logging};
 pub use networks::Network;
 pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;
@@ -127,12 +129,14 @@ config! {
         play: Play,
         placement: Placement,
         log: Log,
+        logging: Logging,
         hls: Hls,
         relay: Relay,
         tls: Tls,
         acme: Acme,
         hooks: Hooks,
         limits: Limits,
+        sandbox: Sandbox,
     }
     [[
         worker: Worker, needs "id";
@@ -202,6 +206,11 @@ impl Config {
         base.checked_add(id.checked_sub(1)?)
     }
 
+    /// Whether the API asks who somebody is.
+    pub fn api_asks(&self) -> bool {
+        self.api.token.is_set() || self.api.read_token.is_set() || !self.api_user.is_empty()
+    }
+
     /// Whether who connects to a listener has to say first, by a PROXY header, for whom.
     pub fn expects_proxy(&self, listener: Listener) -> bool {
         let expected = match listener {
@@ -220,6 +229,11 @@ impl Config {
     /// Whether it is believed what this address says of others: that it passes on what they send.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.server.trusted_proxies.iter().any(|network| network.contains(address))
+    }
+
+    /// A key's value as a file says it; secrets are not shown. `None`: there is no such key.
+    pub fn value(&self, section: &str, key: &str) -> Option<String> {
+        self.show(section, key)
     }
 
     /// Takes over from the configuration of a running instance what cannot change while it runs. Says which keys were other there.
@@ -243,6 +257,9 @@ impl Config {
         keep(self.engine.kind != running.engine.kind, "[engine] kind");
         keep(self.processes() != running.processes(), "[engine] processes");
         keep(self.server.worker_base_port != running.server.worker_base_port, "[server] worker_base_port");
+        let who = |config: &Self| (config.sandbox.enabled, config.sandbox.user.clone(), config.sandbox.group.clone());
+        keep(who(self) != who(running), "[sandbox]");
+        (self.sandbox.enabled, self.sandbox.user, self.sandbox.group) = who(running);
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);

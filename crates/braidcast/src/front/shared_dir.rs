@@ -50,7 +50,7 @@ impl SharedDir {
         }
         // What clients have sent lies there, tokens too. The directory above may be open to others, who serve segments.
         let sessions = path.join("sessions");
-        fs::set_permissions(&sessions, Permissions::from_mode(0o700))
+        fs::set_permissions(&sessions, Permissions::from_mode(fs::metadata(&sessions)?.mode() & 0o7770))
             .with_context(|| format!("closing {} to others", sessions.display()))?;
         let shared = Self { root: Root::new(path.clone()), on_exit: server.on_exit, _lock: lock };
         braidcast_stream_log::clear_disposed(shared.root()).context("deleting what was left of deleted streams")?;
@@ -113,15 +113,11 @@ impl SharedDir {
         {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
-        let names = [
-            crate::control::pages::FRONT_PAGE_NAME,
-            crate::control::orders::SOCKET_NAME,
-            attendants::SOCKET_NAME,
-            LOCK_NAME,
-            crate::relays::instance_file(),
-            crate::api::machine::NAME,
-        ];
-        for name in names {
+        let sockets = [crate::control::orders::SOCKET_NAME, attendants::SOCKET_NAME];
+        let tables = [crate::api::failures::NAME, crate::api::machine::NAME];
+        let names = [crate::control::pages::FRONT_PAGE_NAME, LOCK_NAME, crate::relays::instance_file()];
+        super::orphans::forget_all(self.path())?;
+        for name in names.into_iter().chain(sockets).chain(tables) {
             ignore_missing(fs::remove_file(self.path().join(name)))?;
         }
         if let Err(error) = fs::remove_dir(self.path()) {

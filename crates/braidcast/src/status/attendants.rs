@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use time::OffsetDateTime;
+use utoipa::ToSchema;
 
 /// A process beside the workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Attendant {
     /// `tls` or `hooks`.
     pub role: String,
@@ -27,6 +28,7 @@ pub struct Attendant {
     /// What an operator should know of it.
     pub notes: Vec<String>,
     /// The counters of its role by name.
+    #[schema(value_type = HashMap<String, u64>)]
     pub counters: Map<String, Value>,
 }
 

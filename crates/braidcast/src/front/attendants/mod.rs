@@ -88,6 +88,11 @@ impl Attendants {
         }
     }
 
+    /// Those that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes().map(|(_, process)| process.pid).collect()
+    }
+
     fn processes(&self) -> impl Iterator<Item = (Role, &Process)> {
         let current = self.places.iter().filter_map(|place| Some((place.role, place.process.as_ref()?)));
         current.chain(self.retired.iter().map(|(role, process)| (*role, process)))
@@ -288,8 +293,7 @@ impl Front {
             return;
         }
         self.attendants.ending = true;
-        let pids: Vec<u32> = self.attendants.processes().map(|(_, process)| process.pid).collect();
-        for pid in pids {
+        for pid in self.attendants.pids() {
             if let Some(process) = self.attendants.process_mut(pid) {
                 process.stage = Stage::Stopping;
             }
