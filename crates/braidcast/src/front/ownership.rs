@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::control::{ProcessId, attendants};
 use crate::engine::{self, process_dir};
 use crate::events;
+use crate::tls::acme;
 use anyhow::{Context, bail};
 use braidcast_sys::Dir;
 use braidcast_sys::privileges::Identity;
@@ -25,7 +26,7 @@ const ADD: u32 = 0o3770;
 /// Directories within each other that are looked into, at most: those of a process of another server have the most levels.
 const MAX_DEPTH: usize = 16;
 /// What workers write all over.
-const OF_WORKERS: [&str; 4] = ["workers", "sessions", "streams", attendants::DIRECTORY];
+const OF_WORKERS: [&str; 5] = ["workers", "sessions", "streams", attendants::DIRECTORY, acme::CHALLENGES];
 
 /// Hands the directory to the group of the workers, with what an earlier instance has left in it.
 ///
@@ -42,6 +43,33 @@ pub fn hand_over(config: &Config, identity: Identity) -> anyhow::Result<()> {
     show(&top.create_dir(events::DIRECTORY)?, identity.gid).context("showing the event log to the workers")?;
     if config.relays() {
         hand_over_engine(config, &top, identity.gid).context("handing the processes' directories to the workers")?;
+    }
+    Ok(())
+}
+
+/// What the attendant for TLS keeps of ACME is its user's alone; and it is given a copy of the certificate that it is to trust.
+///
+/// # Errors
+/// The state directory or the file cannot be used.
+pub fn hand_over_acme(config: &Config, identity: Option<Identity>) -> anyhow::Result<()> {
+    let path = config.server.state_dir.join(acme::DIRECTORY);
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(&path);
+    made.with_context(|| format!("making {}", path.display()))?;
+    if let Some(Identity { uid, gid }) = identity {
+        let directory = Dir::open(&path)?;
+        set(&directory, uid, gid, 0o700)?;
+        for name in directory.names()? {
+            let Some(Ok(file)) = name.to_str().map(|name| directory.open_regular(name, false)) else { continue };
+            if file.metadata()?.nlink() == 1 {
+                fchown(&file, Some(uid), Some(gid))?;
+            }
+        }
+    }
+    let ca_file = &config.acme.ca_file;
+    if !ca_file.is_empty() {
+        let copy = attendants::file_of(&config.server.shared_dir, attendants::Role::Tls, acme::CA_COPY);
+        // Not a copy of the file's mode too.
+        fs::read(ca_file).and_then(|pem| fs::write(copy, pem)).with_context(|| format!("[acme] ca_file = {ca_file:?}"))?;
     }
     Ok(())
 }
