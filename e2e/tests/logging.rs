@@ -129,6 +129,12 @@ fn lines_for_programs_say_stream_session_and_client() -> Result<()> {
     viewer.wait_more(20)?;
     ensure!(http_get(&server.http("live/closed.flv?token=canary"))?.status == 403, "let in");
     bad_request(&server)?;
+    let request = |begin: &str| {
+        eventually(PATIENCE, || logs.text("requests", 0).lines().find(|line| line.contains(begin)).map(str::to_owned))
+            .with_context(|| format!("{begin} in {}", logs.text("requests", 0)))
+    };
+    request("\"GET /live/closed.flv?token=*** HTTP/1.1\" 403 ")?;
+    request("\"-\" 400 ")?;
     // The viewer goes on in another worker, and is one line in the end.
     for worker in 1..=2 {
         server.kill_worker(worker)?;
@@ -151,15 +157,9 @@ fn lines_for_programs_say_stream_session_and_client() -> Result<()> {
         ensure!(has("stream", "live/") && has("conn", "c") && has("peer", "127.0.0.1"), "{what}: {line}");
         ensure!(line["process"].is_string() && line["level"].is_string() && line["time"].is_string(), "{what}: {line}");
     }
-    let request = |begin: &str| {
-        eventually(PATIENCE, || logs.text("requests", 0).lines().find(|line| line.contains(begin)).map(str::to_owned))
-            .with_context(|| format!("{begin} in {}", logs.text("requests", 0)))
-    };
     let live = request("\"GET /live/x.flv?token=*** HTTP/1.1\" 200 ")?;
     let bytes: u64 = live.split("\" 200 ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()).context("no bytes")?;
     ensure!(live.starts_with("127.0.0.1 - - [") && bytes > 10_000, "{live}");
-    request("\"GET /live/closed.flv?token=*** HTTP/1.1\" 403 ")?;
-    request("\"-\" 400 ")?;
     ensure!(logs.text("requests", 0).matches("/live/x.flv").count() == 1, "{}", logs.text("requests", 0));
     server.stop()?;
     let all = logs.text("lines", 0) + &logs.text("requests", 0);
