@@ -233,6 +233,9 @@ section! {
         stream_budget: Size = Size::mib(1_024), in Size::mib(1)..=Size::mib(65_536);
         /// How long segments stay, for indexes by time.
         retention: Span = Span::secs(300), in Span::secs(2)..=Span::secs(7 * 86_400);
+        /// Whether viewers count as sessions: whoever asks for an index gets one that leads to it with `hls_ctx=…`, and what asks with that is one
+        /// viewer, in the API and for hooks; files without it are not given out. `"with_hooks"`: of streams that an on_play or on_stop hook is for.
+        sessions: HlsSessions = HlsSessions::WithHooks;
     }
 }
 
@@ -357,6 +360,23 @@ section! {
 }
 
 section! {
+    /// A certificate that is fetched from an authority, and renewed, by ACME (RFC 8555): the authority asks for a file at port 80 of each name,
+    /// which has to reach `[http] listen`. See [tls.md](tls.md).
+    Acme {
+        /// The names that the certificate is for, all of them on one. Empty: none is fetched.
+        domains: Vec<String> = Vec::new();
+        /// Whether you agree to the authority's terms of service. It gives no certificate to others.
+        agree: bool = false;
+        /// Where the authority writes to when something is wrong: `"mailto:ops@example.org"`.
+        contact: Vec<String> = Vec::new();
+        /// The authority's directory.
+        directory: String = "https://acme-v02.api.letsencrypt.org/directory".into();
+        /// A file (PEM) with the certificate by which the directory is known, where the system does not know it. Empty: the system's.
+        ca_file: String = String::new();
+    }
+}
+
+section! {
     /// Streams that are pushed to other servers while somebody publishes them: one `[[forward]]` for each group. See [relays.md](relays.md).
     Forward {
         /// Which streams: `app/stream`, where `*` stands for any characters but slashes and `**` for any.
@@ -393,6 +413,8 @@ section! {
         events: Actions = Actions::default();
         /// Where: `http://` or `https://`. What follows `?` is kept secret.
         url: Url = Url::default();
+        /// What shows the server that it is this one that calls: sent as `Authorization: Bearer …`. Empty: nothing is.
+        secret: Secret = Secret::default();
         /// Only for these streams: `app/stream`, as in `[[forward]]`.
         streams: Pattern = Pattern::everything();
         /// Only for this virtual host. Empty: for all.
@@ -403,6 +425,18 @@ section! {
         retries: u32 = 5, in 0..=100;
         /// What a decision is when the server does not answer, or answers nonsense: `"refuse"` or `"allow"`.
         on_error: OnError = OnError::Refuse;
+    }
+}
+
+choice! {
+    /// Which streams' HLS viewers count as sessions.
+    HlsSessions {
+        /// Of streams that an on_play or on_stop hook is for.
+        WithHooks = "with_hooks",
+        /// All.
+        Always = "always",
+        /// None.
+        Never = "never",
     }
 }
 

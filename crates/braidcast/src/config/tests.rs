@@ -79,7 +79,7 @@ fn the_keys_are_those_that_were_promised() {
             "access: streams vhost intent allow deny referers sign_secret tokens jwt_secret jwt_public_key jwks leeway",
             "forward: streams vhost to",
             "pull: stream vhost from when stop_after",
-            "hook: events url streams vhost timeout retries on_error",
+            "hook: events url secret streams vhost timeout retries on_error",
         ]
     );
 }

@@ -6,7 +6,7 @@
 //!
 //! Layout (all numbers native-endian): a header of 64-bit words, the counters, the text, one row of 128 bytes per worker.
 
-use super::counters::FrontCounter;
+use super::counters::{FrontCounter, WorkerCounter};
 use super::{ConnId, Listener, WorkerId};
 use braidcast_sys::SharedPage;
 use std::fs::{File, OpenOptions};
@@ -46,6 +46,7 @@ pub const PAUSE_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_00
 pub const PAUSE_COUNTS: usize = PAUSE_BOUNDS_MS.len() + 1;
 
 const _: () = assert!(FrontCounter::ALL.len() <= COUNTER_SLOTS);
+const _: () = assert!(WorkerCounter::ALL.len() <= braidcast_stream_log::doorbell::COUNTERS);
 
 /// The words of the header.
 #[derive(Clone, Copy)]
@@ -62,8 +63,6 @@ enum Header {
     Moves,
     /// Sessions that are on their way.
     Moving,
-    /// The last id that was given to a connection.
-    LastConn,
 }
 
 /// What an instance is doing.
@@ -432,16 +431,6 @@ impl FrontPage {
     /// How many sessions are on their way.
     pub fn moving(&self) -> u64 {
         self.header(Header::Moving).load(Relaxed)
-    }
-
-    /// Says which id was given to a connection last.
-    pub fn set_last_conn(&self, conn: u64) {
-        self.header(Header::LastConn).store(conn, Relaxed);
-    }
-
-    /// The last id that was given to a connection, by whichever front.
-    pub fn last_conn(&self) -> u64 {
-        self.header(Header::LastConn).load(Relaxed)
     }
 
     /// The addresses in use.

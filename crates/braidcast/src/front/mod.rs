@@ -15,6 +15,7 @@ mod decisions;
 mod engine;
 mod events;
 mod hear;
+mod hls_sessions;
 mod inherit;
 mod lifecycle;
 mod listen;
@@ -39,6 +40,7 @@ mod workers;
 
 use crate::api::machine::Sampler;
 use crate::cli::ServeOptions;
+use crate::clients::Record;
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
@@ -46,6 +48,7 @@ use crate::control::{Holding, ProcessId, WorkerId};
 use crate::events::Writer;
 use crate::logging::{self, LogFiles, RateLimit};
 use crate::metrics::OwnUse;
+use crate::saved::RowId;
 use crate::{relays, sandbox};
 use access::Access;
 use anyhow::{Context, bail};
@@ -57,6 +60,7 @@ use budget::Budget;
 use decisions::Decisions;
 use engine::Engine;
 pub use engine::Recipe;
+use hls_sessions::HlsSessions;
 use inherit::{Inheritance, Inherited};
 use listen::Socket;
 use logs::Logs;
@@ -160,6 +164,7 @@ struct Front {
     sampler: Sampler,
     /// Files and levels of the log.
     logs: Logs,
+    hls_sessions: HlsSessions,
     /// Keys for access rules, and what signs for programs of our own.
     access: Access,
     /// Processes of another server.
@@ -269,6 +274,7 @@ impl Front {
             streams,
             connections,
             inherited,
+            hls_sessions,
             unchanged,
             engine,
             attendants,
@@ -319,6 +325,7 @@ impl Front {
             access: Access::default(),
             pulls,
             sampler: Sampler::default(),
+            hls_sessions: HlsSessions::default(),
             engine,
             attendants,
             numbers,
@@ -340,6 +347,7 @@ impl Front {
         for worker in inherited {
             front.inherit(worker)?;
         }
+        front.inherit_hls_sessions(hls_sessions);
         front.reconcile_events().context("bringing the event log in line")?;
         for key in streams.iter().take(registry::MAX_STREAMS) {
             if !front.registry.knows(key) {
@@ -618,6 +626,7 @@ struct Opened {
     streams: HashSet<braidcast_media::StreamKey>,
     connections: u64,
     inherited: Vec<Inherited>,
+    hls_sessions: Vec<(RowId, Record)>,
     unchanged: Vec<&'static str>,
     engine: Engine,
     attendants: Attendants,
@@ -660,10 +669,12 @@ impl Opened {
                 WorkerPage::create(shared.root(), id).context(full)?;
             }
         }
+        let hls_sessions = if inherited.is_empty() { Vec::new() } else { hls_sessions::found(shared.path()) };
         let vault = match &*inherited {
             [] => Vault::create(shared.path()),
             workers => {
-                let rows = workers.iter().flat_map(|worker| worker.held.iter().map(|(holding, _)| holding.row)).collect();
+                let held = workers.iter().flat_map(|worker| worker.held.iter().map(|(holding, _)| holding.row));
+                let rows = held.chain(hls_sessions.iter().map(|(row, _)| *row)).collect();
                 let heaps: HashSet<_> = workers.iter().map(|worker| worker.inventory.heap).collect();
                 let vault = Vault::inherit(shared.path(), &rows, heaps.iter().max().copied().unwrap_or_default());
                 vault.inspect(|vault| vault.delete_other_heaps(&heaps))
@@ -691,6 +702,7 @@ impl Opened {
             streams,
             connections,
             inherited,
+            hls_sessions,
             unchanged,
             engine,
             attendants,

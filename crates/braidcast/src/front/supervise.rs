@@ -234,6 +234,7 @@ impl Front {
             self.config.server.stop_grace
         );
         self.set_state(InstanceState::Stopping);
+        self.end_hls_sessions();
         super::notify::stopping();
         self.end_programs();
         self.watch_sockets();
@@ -272,6 +273,7 @@ impl Front {
         self.evict();
         self.balance_tick();
         self.report_pulls();
+        self.expire_hls_sessions();
         self.show_decisions();
         self.show_gauges();
         self.timers.set(Timer::Tick, now_ms + super::TICK_MS);
@@ -321,7 +323,6 @@ impl Front {
     pub(super) fn show_rows(&mut self) {
         self.page.counter(FrontCounter::Connections).store(self.registry.connections() as u64, Relaxed);
         self.page.set_moving(self.moves.len() as u64);
-        self.page.set_last_conn(self.registry.last_conn());
         for worker in &mut self.workers {
             let tally = self.registry.load(worker.id);
             let row = WorkerRow {

@@ -64,6 +64,7 @@ impl Worker {
             ToWorker::CollectFrom { key, next_segment } => self.collect_from(key, next_segment),
             ToWorker::Stop => self.stop("the front says so"),
             ToWorker::Kick { conn } => self.kick(conn),
+            ToWorker::HlsSession { conn, answer } => self.hls_session(conn, answer),
             ToWorker::Ordered { ticket, said } => self.ordered(ticket, said),
             ToWorker::TurnAway { conn } => self.turn_away(conn),
             ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } | ToWorker::LogFiles { .. } => {
@@ -239,7 +240,7 @@ fn question_is_for_later(config: &crate::config::Config, question: &ToFront) -> 
 }
 
 /// How long hooks may take until the front can answer, milliseconds.
-fn decisions_ms(config: &crate::config::Config, intent: Intent, key: &StreamKey) -> u64 {
+pub(super) fn decisions_ms(config: &crate::config::Config, intent: Intent, key: &StreamKey) -> u64 {
     let about = About::Stream(key);
     let connect = config.hooks_limit_ms(Action::Connect, About::App { vhost: key.vhost(), app: key.app() });
     connect

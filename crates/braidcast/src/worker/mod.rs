@@ -11,6 +11,7 @@ mod fan_out;
 mod front_link;
 pub mod fuzzing;
 mod handover;
+mod hls_sessions;
 mod http;
 mod identity;
 mod ingest;
@@ -55,6 +56,7 @@ use braidcast_stream_log::path::Root;
 use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
+use hls_sessions::HlsSessions;
 use ingest::Publisher;
 use metrics::Monitoring;
 use outgoing::Outgoing;
@@ -184,6 +186,7 @@ pub(crate) struct Worker {
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
+    hls_sessions: HlsSessions,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -311,6 +314,7 @@ impl Worker {
             rows,
             clients,
             told_clients: clients::Round::default(),
+            hls_sessions: HlsSessions::default(),
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),

@@ -230,8 +230,8 @@ impl Worker {
             let plays = self.sessions[slot].asked.as_ref().is_some_and(|asked| asked.intent == Intent::Play);
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
-                Refusal::ByHook if plays => status::PLAY_FAILED,
-                Refusal::PublishersFull | Refusal::DirectoryFull | Refusal::ByHook => status::PUBLISH_DENIED,
+                Refusal::ByHook | Refusal::Kicked if plays => status::PLAY_FAILED,
+                Refusal::PublishersFull | Refusal::DirectoryFull | Refusal::ByHook | Refusal::Kicked => status::PUBLISH_DENIED,
                 Refusal::Unavailable | Refusal::Unwelcome => status::CONNECT_REJECTED,
             };
             return self.refuse_rtmp(slot, code, &text);

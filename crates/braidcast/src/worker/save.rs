@@ -171,7 +171,7 @@ impl Worker {
         let session = &self.sessions[slot];
         let now_ms = self.now.mono_ms;
         let role = match &session.role {
-            Role::Idle | Role::Asking(_) => SavedRole::Idle,
+            Role::Idle | Role::Asking(_) | Role::AskingSession(_) => SavedRole::Idle,
             Role::Placing(wish) => SavedRole::Placing(wish.clone()),
             Role::Opening(wish, _) => SavedRole::Opening(wish.clone()),
             Role::Waiting(wish) => SavedRole::Waiting(wish.clone()),

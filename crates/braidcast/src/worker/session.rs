@@ -5,6 +5,7 @@
 
 use super::End;
 use super::api::{Following, Reply};
+use super::hls_sessions::HlsQuestion;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
 use super::outgoing::Client;
@@ -155,6 +156,8 @@ pub enum Role {
     WaitingForIndex(IndexWish),
     /// The front, threads, or processes of another server are asked for what is to be answered.
     Asking(Box<Reply>),
+    /// The front was asked which HLS session its request is of.
+    AskingSession(Box<HlsQuestion>),
     /// It follows the events, by an endless answer.
     Following(Box<Following>),
     /// It publishes; slot of the publisher.
