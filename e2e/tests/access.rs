@@ -275,8 +275,16 @@ fn what_the_server_fetches_for_itself_is_let_in() -> Result<()> {
     let file = format!(
         "[[access]]\nstreams = '**'\nintent = 'publish'\nallow = ['192.0.2.1']\n[[pull]]\nstream = 'live/y'\nfrom = '{index}'\nwhen = 'always'\n"
     );
-    let edge = Server::start(ServerOptions { file, ..ServerOptions::workers(2) })?;
+    let options = ServerOptions { file, ..ServerOptions::workers(2) };
+    let options = options.environment("BRAIDCAST_ACCESS_2_STREAMS", "live/y").environment("BRAIDCAST_ACCESS_2_TOKENS", TOKEN);
+    let edge = Server::start(options)?;
     edge.wait_live("y")?;
+    ensure!(status(&edge.http("live/y.flv"), "")? == 401, "the variables set nothing");
+    // What the front was given by its environment, no other process has.
+    for worker in 1..=2 {
+        let environment = std::fs::read(format!("/proc/{}/environ", edge.worker_pid(worker)?))?;
+        ensure!(!String::from_utf8_lossy(&environment).contains(CANARY), "worker {worker} has it in its environment");
+    }
     is_refused(&edge.rtmp("z"), ClientRole::Publish)
 }
 
