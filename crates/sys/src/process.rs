@@ -9,6 +9,11 @@ use std::os::unix::fs::FileExt;
 
 pub use libc::{SIGABRT, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2};
 
+/// Makes a file this process's standard error, in one step: no line falls between the two.
+pub fn replace_stderr(file: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::stdio::dup2_stderr(file)?)
+}
+
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {

@@ -44,10 +44,23 @@ pub enum Said {
         /// What is to happen, as JSON.
         event: String,
     },
+    /// The certificates there are.
+    Certificates(Vec<CertificateFiles>),
     /// Take no new work, drop the [`RoleLock`], and end when what there is has been done.
     Retire,
     /// End as soon as that can be done in order. Nothing follows.
     End,
+}
+
+/// A certificate's files.
+#[derive(Debug)]
+pub struct CertificateFiles {
+    /// The path of the certificate.
+    pub cert: String,
+    /// The path of its key.
+    pub key: String,
+    /// What is in them, or why they could not be read.
+    pub read: Result<(Vec<u8>, Vec<u8>), String>,
 }
 
 /// The process's side of a role.

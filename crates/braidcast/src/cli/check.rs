@@ -5,11 +5,11 @@ use super::ports::who_listens;
 use super::print;
 use super::serve::ConfigArgs;
 use crate::access::files::KeyFiles;
-use crate::config::{self, Config, Size};
+use crate::config::{self, Certificate, Config, Size};
 use crate::front;
 use crate::srs_conf::NoteKind;
 use crate::status::instance;
-use braidcast_sys::{file, limits, net};
+use braidcast_sys::{clock, file, limits, net};
 use clap::Args;
 use std::fmt::Write;
 use std::fs::OpenOptions;
@@ -80,17 +80,16 @@ pub(super) fn machine(config: &Config, findings: &mut Findings) {
     if let Some(pid) = running {
         findings.add(Verdict::Warn, format!("instance: one runs with this shared directory (pid {pid})"));
     }
-    for (section, addresses) in [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen)] {
-        if addresses.is_empty() {
+    for (section, key, addresses) in config.listens() {
+        let what = if section == "tls" { key } else { section };
+        if addresses.is_empty() && matches!(section, "rtmp" | "http" | "api") {
             findings.add(Verdict::Warn, format!("{section}: listens nowhere"));
         }
         for address in addresses {
-            port(section, *address, running, findings);
+            port(what, *address, running, findings);
         }
     }
-    for address in &config.metrics.listen {
-        port("metrics", *address, running, findings);
-    }
+    certificates(config, findings);
     for id in 1..=config.workers() {
         if let Some(sub_port) = config.sub_port(id) {
             port(&format!("worker {id}"), ([127, 0, 0, 1], sub_port).into(), running, findings);
@@ -123,6 +122,20 @@ fn engine(config: &Config, findings: &mut Findings) {
             }
         }
         Err(error) => findings.add(Verdict::Error, format!("engine: {error:#}")),
+    }
+}
+
+fn certificates(config: &Config, findings: &mut Findings) {
+    let now_s = i64::try_from(clock::wall_ms() / 1_000).unwrap_or(i64::MAX);
+    for Certificate { cert, key } in &config.certificate {
+        let name = format!("[[certificate]] cert = {:?}", cert.display().to_string());
+        match crate::tls::certificates::Certificate::read(cert, key) {
+            Ok(certificate) => match certificate.invalid_at(now_s) {
+                Some(why) => findings.add(Verdict::Warn, format!("{name}: for {certificate}: {why}")),
+                None => findings.add(Verdict::Ok, format!("{name}: for {certificate}")),
+            },
+            Err(why) => findings.add(Verdict::Error, format!("{name}: {why}")),
+        }
     }
 }
 

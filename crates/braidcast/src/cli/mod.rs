@@ -64,6 +64,8 @@ enum Command {
     Rebalance(orders::OrderArgs),
     /// Have the binary that lies on disk now take over; nobody is disconnected.
     Upgrade(orders::UpgradeArgs),
+    /// Change which log lines are written, while the server runs.
+    LogLevel(orders::LogLevelArgs),
     /// Read the configuration anew; nobody is disconnected.
     Reload(orders::OrderArgs),
     /// Make an index from the segments of a stream.
@@ -104,6 +106,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Drain(args) => orders::drain(&args),
         Command::Rebalance(args) => orders::rebalance(&args),
         Command::Upgrade(args) => orders::upgrade(&args),
+        Command::LogLevel(args) => orders::log_level(&args),
         Command::Reload(args) => orders::reload(&args),
         Command::Index(command) => Ok(index::run(command)),
         Command::Bench(command) => braidcast_bench::cli::run(command),

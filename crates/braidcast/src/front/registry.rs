@@ -254,7 +254,7 @@ impl Registry {
 
     /// Whether a connection from this address may come in.
     pub fn admit(&self, address: IpAddr) -> Result<(), Unwelcome> {
-        if self.conns.len() >= self.rules.connections {
+        if self.connections() >= self.rules.connections {
             Err(Unwelcome::TooMany)
         } else if self.has_too_many(address) {
             Err(Unwelcome::TooManyFromAddress)
@@ -272,14 +272,15 @@ impl Registry {
         !self.is_proxy(address) && self.addresses.count(address) >= self.rules.connections_per_address
     }
 
-    fn opened(&mut self, address: IpAddr) {
-        if !self.is_proxy(address) {
+    /// HLS sessions are counted where they begin.
+    fn opened(&mut self, worker: WorkerId, address: IpAddr) {
+        if worker != WorkerId::NONE && !self.is_proxy(address) {
             self.addresses.opened(address);
         }
     }
 
-    fn closed_by(&mut self, address: IpAddr) {
-        if !self.is_proxy(address) {
+    fn closed_by(&mut self, worker: WorkerId, address: IpAddr) {
+        if worker != WorkerId::NONE && !self.is_proxy(address) {
             self.addresses.closed(address);
         }
     }
@@ -290,7 +291,7 @@ impl Registry {
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
         self.conns.insert(conn, Conn::new(worker, row, origin, address));
-        self.opened(address);
+        self.opened(worker, address);
         self.tally(worker).sessions += 1;
         conn
     }
@@ -302,7 +303,7 @@ impl Registry {
         self.next_conn = self.next_conn.max(conn.0);
         let asked_before = place.as_ref().filter(|place| !place.admitted).map(|place| (place.intent, place.key.clone()));
         self.conns.insert(conn, Conn { asked_before, ..Conn::new(worker, row, origin, address) });
-        self.opened(address);
+        self.opened(worker, address);
         self.tally(worker).sessions += 1;
         if let Some(HeldPlace { intent, key, credential, process, admitted: true, forward }) = place {
             let taken = intent == Intent::Publish && self.publishers.contains_key(&key);
@@ -341,20 +342,15 @@ impl Registry {
             self.messages.push_back((from, ToWorker::TurnAway { conn }));
             return Ok(unwelcome);
         }
-        self.closed_by(before);
-        self.opened(client);
+        self.closed_by(from, before);
+        self.opened(from, client);
         self.owned(conn, from)?.address = client;
         Ok(None)
     }
 
-    /// The last id that was given to a connection.
-    pub fn last_conn(&self) -> u64 {
-        self.next_conn
-    }
-
-    /// Open connections.
+    /// Open connections. HLS sessions are none.
     pub fn connections(&self) -> usize {
-        self.conns.len()
+        self.conns.len() - self.load(WorkerId::NONE).sessions as usize
     }
 
     /// What a worker holds.
@@ -533,7 +529,12 @@ impl Registry {
 
     /// Where a connection came in.
     pub fn listener_of(&self, conn: ConnId) -> Option<Listener> {
-        Some(self.conns.get(&conn)?.origin.listener)
+        Some(self.origin_of(conn)?.listener)
+    }
+
+    /// Where a connection came in, from whom.
+    pub fn origin_of(&self, conn: ConnId) -> Option<Origin> {
+        Some(self.conns.get(&conn)?.origin)
     }
 
     /// Where a publisher's stream is pushed to besides what the configuration says.
@@ -973,7 +974,7 @@ impl Registry {
         self.release(conn, gone, now_ms);
         self.happens(conn, What::Closed);
         if let Some(held) = self.conns.remove(&conn) {
-            self.closed_by(held.address);
+            self.closed_by(held.worker, held.address);
             self.tally(held.worker).sessions -= 1;
             self.gone.push((conn, held.row));
         }

@@ -88,6 +88,8 @@ impl Needs {
         let shared = &config.server.shared_dir;
         let mut read = vec![shared.clone()];
         read.extend(AUTHORITIES.map(PathBuf::from));
+        // What OpenSSL's tools obey too.
+        read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from));
         Self {
             who: format!("the attendant {role}"),
             read,

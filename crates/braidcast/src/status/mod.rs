@@ -3,6 +3,7 @@
 //!
 //! Numbers are of slightly different moments; each is right by itself.
 
+mod attendants;
 mod engine_streams;
 mod hooks;
 pub mod instance;
@@ -10,10 +11,7 @@ mod streams;
 mod table;
 mod text;
 
-use crate::attendant::page::Page;
-use crate::attendant::report as report_of_attendants;
 use crate::control::WorkerId;
-use crate::control::attendants::Role;
 use crate::control::counters::{FrontCounter, WorkerCounter};
 use crate::control::pages::{FrontPage, InstanceState, Listening, MoveRow, WorkerRow, WorkerState};
 use crate::engine::live::Live;
@@ -29,7 +27,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
+use utoipa::ToSchema;
 
+pub use attendants::Attendant;
 pub use hooks::Hook;
 pub use streams::Stream;
 
@@ -37,13 +37,14 @@ pub use streams::Stream;
 const CACHED_MS: u64 = 1_000;
 
 /// All that is known of an instance.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Status {
     /// The version of the program that asks.
     pub version: &'static str,
     /// The instance as a whole.
     pub instance: Instance,
     /// The front's counters by name.
+    #[schema(value_type = HashMap<String, u64>)]
     pub front: Map<String, Value>,
     /// What carries the streams.
     pub engine: Engine,
@@ -66,7 +67,7 @@ pub struct Status {
 }
 
 /// The instance as a whole.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Instance {
     /// The shared directory.
     pub shared_dir: String,
@@ -79,6 +80,7 @@ pub struct Instance {
     /// Seconds since the start; 0 if it does not run.
     pub uptime_s: u64,
     /// Addresses in use, by what is spoken there: `rtmp`, `http`, `api`, `sub1`, …
+    #[schema(value_type = HashMap<String, Vec<String>>)]
     pub addresses: Map<String, Value>,
     /// The most publishers in all; `null`: no limit.
     pub allowed: Option<u32>,
@@ -87,7 +89,7 @@ pub struct Instance {
 }
 
 /// What carries the streams.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Engine {
     /// `native`, `srs` or `external`.
     pub kind: String,
@@ -96,7 +98,7 @@ pub struct Engine {
 }
 
 /// A worker.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Worker {
     /// From 1.
     pub id: u16,
@@ -125,28 +127,12 @@ pub struct Worker {
     /// Share of one core used in the last second, per mille.
     pub cpu_permille: u64,
     /// Its counters by name.
-    pub counters: Map<String, Value>,
-}
-
-/// A process beside the workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Attendant {
-    /// `tls` or `hooks`.
-    pub role: String,
-    /// Its process; 0 if there is none.
-    pub pid: u32,
-    /// `starting`, `ready`, `restarting`, `retiring`, `stopping`.
-    pub state: String,
-    /// How often it was started again.
-    pub restarts: u32,
-    /// Seconds since its process was started; 0 if there is none.
-    pub uptime_s: u64,
-    /// The counters of its role by name.
+    #[schema(value_type = HashMap<String, u64>)]
     pub counters: Map<String, Value>,
 }
 
 /// Sessions that move between workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Moves {
     /// How many are on their way. 0: whatever happened is recovered from.
     pub under_way: u64,
@@ -155,7 +141,7 @@ pub struct Moves {
 }
 
 /// A session that has moved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Moved {
     /// Its connection, as in the log.
     pub conn: String,
@@ -172,7 +158,7 @@ pub struct Moved {
 }
 
 /// The shared directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Directory {
     /// Bytes in use, as the front last counted them.
     pub bytes: u64,
@@ -222,7 +208,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         engine: Engine { exact_takeover: engine.is_none(), kind },
         processes: engine.map_or_else(Vec::new, |engine| engine.processes),
         workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
-        attendants: if running { attendants(shared_dir, now) } else { Vec::new() },
+        attendants: if running { attendants::read(shared_dir, now) } else { Vec::new() },
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams,
         relays: if running { report::read(shared_dir, &processes) } else { Vec::new() },
@@ -255,24 +241,6 @@ fn sandboxed(root: &Root, rows: &[(WorkerId, WorkerRow)]) -> Option<Standing> {
         Standing::from_bits(bits.unwrap_or(0))
     };
     serving.map(|(id, _)| standing(id)).reduce(Standing::and)
-}
-
-fn attendants(shared_dir: &Path, now: Now) -> Vec<Attendant> {
-    let attendant = |process: report_of_attendants::Process| {
-        let role = Role::ALL.into_iter().find(|role| role.to_string() == process.role);
-        let page = role.and_then(|role| Page::open(shared_dir, role).ok());
-        let value = |place: usize| page.as_ref().map_or(0, |page| page.counter(place).load(Relaxed));
-        let counters = role.map_or_else(Vec::new, Role::counters).into_iter().enumerate();
-        Attendant {
-            uptime_s: if process.pid == 0 { 0 } else { now.wall_ms.saturating_sub(process.started_wall_ms) / 1_000 },
-            counters: counters.map(|(place, label)| (label.to_owned(), value(place).into())).collect(),
-            role: process.role,
-            pid: process.pid,
-            state: process.state,
-            restarts: process.restarts,
-        }
-    };
-    report_of_attendants::read(shared_dir).into_iter().map(attendant).collect()
 }
 
 fn moved(row: MoveRow) -> Moved {

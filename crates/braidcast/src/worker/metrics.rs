@@ -2,11 +2,12 @@
 //!
 //! Nothing is kept for the next who asks: what one worker has told must not be older than what another one told before.
 
+use super::api::Reply;
 use super::session::Role;
 use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::metrics::{Form, Scope, gather};
-use braidcast_protocols::http::response::{Cache, ResponseHead};
+use braidcast_protocols::http::response::{Cache, Origins, ResponseHead};
 use braidcast_protocols::http::{Method, Request, Status};
 use braidcast_sys::EventFd;
 use std::io;
@@ -88,11 +89,9 @@ impl Worker {
             self.count(WorkerCounter::RefusedMetrics);
             return self.respond_text(slot, Status::UNAVAILABLE, "too many ask for metrics at once", head_only);
         }
-        let session = &mut self.sessions[slot];
+        let session = &self.sessions[slot];
         let token = (u64::from(session.generation) << 32) | slot as u64;
-        session.enter(Role::Asking);
-        session.deadline_ms = self.now.mono_ms + GATHERING_MS;
-        self.watch_deadline(slot);
+        self.await_reply(slot, Reply { head_only, origins: Origins::Any }, GATHERING_MS);
         self.monitoring.waiting.push(Waiting { token, form: Form::accepted(request.accept.as_deref()), head_only });
         self.gather_metrics();
         Ok(())
@@ -132,7 +131,7 @@ impl Worker {
     }
 
     fn end_waiting(&mut self, waiting: Waiting, answer: impl FnOnce(&mut Self, usize) -> Result<(), End>) {
-        let Some(slot) = self.slot_of(waiting.token).filter(|slot| matches!(self.sessions[*slot].role, Role::Asking)) else { return };
+        let Some(slot) = self.slot_of(waiting.token).filter(|slot| matches!(self.sessions[*slot].role, Role::Asking(_))) else { return };
         if let Err(end) = answer(self, slot) {
             self.close(slot, end);
         }

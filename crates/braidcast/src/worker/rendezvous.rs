@@ -131,6 +131,9 @@ impl Worker {
         self.say_who_keeps();
         // Questions that the other front did not answer.
         for (_, session) in &self.sessions {
+            if let Role::AskingSession(question) = &session.role {
+                self.front.send(&question.message(session.conn), Vec::new())?;
+            }
             if let (Role::Placing(_), Some(asked)) = (&session.role, &session.asked) {
                 self.front.send(&asked.question(session.conn), Vec::new())?;
             }
