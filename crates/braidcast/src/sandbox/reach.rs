@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 const KNOWN: ABI = ABI::V6;
 /// What looking a name up takes: the resolver's files wherever they are linked to, and its modules.
 const RESOLVER: [&str; 7] = ["/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/usr/lib", "/lib", "/lib64"];
-/// Where servers are expected that streams are forwarded to by a hook's answer.
+/// Where servers are expected that a hook's answer or a redirection names.
 const RTMP_PORT: u16 = 1_935;
 /// Who has the lock of a stream's log is read there.
 const LOCKS: &str = "/proc/locks";
@@ -110,8 +110,9 @@ const AUTHORITIES: [&str; 5] = ["/etc/ssl", "/etc/pki", "/usr/share/ca-certifica
 fn ports_of_servers(config: &Config) -> BTreeSet<u16> {
     let to = config.forward.iter().flat_map(|Forward { to, .. }| to.0.iter().filter_map(crate::relays::Template::port));
     let from = config.pull.iter().filter_map(|Pull { from, .. }| from.0.port());
-    // Whom a hook names is not known yet.
-    let named = Some(RTMP_PORT).filter(|_| config.hook.iter().any(|hook| hook.events.0.contains(&Action::Forward)));
+    // Whom a hook or a redirection names is not known yet.
+    let hooked = config.hook.iter().any(|hook| hook.events.0.contains(&Action::Forward));
+    let named = Some(RTMP_PORT).filter(|_| hooked || !config.pull.is_empty() || !config.forward.is_empty());
     to.chain(from).chain(named).chain(config.sandbox.connect.iter().copied()).collect()
 }
 
@@ -196,7 +197,7 @@ mod tests {
     use crate::config::{EngineKind, load_text};
 
     fn needs(text: &str) -> Needs {
-        Needs::of_worker("worker 1".into(), &load_text(text).unwrap().config)
+        Needs::of_worker("worker 1".into(), &load_text(Path::new("b.toml"), text).unwrap().config)
     }
 
     #[test]

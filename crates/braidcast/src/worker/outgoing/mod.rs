@@ -211,6 +211,9 @@ impl Worker {
                     dial.socket = Some(socket);
                     return;
                 }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    dial.error = Some(format!("{address}: {error}: is the port one of the sandbox's ([sandbox] connect)?"));
+                }
                 Err(error) => dial.error = Some(format!("{address}: {error}")),
             }
         }
