@@ -13,7 +13,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The directory in the state directory.
-/// The name of the directory in the state directory.
 pub const DIRECTORY: &str = "acme";
 const ACCOUNT: &str = "account.json";
 /// Chain and key in one file, so that they always belong together.
