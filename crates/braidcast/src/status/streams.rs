@@ -21,7 +21,7 @@ const LEAST_RATE_MS: u64 = 1_000;
 const RATE_BLOCKS: usize = 64;
 
 /// A stream that has a log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stream {
     /// Its vhost.
     pub vhost: String,
