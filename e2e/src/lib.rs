@@ -4,6 +4,7 @@
 
 pub mod chaos;
 pub mod engine;
+pub mod hooks;
 pub mod hostile;
 pub mod media;
 pub mod monitoring;

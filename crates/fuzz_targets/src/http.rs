@@ -8,12 +8,17 @@ use braidcast_protocols::http::{
     parameters, percent_decode, route,
 };
 
-const SETTINGS: Settings = Settings { head_bytes: 1024, body_bytes: 64, passes_on: false };
+const SETTINGS: Settings = Settings { head_bytes: 1024, body_bytes: 64, passes_on: false, keeps_all: false };
 
 /// Requests of one connection, one behind the other, and what they ask for.
 pub fn requests(input: &[u8]) {
-    let whole = bounded(input, 24, 32 << 10, || read(input, &mut Cuts::none()));
-    assert_eq!(read(input, &mut Cuts::of(input)), whole, "the pieces of the input, or a restored reader, made a difference");
+    requests_with(SETTINGS, input);
+    requests_with(Settings { keeps_all: true, ..SETTINGS }, input);
+}
+
+fn requests_with(settings: Settings, input: &[u8]) {
+    let whole = bounded(input, 24, 32 << 10, || read(settings, input, &mut Cuts::none()));
+    assert_eq!(read(settings, input, &mut Cuts::of(input)), whole, "the pieces of the input, or a restored reader, made a difference");
     let (requests, error) = whole;
     for request in &requests {
         check_request(request);
@@ -26,8 +31,8 @@ pub fn requests(input: &[u8]) {
     }
 }
 
-fn read(input: &[u8], cuts: &mut Cuts) -> (Vec<Request>, Option<HttpError>) {
-    let mut reader = RequestReader::new(SETTINGS);
+fn read(settings: Settings, input: &[u8], cuts: &mut Cuts) -> (Vec<Request>, Option<HttpError>) {
+    let mut reader = RequestReader::new(settings);
     let mut requests = Vec::new();
     let mut rest = input;
     while !rest.is_empty() {
@@ -43,7 +48,7 @@ fn read(input: &[u8], cuts: &mut Cuts) -> (Vec<Request>, Option<HttpError>) {
         if cuts.restores() {
             let saved = reader.save();
             assert!(saved.len() <= 3 * SETTINGS.head_bytes + 64, "{} bytes are saved", saved.len());
-            reader = RequestReader::restore(SETTINGS, &saved).expect("what was saved can be restored");
+            reader = RequestReader::restore(settings, &saved).expect("what was saved can be restored");
         }
         let request = reader.poll_request();
         assert!(used == piece || request.is_some(), "input is left although no request is whole");

@@ -2,7 +2,8 @@
 //!
 //! Looks at the configuration only. Whether ports are free and directories usable is for `braidcast check` and the start to find out.
 
-use super::{Config, EngineKind, Hook, ProxyProtocol, Pull, Span, When, Worker};
+use super::{Api, Config, EngineKind, Hook, ProxyProtocol, Pull, Span, When, Worker};
+use crate::api::gate::is_origin;
 use braidcast_media::StreamKey;
 use std::net::IpAddr;
 
@@ -11,8 +12,17 @@ const MAX_VHOSTS: usize = 256;
 /// The longest list of trusted proxies, likewise; and each is compared with every new connection's address.
 const MAX_TRUSTED_PROXIES: usize = 256;
 
+/// The most certificates: the descriptors of their files travel in one message (`SCM_MAX_FD` of the kernel is 253).
+const MAX_CERTIFICATES: usize = 120;
+/// The most names of a certificate that is fetched: authorities have such a limit.
+const MAX_DOMAINS: usize = 100;
 /// The most forwards, and the most pulls.
 const MAX_RELAYS: usize = 256;
+/// The most origins of web pages, and the most users, of the API.
+const MAX_ORIGINS: usize = 64;
+const MAX_API_USERS: usize = 256;
+/// Shorter tokens are worth a warning.
+const SHORT_TOKEN_BYTES: usize = 16;
 /// The most hooks: each has counters of its own, and each decision goes through all of them.
 const MAX_HOOKS: usize = crate::hooks::MAX_HOOKS;
 /// The longest configuration as the workers get it, in bytes: a part of one message.
@@ -52,11 +62,14 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     proxies(&mut error, config);
     ports(&mut error, config);
     relays(&mut error, config);
+    api(&mut error, config);
     hooks(&mut error, config);
     if config.to_json().len() > MAX_JSON_BYTES {
         error("server", "vhosts", format!("the configuration is too long: written as JSON it has more than {MAX_JSON_BYTES} bytes"));
     }
+    weak_api(&mut found, config);
     pulls(&mut found, config);
+    tls(&mut found, config);
     super::access::contradictions(&mut found, config);
     workers(&mut found, config);
     engine(&mut found, config);
@@ -151,15 +164,15 @@ fn proxies(error: &mut impl FnMut(&'static str, &'static str, String), config: &
 }
 
 fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
-    let mut taken: Vec<(&'static str, std::net::SocketAddr)> = Vec::new();
-    for (section, addresses) in
-        [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen), ("metrics", &config.metrics.listen)]
-    {
+    let mut taken: Vec<(&'static str, &'static str, std::net::SocketAddr)> = Vec::new();
+    for (section, key, addresses) in config.listens() {
         for address in addresses {
-            let same = taken.iter().find(|(_, other)| other == address && address.port() != 0);
+            let same = taken.iter().find(|(.., other)| other == address && address.port() != 0);
             match same {
-                Some((other, _)) => error(section, "listen", format!("[{section}] listen = {address} is also in [{other}] listen")),
-                None => taken.push((section, *address)),
+                Some((section_of_other, other, _)) => {
+                    error(section, key, format!("[{section}] {key} = {address} is also in [{section_of_other}] {other}"));
+                }
+                None => taken.push((section, key, *address)),
             }
         }
     }
@@ -174,6 +187,125 @@ fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Co
             ),
         );
     }
+}
+
+/// Who may use the API: nobody from elsewhere without saying who he is.
+fn api(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
+    let Api { listen, token, read_token, open, cors, .. } = &config.api;
+    let listening = [("api", "listen", listen), ("tls", "https_api", &config.tls.https_api)];
+    let everywhere = listening.iter().flat_map(|(section, key, addresses)| addresses.iter().map(move |address| (*section, *key, address)));
+    let elsewhere = everywhere.into_iter().find(|(.., address)| !address.ip().to_canonical().is_loopback());
+    if let Some((section, key, address)) = elsewhere.filter(|_| !config.api_asks() && !open) {
+        let message = format!(
+            "[{section}] {key} = {address} can be reached from elsewhere, and the API asks nobody who he is: anybody could end streams; say [api] token \
+             or token_file, or [[api_user]], or listen on 127.0.0.1:{}; [api] open = true if something before it asks",
+            address.port()
+        );
+        error(section, key, message);
+    }
+    for origin in cors {
+        if origin == "*" && !config.api_asks() {
+            error(
+                "api",
+                "cors",
+                "[api] cors = \"*\" would let every web page use the API, which asks nobody who he is: say [api] token too".into(),
+            );
+        } else if origin != "*" && !is_origin(origin) {
+            error("api", "cors", format!("[api] cors: {origin:?} is no origin; they are written https://name or https://name:port"));
+        }
+    }
+    if cors.len() > MAX_ORIGINS {
+        error("api", "cors", format!("[api] cors has {} entries; allowed: at most {MAX_ORIGINS}", cors.len()));
+    }
+    if token.is_set() && token == read_token {
+        error("api", "read_token", "[api] read_token is the same as token, which may do everything".into());
+    }
+    if config.api_user.len() > MAX_API_USERS {
+        error("api_user", "name", format!("[[api_user]] is there {} times; allowed: at most {MAX_API_USERS}", config.api_user.len()));
+    }
+    for (index, user) in config.api_user.iter().enumerate() {
+        if user.name.is_empty() || user.name.contains(':') || user.name.contains(char::is_control) {
+            error("api_user", "name", format!("[[api_user]] name = {:?}: a name is not empty and has no colon", user.name));
+        }
+        if !user.password.is_set() {
+            error("api_user", "password", format!("[[api_user]] {:?} has an empty password", user.name));
+        }
+        if config.api_user[..index].iter().any(|other| other.name == user.name) {
+            error("api_user", "name", format!("[[api_user]] name = {:?} is there twice", user.name));
+        }
+    }
+}
+
+/// What is worth a word about who may use the API.
+fn weak_api(found: &mut Vec<Finding>, config: &Config) {
+    let mut add = |key, message: String| found.push(Finding { key: ("api", key), message, harmless: true });
+    if config.api.open && config.api_asks() {
+        add("open", "[api] open = true changes nothing: there is a token or a user".into());
+    }
+    for (key, token) in [("token", &config.api.token), ("read_token", &config.api.read_token)] {
+        if token.is_set() && token.expose().len() < SHORT_TOKEN_BYTES {
+            add(
+                key,
+                format!("[api] {key} is shorter than {SHORT_TOKEN_BYTES} bytes and may be guessed; make one by: openssl rand -hex 24"),
+            );
+        }
+    }
+    if let Some(address) = config.metrics.listen.iter().find(|address| !address.ip().to_canonical().is_loopback())
+        && !config.api_asks()
+    {
+        let message = format!(
+            "[metrics] listen = {address} can be reached from elsewhere and asks nobody who he is: names of streams, numbers of viewers; say [api] read_token"
+        );
+        found.push(Finding { key: ("metrics", "listen"), message, harmless: true });
+    }
+}
+
+fn tls(found: &mut Vec<Finding>, config: &Config) {
+    let mut add = |key, message: String, harmless| found.push(Finding { key, message, harmless });
+    let (count, acme) = (config.certificate.len(), &config.acme);
+    if count > MAX_CERTIFICATES {
+        add(("certificate", "cert"), format!("[[certificate]] is there {count} times; allowed: at most {MAX_CERTIFICATES}"), false);
+    }
+    if config.tls.is_on() && count == 0 && acme.domains.is_empty() {
+        let message = "[tls] listens, and there is no certificate: name one by [[certificate]], or have one fetched by [acme]";
+        add(("tls", "https"), message.to_owned(), false);
+    }
+    if acme.domains.is_empty() {
+        return;
+    }
+    if !acme.agree {
+        let message = "[acme] agree = true says that you agree to the authority's terms of service; without it there is no certificate";
+        add(("acme", "agree"), message.to_owned(), false);
+    }
+    if acme.domains.len() > MAX_DOMAINS {
+        add(("acme", "domains"), format!("[acme] domains has {} entries; allowed: at most {MAX_DOMAINS}", acme.domains.len()), false);
+    }
+    for domain in acme.domains.iter().filter(|domain| !is_host_name(domain)) {
+        let message = format!("[acme] domains: {domain:?} is no full host name; \"*.\" and addresses cannot be had this way");
+        add(("acme", "domains"), message, false);
+    }
+    if !acme.directory.starts_with("https://") {
+        add(("acme", "directory"), format!("[acme] directory = {:?} is no https:// URL", acme.directory), false);
+    }
+    if !config.tls.is_on() {
+        add(("acme", "domains"), "[acme] fetches no certificate while [tls] listens nowhere".to_owned(), true);
+    }
+    if config.http.listen.is_empty() {
+        let message = "[acme] domains: the authority asks for a file by HTTP, and [http] listen is empty";
+        add(("acme", "domains"), message.to_owned(), false);
+    }
+}
+
+/// A name with at least one dot, of labels as in RFC 1123.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let is_address = name.parse::<IpAddr>().is_ok();
+    name.len() <= 253 && name.contains('.') && !is_address && name.split('.').all(label)
 }
 
 fn relays(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {

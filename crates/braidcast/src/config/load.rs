@@ -3,11 +3,11 @@
 use super::check::contradictions;
 use super::file::{Assignment, assignments};
 use super::problem::{Origin, Problem, Problems};
-use super::secret::{self, FILE_SUFFIX, HIDDEN};
+use super::secret::{self, FILE_SUFFIX, HIDDEN, Secret};
 use super::table::Rejected;
 use super::value::{Raw, Value};
-use super::{Config, EngineKind, MAX_WORKERS, TABLES, WORKER, heading, is_table, sections};
-use crate::srs_conf::Site;
+use super::{ApiUser, Config, EngineKind, MAX_WORKERS, Role, TABLES, WORKER, heading, is_table, sections};
+use crate::srs_conf::{ApiAuth, Site};
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -96,6 +96,7 @@ struct Loader {
     /// Tables that variables and flags have made: section, place, where it was first named, the keys that were set.
     placed: Vec<(String, usize, Origin, Vec<String>)>,
     problems: Problems,
+    warnings: Vec<Problem>,
 }
 
 impl Loader {
@@ -310,13 +311,19 @@ impl Loader {
         }
         if self.is_free("api", "listen") && !listens.api.is_empty() && listens.api != listens.http {
             // SRS leaves its API open to everybody unless it asks for a password.
-            let open = site.api_auth().is_some();
-            let places = listens.api.iter().filter(|address| open || !address.ip().is_unspecified());
+            let open = self.config.api.open || self.config.api_asks() || site.api_auth().is_some();
+            let places = listens.api.iter().filter(|address| open || address.ip().is_loopback());
             self.config.api.listen = places.copied().collect();
             if self.config.api.listen.is_empty() {
                 let port = listens.api[0].port();
                 self.config.api.listen = vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()];
             }
+        }
+        if let Some(ApiAuth { user, password }) = site.api_auth() {
+            self.config.api_user.push(ApiUser { name: user, password: Secret::new(password), role: Role::Admin });
+        } else if listens.api == listens.http && !self.config.api.open && !self.config.api_asks() {
+            let message = "the site's API is on the port of HTTP and asks for nothing: it answers this machine alone; say [api] token, or [api] open = true";
+            self.warnings.push(Problem { origin: self.origin("engine", "srs_conf"), message: message.into() });
         }
         if self.is_free("server", "vhosts") {
             self.config.server.vhosts = site.vhosts();
@@ -338,7 +345,7 @@ impl Loader {
         if !self.problems.0.is_empty() {
             return Err(self.problems);
         }
-        let mut warnings = Vec::new();
+        let mut warnings = std::mem::take(&mut self.warnings);
         for finding in contradictions(&self.config) {
             let (section, key) = finding.key;
             let origin = self.origin(section, key);

@@ -10,6 +10,7 @@ mod file;
 mod hooks;
 mod keys;
 mod load;
+mod logging;
 mod networks;
 mod problem;
 mod relays;
@@ -22,11 +23,12 @@ pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
-    Api, ApiUser, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, Metrics,
-    OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Server, Tls,
-    When, Worker,
+    Acme, Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log,
+    LogLevel, MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull,
+    Relay, Role, Rtmp, Sandbox, Server, Tls, TlsVersion, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
+pub use logging::{LogFormat, Logging};
 pub use networks::Network;
 pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;
@@ -34,7 +36,7 @@ pub use units::{Size, Span};
 
 use crate::control::Listener;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use table::{Rejected, Section};
 use value::Raw;
@@ -127,14 +129,18 @@ config! {
         play: Play,
         placement: Placement,
         log: Log,
+        logging: Logging,
         hls: Hls,
         relay: Relay,
         tls: Tls,
+        acme: Acme,
         hooks: Hooks,
         limits: Limits,
+        sandbox: Sandbox,
     }
     [[
         worker: Worker, needs "id";
+        certificate: Certificate, needs "cert" "key";
         api_user: ApiUser, needs "name" "password";
         access: Access, needs "streams";
         forward: Forward, needs "streams" "to";
@@ -171,6 +177,19 @@ impl Config {
         }
     }
 
+    /// Where clients come in: section, key, addresses.
+    pub fn listens(&self) -> [(&'static str, &'static str, &[SocketAddr]); 7] {
+        [
+            ("rtmp", "listen", &self.rtmp.listen),
+            ("http", "listen", &self.http.listen),
+            ("api", "listen", &self.api.listen),
+            ("metrics", "listen", &self.metrics.listen),
+            ("tls", "rtmps", &self.tls.rtmps),
+            ("tls", "https", &self.tls.https),
+            ("tls", "https_api", &self.tls.https_api),
+        ]
+    }
+
     /// Whether our workers are relays before processes of another server.
     pub fn relays(&self) -> bool {
         self.engine.kind != EngineKind::Native
@@ -185,6 +204,11 @@ impl Config {
     pub fn sub_port(&self, id: u16) -> Option<u16> {
         let base = Some(self.server.worker_base_port).filter(|port| *port != 0)?;
         base.checked_add(id.checked_sub(1)?)
+    }
+
+    /// Whether the API asks who somebody is.
+    pub fn api_asks(&self) -> bool {
+        self.api.token.is_set() || self.api.read_token.is_set() || !self.api_user.is_empty()
     }
 
     /// Whether who connects to a listener has to say first, by a PROXY header, for whom.
@@ -205,6 +229,11 @@ impl Config {
     /// Whether it is believed what this address says of others: that it passes on what they send.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.server.trusted_proxies.iter().any(|network| network.contains(address))
+    }
+
+    /// A key's value as a file says it; secrets are not shown. `None`: there is no such key.
+    pub fn value(&self, section: &str, key: &str) -> Option<String> {
+        self.show(section, key)
     }
 
     /// Takes over from the configuration of a running instance what cannot change while it runs. Says which keys were other there.
@@ -228,6 +257,9 @@ impl Config {
         keep(self.engine.kind != running.engine.kind, "[engine] kind");
         keep(self.processes() != running.processes(), "[engine] processes");
         keep(self.server.worker_base_port != running.server.worker_base_port, "[server] worker_base_port");
+        let who = |config: &Self| (config.sandbox.enabled, config.sandbox.user.clone(), config.sandbox.group.clone());
+        keep(who(self) != who(running), "[sandbox]");
+        (self.sandbox.enabled, self.sandbox.user, self.sandbox.group) = who(running);
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);

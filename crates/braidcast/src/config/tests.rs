@@ -68,16 +68,18 @@ fn the_keys_are_those_that_were_promised() {
             "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",
+            "logging: format file levels access_log",
             "hls: enabled fragment window hls_dispose stream_budget retention",
             "relay: answer silent retry_max ffmpeg",
             "hooks: server_id queue queue_per_hook retry_max",
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes unfinished_in_all amf_depth name_bytes http_head_bytes",
+            "sandbox: enabled user group connect",
             "worker: id max_publishers weight",
             "api_user: name password role",
             "access: streams vhost intent allow deny referers sign_secret tokens jwt_secret jwt_public_key jwks leeway",
             "forward: streams vhost to",
             "pull: stream vhost from when stop_after",
-            "hook: events url streams vhost timeout retries on_error",
+            "hook: events url secret streams vhost timeout retries on_error",
         ]
     );
 }
@@ -324,4 +326,39 @@ fn a_wrong_secret_is_reported_without_it() {
     assert!(!twice.contains("canary"), "{twice}");
     let missing = from_set("api.token_file", "/nowhere/token").unwrap_err();
     assert!(missing.contains("[api] token_file = /nowhere/token: cannot be opened: No such file"), "{missing}");
+}
+
+#[test]
+fn an_api_that_can_be_reached_from_elsewhere_asks_who_somebody_is() {
+    for listen in ["1985", "'0.0.0.0:1985'", "['127.0.0.1:1985', '192.0.2.1:1985']", "'[::]:1985'"] {
+        let alone = from_file(&format!("[api]\nlisten = {listen}")).unwrap_err();
+        assert!(alone.starts_with("b.toml:2: [api] listen = ") && alone.contains("say [api] token or token_file"), "{alone}");
+        for with in ["token = '0123456789abcdef'", "read_token = '0123456789abcdef'", "open = true"] {
+            assert!(from_file(&format!("[api]\nlisten = {listen}\n{with}")).is_ok(), "{listen} {with}");
+        }
+        assert!(from_file(&format!("[api]\nlisten = {listen}\n[[api_user]]\nname = 'a'\npassword = 'b'")).is_ok());
+    }
+    for here in ["'127.0.0.1:1985'", "'[::1]:1985'", "'[::ffff:127.0.0.1]:1985'", "[]", "'localhost:0'"] {
+        assert!(from_file(&format!("[api]\nlisten = {here}")).is_ok(), "{here}");
+    }
+}
+
+#[test]
+fn users_and_origins_that_make_no_sense_are_refused() {
+    for (text, expected) in [
+        ("[api]\ncors = '*'", "[api] cors = \"*\" would let every web page"),
+        ("[api]\ncors = ['admin.example']", "[api] cors: \"admin.example\" is no origin"),
+        ("[api]\ncors = ['https://admin.example/']", "is no origin"),
+        ("[api]\ntoken = '0123456789abcdef'\nread_token = '0123456789abcdef'", "[api] read_token is the same as token"),
+        ("[[api_user]]\nname = 'a:b'\npassword = 'x'", "has no colon"),
+        ("[[api_user]]\nname = 'a'\npassword = ''", "[[api_user]] \"a\" has an empty password"),
+        ("[[api_user]]\nname = 'a'", "[[api_user]] without password"),
+        ("[[api_user]]\nname = 'a'\npassword = 'x'\n[[api_user]]\nname = 'a'\npassword = 'y'", "\"a\" is there twice"),
+    ] {
+        let error = from_file(text).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let loaded = load_text(std::path::Path::new("b.toml"), "[api]\nopen = true\ntoken = 'short'").unwrap();
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert!(warnings[0].contains("[api] open = true changes nothing") && warnings[1].contains("[api] token is shorter than 16 bytes"));
 }

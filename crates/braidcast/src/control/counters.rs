@@ -131,10 +131,8 @@ counters! {
         WakeUps = "wake_ups",
         /// Gauge: memory of the process alone, without what it shares with others, in bytes.
         MemoryBytes = "memory_bytes",
-        /// Requests to `/metrics` that were answered.
+        /// Requests for `/metrics` that were taken up.
         MetricsRequests = "metrics_requests",
-        /// Refused: requests to `/metrics`, because too many waited already.
-        RefusedMetrics = "refused_metrics",
         /// Not let in by a rule of access: the client's address.
         AccessAddress = "access_refused_address",
         /// Not let in by a rule of access: the page that the client is on.
@@ -149,6 +147,22 @@ counters! {
         AccessScope = "access_refused_scope",
         /// Not let in by a rule of access: a token or signature that has expired, or does not hold yet.
         AccessExpired = "access_refused_expired",
+        /// API requests refused: no token or password, or a wrong one.
+        RefusedApiCredentials = "refused_api_credentials",
+        /// API requests refused: from a web page of another origin, or from elsewhere although nothing is asked for.
+        RefusedApiOrigins = "refused_api_origins",
+        /// API requests refused: the token or user may only read.
+        RefusedApiRoles = "refused_api_roles",
+        /// API requests refused: too many wrong tokens or passwords from the address.
+        RefusedApiFailures = "refused_api_failures",
+        /// API requests refused: too many follow the events already, or too many orders are under way.
+        RefusedApiBusy = "refused_api_busy",
+        /// Gauge: who follows the events.
+        EventFollowers = "event_followers",
+        /// Gauge: restrictions of the sandbox that are in force, one bit each: not root, system calls, files, ports.
+        Sandbox = "sandbox",
+        /// Lines of the access log that were dropped because they could not be written fast enough.
+        RequestLinesDropped = "request_lines_dropped",
     }
 }
 
@@ -233,6 +247,8 @@ counters! {
         HookOverflow = "hook_overflow",
         /// Events that could not be written to the log.
         EventsLost = "events_lost",
+        /// Refused: HLS viewers, of which there are as many as `connections`, or as `connections_per_address` from one address.
+        RefusedHlsSessions = "refused_hls_sessions",
     }
 }
 
@@ -307,6 +323,10 @@ counters! {
         CertificateFailures = "certificate_failures",
         /// Gauge: when the first of the certificates in use expires, seconds since 1970.
         CertificateExpiry = "certificate_expiry_s",
+        /// Certificates fetched by ACME.
+        AcmeFetched = "acme_fetched",
+        /// Attempts to fetch a certificate by ACME that failed.
+        AcmeFailures = "acme_failures",
         /// Log lines about clients that were suppressed by the rate limit.
         LogLinesSuppressed = "log_lines_suppressed",
     }

@@ -63,8 +63,6 @@ enum Header {
     Moves,
     /// Sessions that are on their way.
     Moving,
-    /// The last id that was given to a connection.
-    LastConn,
 }
 
 /// What an instance is doing.
@@ -300,7 +298,7 @@ impl FrontPage {
     /// Opens the page in `shared_dir` for writing, or makes a new one. Counters of an earlier instance go on, and how often workers were started again; all else begins anew.
     pub fn create(shared_dir: &Path) -> io::Result<Self> {
         let path = shared_dir.join(FRONT_PAGE_NAME);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
         let page = Self(SharedPage::map_writable(OwnedFd::from(file), PAGE_BYTES)?);
         page.header(Header::State).store(InstanceState::Starting as u64, Release);
         let is_page = page.header(Header::Magic).load(Acquire) == MAGIC;
@@ -433,16 +431,6 @@ impl FrontPage {
     /// How many sessions are on their way.
     pub fn moving(&self) -> u64 {
         self.header(Header::Moving).load(Relaxed)
-    }
-
-    /// Says which id was given to a connection last.
-    pub fn set_last_conn(&self, conn: u64) {
-        self.header(Header::LastConn).store(conn, Relaxed);
-    }
-
-    /// The last id that was given to a connection, by whichever front.
-    pub fn last_conn(&self) -> u64 {
-        self.header(Header::LastConn).load(Relaxed)
     }
 
     /// The addresses in use.

@@ -41,7 +41,7 @@ pub struct Published {
 }
 
 /// A process of another server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Process {
     /// From 1.
     pub id: u16,
@@ -68,10 +68,13 @@ pub struct Process {
     /// What it was started from, or will be.
     pub program: String,
     /// Where it speaks RTMP.
+    #[schema(value_type = Option<String>)]
     pub rtmp: Option<SocketAddr>,
     /// Where it speaks HTTP.
+    #[schema(value_type = Option<String>)]
     pub http: Option<SocketAddr>,
     /// Where its HTTP API is.
+    #[schema(value_type = Option<String>)]
     pub api: Option<SocketAddr>,
     /// Why it does not answer, if it does not.
     pub silent: Option<String>,

@@ -5,10 +5,11 @@ use super::succession::Reason;
 use super::timers::Timer;
 use crate::control::channel::Channel;
 use crate::control::orders::{Order, Report, socket_path};
-use crate::control::{ProcessId, WorkerId};
+use crate::control::{ProcessId, ToWorker, WorkerId};
 use braidcast_sys::{Interest, net};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Commands that are connected at once.
@@ -40,6 +41,8 @@ enum Waits {
     ProcessDrained { process: ProcessId, run: u64 },
     /// All processes of another server are new ones.
     ProcessesReplaced,
+    /// It is done already.
+    Nothing,
 }
 
 /// The socket and who is connected to it.
@@ -52,7 +55,11 @@ pub struct Orders {
 impl Orders {
     /// Listens in the shared directory.
     pub fn open(shared_dir: &Path) -> io::Result<Self> {
-        Ok(Self { listener: net::listen_local(&socket_path(shared_dir), 16)?, commands: Vec::new() })
+        let path = socket_path(shared_dir);
+        let listener = net::listen_local(&path, 16)?;
+        // Workers have nothing to order.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
+        Ok(Self { listener, commands: Vec::new() })
     }
 }
 
@@ -108,6 +115,19 @@ impl Front {
         }
     }
 
+    /// Carries out what somebody wants who may use the API, and says what comes of it at first.
+    pub(super) fn order_by_api(&mut self, worker: WorkerId, ticket: u64, order: &Order) {
+        let said = match order {
+            // Which program runs is for those to say who are on this machine.
+            Order::UpgradeProcesses(_) | Order::FollowUpgrade => Err("not by the API".to_owned()),
+            _ => self.carry_out(order).map(|(_, said)| said),
+        };
+        if let Err(why) = &said {
+            tracing::info!(?order, "an order is refused: {why}");
+        }
+        self.send(worker, &ToWorker::Ordered { ticket, said }, Vec::new());
+    }
+
     fn carry_out(&mut self, order: &Order) -> Result<(Waits, String), String> {
         tracing::info!(?order, "an order");
         match order {
@@ -117,6 +137,7 @@ impl Front {
                 let sessions = self.registry.load(*worker).sessions;
                 Ok((Waits::Drained { worker: *worker, pid }, format!("worker {worker} hands {sessions} sessions to others")))
             }
+            Order::LogLevels { reset, set } => Ok((Waits::Nothing, self.change_levels(*reset, set))),
             Order::Upgrade => Ok((Waits::Succeeded, self.begin_succession(Reason::Upgrade)?)),
             Order::Reload => Ok((Waits::Succeeded, self.begin_succession(Reason::Reload)?)),
             Order::FollowUpgrade => match &self.gave_up {
@@ -205,6 +226,7 @@ impl Front {
                 0 => Ok("all processes were replaced".to_owned()),
                 left => Err(format!("{left} processes are still to be replaced")),
             },
+            Waits::Nothing => Ok("all processes were told".to_owned()),
             Waits::Balanced => match self.imbalance() {
                 0 => Ok("the workers have their shares".to_owned()),
                 left => Err(format!("{left} sessions are still to move")),

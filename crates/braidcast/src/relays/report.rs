@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 const SUFFIX: &str = ".relays";
 
 /// Whether a stream leaves or comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = RelayKind)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// It is pushed to another server.
@@ -19,7 +20,8 @@ pub enum Kind {
 }
 
 /// How far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = RelayState)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// The other server is looked for, connected to, asked.
@@ -42,7 +44,7 @@ impl State {
 }
 
 /// One forward or pull.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Relay {
     /// Which of the two.
     pub kind: Kind,

@@ -4,6 +4,8 @@ use super::directive::{Directive, Origin, Problem, Problems};
 use super::rules::{self, Note, NoteKind, Place};
 use super::variables::{CONFIG_FILE, ENV_ONLY, apply, rtmp_listen};
 use super::{import, known, read, spelling};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -32,6 +34,13 @@ pub struct ApiAuth {
     pub user: String,
     /// The secret.
     pub password: String,
+}
+
+impl ApiAuth {
+    /// What a request says in its field `Authorization`.
+    pub fn header(&self) -> String {
+        format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.password)))
+    }
 }
 
 impl fmt::Debug for ApiAuth {

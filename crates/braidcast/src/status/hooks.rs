@@ -8,9 +8,10 @@ use crate::hooks::page::{HooksPage, Row};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::Path;
+use utoipa::ToSchema;
 
 /// A hook server.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Hook {
     /// Its URL without secrets, the streams that it is for, its events.
     pub hook: String,
@@ -19,6 +20,7 @@ pub struct Hook {
     /// How long a call took on average, milliseconds.
     pub latency_ms: u64,
     /// Its counters by name.
+    #[schema(value_type = HashMap<String, u64>)]
     pub counters: Map<String, Value>,
 }
 

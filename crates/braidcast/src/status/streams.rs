@@ -13,6 +13,7 @@ use serde::Serialize;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use utoipa::ToSchema;
 
 /// Over how long a rate is taken at most, and at least, milliseconds.
 const RATE_MS: u64 = 30_000;
@@ -21,7 +22,7 @@ const LEAST_RATE_MS: u64 = 1_000;
 const RATE_BLOCKS: usize = 64;
 
 /// A stream that has a log.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Stream {
     /// Its vhost.
     pub vhost: String,
@@ -36,6 +37,7 @@ pub struct Stream {
     /// The process of another server that has it; `null` with our own workers, or if none has.
     pub process: Option<u16>,
     /// The address that it is published from, a port of 0 if that is not known; `null` if nobody publishes.
+    #[schema(value_type = Option<String>)]
     pub publisher: Option<SocketAddr>,
     /// The video codec; `null` if no video was seen.
     pub video: Option<String>,
@@ -76,7 +78,7 @@ pub struct Stream {
 }
 
 /// How a stream fares in HLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct StreamHls {
     /// Codecs that MPEG-TS cannot carry, as in `video` and `audio`: HLS has the others, or nothing.
     pub leaves_out: Vec<String>,

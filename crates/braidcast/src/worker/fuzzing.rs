@@ -55,7 +55,9 @@ fn saved_protocol(saved: &SavedProtocol) {
             }
         }
         SavedProtocol::Http(saved) => {
-            if let Some(mut reader) = RequestReader::restore(Settings { head_bytes: 512, body_bytes: 16, passes_on: false }, saved) {
+            if let Some(mut reader) =
+                RequestReader::restore(Settings { head_bytes: 512, body_bytes: 16, passes_on: false, keeps_all: false }, saved)
+            {
                 let _ = reader.handle_input(INPUT);
                 let _ = reader.poll_request();
                 let _ = reader.save();

@@ -1,6 +1,7 @@
 //! HTTP sessions: one request at a time, answered from the stream's directory or the embedded page.
 
 use super::access::Said;
+use super::hls_sessions::OfSession;
 use super::rendition::{Form, Rendition};
 use super::session::{Body, Index, IndexWish, Protocol, Role, Session, Want, Wish};
 use super::waiting::Awaited;
@@ -9,15 +10,17 @@ use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Intent, Listener};
 use crate::hls::{INDEX, serve, survey};
-use crate::{api, page, status};
+use crate::tls::acme;
+use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
 use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
 use braidcast_protocols::via::Via;
 use braidcast_stream_log::{Reader, State};
+use std::fs::File;
 use std::io;
 
-/// The longest request body that is read and thrown away, in bytes.
+/// The longest request body that is read and thrown away, or is the API's, in bytes.
 const BODY_BYTES: u64 = 16 << 10;
 /// What a client must take of an answer in each `[limits] idle`, in bytes.
 const ANSWER_BYTES: u64 = 64 << 10;
@@ -26,20 +29,28 @@ const STREAM_LIST: &str = "/streams.json";
 /// How long a segment may be kept by caches, in seconds: it never changes.
 const SEGMENT_MAX_AGE: u32 = 3_600;
 
+/// Where an authority for certificates asks for its token's answer, and what that is (RFC 8555, section 8.3).
+const CHALLENGE: &str = "/.well-known/acme-challenge/";
+const CHALLENGE_TYPE: &str = "application/octet-stream";
+
 /// What somebody reads who asks for tracks that there are not.
 const BAD_TRACKS: &str = "say only=audio, only=video, or tracks=all";
-/// What somebody reads who guesses at the API.
-const NO_ENDPOINT: &str = "no such endpoint; there are, on the API's port, /api/v1/ and /api/v2/status";
+/// What somebody reads who asks for a segment of which no index told him.
+const NO_SESSION: &str = "this stream's segments are for those who have its index: ask for that first";
+/// What somebody reads who asks the API where it is not.
+const NO_API: &str = "nothing here; the API has a port of its own ([api] listen), and here only /api/v1/versions";
 
 impl Worker {
-    pub(super) fn http_settings(&self) -> Settings {
-        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on: self.config.relays() }
+    pub(super) fn http_settings(&self, listener: Listener) -> Settings {
+        let passes_on = self.config.relays();
+        let keeps_all = (listener.has_api() || listener == Listener::Metrics) && !passes_on;
+        Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on, keeps_all }
     }
 
     /// Gives bytes to the session's request reader; answers a request that is whole.
     pub(super) fn feed_http(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
         let session = &mut self.sessions[slot];
-        if session.viewing().is_some() {
+        if session.is_endless() {
             // Whatever a viewer of HTTP-FLV sends after its request, nothing can follow on this connection.
             session.kept.consumed += bytes.len();
             return Ok(bytes.len());
@@ -58,6 +69,7 @@ impl Worker {
             session.deadline_ms = 0;
             self.count(WorkerCounter::HttpRequests);
             self.name_client(slot, &request.forwarded);
+            self.note_request(slot, &request);
             self.answer(slot, &request)?;
         }
         Ok(consumed)
@@ -72,32 +84,55 @@ impl Worker {
         if self.peer_lines.allow(self.now.mono_ms) {
             tracing::info!(conn = %session.conn, peer = %session.peer, "bad HTTP request: {error}");
         }
-        session.push_control(&response::text(error.status(), &error.to_string(), false, false));
+        let answer = match session.listener.has_api() {
+            true => super::api::malformed(error),
+            false => response::text(error.status(), &error.to_string(), false, false),
+        };
+        session.push_control(&answer);
+        self.log_answer(slot);
         self.close_when_sent(slot);
     }
 
     fn answer(&mut self, slot: usize, request: &Request) -> Result<(), End> {
+        self.answer_knowing(slot, request, false)
+    }
+
+    /// Answers a request. `unknown`: the front knows of no HLS session that it says to be of.
+    pub(super) fn answer_knowing(&mut self, slot: usize, request: &Request, unknown: bool) -> Result<(), End> {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
         if self.sessions[slot].listener == Listener::Metrics {
             return self.answer_metrics(slot, request);
         }
+        if self.is_for_api(slot, request) {
+            return self.answer_api(slot, request);
+        }
         if request.method == Method::Options {
             return self.respond(slot, &response::preflight(request.keep_alive));
         }
         let head_only = request.method == Method::Head;
+        if let Some(token) = request.path.strip_prefix(CHALLENGE).filter(|_| self.answers_challenges(slot)) {
+            return self.answer_challenge(slot, token, head_only);
+        }
         if self.config.relays() && self.pass_on(slot, request)? {
             return Ok(());
+        }
+        if !request.is_known_method() {
+            return self.respond_text(slot, Status::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are served here", head_only);
         }
         let wants_api = self.sessions[slot].listener.has_api();
         let route = route(request, &self.config.server.vhosts);
         // With other servers a stream is where it is, and vhosts are theirs.
         let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
         let route = self.which_index(route);
+        let of_session = match self.of_session(&route, request, unknown) {
+            OfSession::Ask { key, context } => return self.ask_session(slot, key, request, Some(context), false),
+            known => known,
+        };
         if let Route::Live { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route
         {
-            if !self.lets_in(slot, &Said::by_request(Intent::Play, key, request))? {
+            if of_session != OfSession::Goes && !self.lets_in(slot, &Said::by_request(Intent::Play, key, request))? {
                 return Ok(());
             }
             if let Some(why) = self.loop_of(&request.via, key, false) {
@@ -106,10 +141,18 @@ impl Worker {
             self.want(key, &request.via);
             self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
         }
+        match of_session {
+            OfSession::Begin { key, context } => return self.ask_session(slot, key, request, context, true),
+            OfSession::Missing => return self.respond_text(slot, Status::FORBIDDEN, NO_SESSION, head_only),
+            _ => {}
+        }
         match route {
-            Route::Api(path) if wants_api && api::v1::is_known(&path) => self.ask_v1(slot, &path, request),
-            Route::Api(path) => self.answer_api(slot, &path, head_only),
-            _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
+            Route::Api(path) if path == "/api/v1/versions" => {
+                let versions = status::versions(std::process::id());
+                self.respond_with(slot, content_type::JSON, Cache::No, versions.as_bytes(), head_only)
+            }
+            Route::Api(_) => self.respond_text(slot, Status::NOT_FOUND, NO_API, head_only),
+            _ if wants_api => self.respond_text(slot, Status::NOT_FOUND, "here is only the API, below /api/", head_only),
             Route::Live { .. } if head_only && self.config.relays() => self.pass_to_any(slot),
             Route::Live { form, .. } if head_only => {
                 self.sessions[slot].last_request = true;
@@ -138,7 +181,7 @@ impl Worker {
             Route::NamedIndex { key, name, params, .. } => {
                 self.want_index(slot, IndexWish { key, index: Index::Named(name), query: params, head_only })
             }
-            Route::Segment { key, number, .. } => self.answer_segment(slot, &key, number, request),
+            Route::Segment { key, number, params } => self.answer_segment(slot, &key, number, &params, request),
             Route::Page if self.config.http.page => self.answer_asset(slot, "/", head_only),
             Route::Asset(path) if self.config.http.page && page::asset(&format!("/assets/{path}")).is_some() => {
                 self.answer_asset(slot, &format!("/assets/{path}"), head_only)
@@ -168,6 +211,20 @@ impl Worker {
                 }
             }
             other => other,
+        }
+    }
+
+    /// Whether an authority for certificates may ask here.
+    fn answers_challenges(&self, slot: usize) -> bool {
+        !self.config.acme.domains.is_empty() && matches!(self.sessions[slot].listener, Listener::Http | Listener::Https)
+    }
+
+    /// An authority looks whether a name is this server's: the attendant that fetches the certificate has laid the answer down.
+    fn answer_challenge(&mut self, slot: usize, token: &str, head_only: bool) -> Result<(), End> {
+        let file = acme::answer_at(&self.config.server.shared_dir, token).and_then(|path| File::open(path).ok());
+        match file.and_then(|file| braidcast_sys::file::read_start(file, acme::ANSWER_BYTES).ok()) {
+            Some(answer) => self.respond_with(slot, CHALLENGE_TYPE, Cache::No, &answer, head_only),
+            None => self.respond_text(slot, Status::NOT_FOUND, "no such challenge", head_only),
         }
     }
 
@@ -253,11 +310,12 @@ impl Worker {
                 return Ok(true);
             }
         };
+        self.count_for_session(&wish.key, &wish.query, text.len() as u64);
         self.respond_with(slot, content_type::PLAYLIST, Cache::No, text.as_bytes(), wish.head_only)?;
         Ok(true)
     }
 
-    fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, request: &Request) -> Result<(), End> {
+    fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, params: &str, request: &Request) -> Result<(), End> {
         let head_only = request.method == Method::Head;
         let (file, length) = match serve::segment(&self.root.hls_dir(key), number) {
             Ok(Some(segment)) => segment,
@@ -279,6 +337,7 @@ impl Worker {
         session.push_control(&head);
         if !head_only && bytes > 0 {
             self.watching.add(key, bytes, 0);
+            self.count_for_session(key, params, bytes);
             let session = &mut self.sessions[slot];
             let (Ok(offset), Ok(end)) = (u32::try_from(first), u32::try_from(first + bytes)) else {
                 return Err(End::Fault("a segment of more than 4 GiB"));
@@ -307,26 +366,6 @@ impl Worker {
         self.finish_response(slot)
     }
 
-    fn answer_api(&mut self, slot: usize, path: &str, head_only: bool) -> Result<(), End> {
-        let answer = match path {
-            "/api/v1/versions" => Some(status::versions(std::process::id())),
-            "/api/v2/status" if self.sessions[slot].listener.has_api() => {
-                match self.status.read(&self.config.server.shared_dir, self.now.mono_ms) {
-                    Ok(status) => Some(status.to_json()),
-                    Err(error) => {
-                        tracing::error!(error = format!("{error:#}"), "cannot read the instance's status");
-                        return self.respond_text(slot, Status::INTERNAL_ERROR, "the status cannot be read", head_only);
-                    }
-                }
-            }
-            _ => None,
-        };
-        match answer {
-            Some(json) => self.respond_with(slot, content_type::JSON, Cache::No, json.as_bytes(), head_only),
-            None => self.respond_text(slot, Status::NOT_FOUND, NO_ENDPOINT, head_only),
-        }
-    }
-
     fn answer_streams(&mut self, slot: usize, head_only: bool) -> Result<(), End> {
         // A name that not everybody may play is told to nobody: it may be half of the secret.
         let client = self.sessions[slot].peer.ip();
@@ -341,7 +380,7 @@ impl Worker {
         }
     }
 
-    fn respond_with(&mut self, slot: usize, media_type: &str, cache: Cache, body: &[u8], head_only: bool) -> Result<(), End> {
+    pub(super) fn respond_with(&mut self, slot: usize, media_type: &str, cache: Cache, body: &[u8], head_only: bool) -> Result<(), End> {
         let head = ResponseHead::new(Status::OK)
             .content_type(media_type)
             .cache(cache)
@@ -379,6 +418,7 @@ impl Worker {
         session.closing = !keep_alive;
         session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
         session.sent_mark = session.ledger.sent();
+        self.log_answer(slot);
         self.watch_deadline(slot);
         self.try_flush(slot)?;
         self.http_answered(slot);
@@ -429,6 +469,7 @@ impl Worker {
                 tracing::info!(conn = %session.conn, peer = %session.peer, "closed by us: the request did not come in time");
             }
             session.push_control(&response::text(Status::REQUEST_TIMEOUT, "the request did not come in time", false, false));
+            self.log_answer(slot);
             self.count(WorkerCounter::HandshakeTimeouts);
             self.close_when_sent(slot);
             return Ok(());

@@ -31,7 +31,7 @@ impl Worker {
                 Protocol::Prefix(PrefixReader::new(Form::RealIp))
             }
             Listener::Rtmp | Listener::Rtmps => self.new_rtmp(conn, handshake_ms),
-            Listener::Http | Listener::Https | Listener::Api | Listener::HttpsApi | Listener::Metrics => self.new_http(),
+            Listener::Http | Listener::Https | Listener::Api | Listener::HttpsApi | Listener::Metrics => self.new_http(listener),
             Listener::Sub => Protocol::Unknown,
         }
     }

@@ -4,13 +4,14 @@
 //! waits but the poll itself. All state lies in plain tables; sessions are told apart by slot and generation.
 
 mod access;
-mod asking;
+mod api;
 mod clients;
 mod clips;
 mod fan_out;
 mod front_link;
 pub mod fuzzing;
 mod handover;
+mod hls_sessions;
 mod http;
 mod identity;
 mod ingest;
@@ -23,6 +24,7 @@ mod publishers;
 mod relay;
 mod rendezvous;
 mod rendition;
+mod requests;
 mod rtmp;
 mod save;
 mod session;
@@ -41,20 +43,21 @@ use crate::config::Config;
 use crate::control::channel::Channel;
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ListeningSocket, ToWorker, WorkerId};
-use crate::logging::RateLimit;
+use crate::logging::{RateLimit, RequestLog};
 use crate::metrics::OwnUse;
+use crate::sandbox::{self, Needs};
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
-use asking::Asking;
+use api::Api;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
 use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
+use hls_sessions::HlsSessions;
 use ingest::Publisher;
-use metrics::Monitoring;
 use outgoing::Outgoing;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
@@ -114,8 +117,7 @@ const NEWCOMER: u64 = u64::MAX - 4;
 const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
-const METRICS: u64 = u64::MAX - 8;
-const V1_ANSWERS: u64 = u64::MAX - 9;
+const ASKED: u64 = u64::MAX - 9;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -182,8 +184,7 @@ pub(crate) struct Worker {
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
-    /// Requests to SRS's API.
-    asking: Asking,
+    hls_sessions: HlsSessions,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -221,16 +222,18 @@ pub(crate) struct Worker {
     peer_lines: RateLimit,
     status: status::Cached,
     clips: Clips,
+    /// Where HTTP requests are written.
+    request_log: Option<RequestLog>,
     /// Who may publish and play.
     access: Rules,
     /// Connections to other servers.
     outgoing: Outgoing,
     /// What goes through to processes of another server.
     relays: Relays,
+    /// Who may use the HTTP API.
+    api: Api,
     /// Who views what, to be told.
     watching: Watching,
-    /// Who waits for metrics.
-    monitoring: Monitoring,
 }
 
 /// Runs a worker that talks to its front by the inherited descriptor `control`.
@@ -239,7 +242,7 @@ pub fn run(control: OwnedFd) -> anyhow::Result<ExitCode> {
     let (message, fds) = front.receive_blocking(Duration::from_secs(10)).context("waiting for the front's welcome")?;
     let ToWorker::Welcome { worker, workers, heap, config } = message else { bail!("the front did not begin with a welcome") };
     let config = Config::from_json(&config).context("the configuration in the front's welcome")?;
-    crate::logging::start(config.server.log_level, &format!("worker {worker}"));
+    crate::logging::start(&config, &format!("worker {worker}"));
     if fds.len() != usize::from(workers) {
         bail!("the front sent {} doorbells for {workers} workers", fds.len());
     }
@@ -264,10 +267,8 @@ impl Worker {
         outgoing.watch(&poller, OUTGOING)?;
         let relays = Relays::new(&config).context("what relays need")?;
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
-        let monitoring = Monitoring::new().context("what metrics need")?;
-        poller.add(&monitoring, METRICS, Interest::READ)?;
-        let asking = Asking::new().context("what the API needs")?;
-        poller.add(&asking, V1_ANSWERS, Interest::READ)?;
+        let api = Api::new(&config)?;
+        poller.add(&api, ASKED, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
         let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
@@ -307,7 +308,7 @@ impl Worker {
             rows,
             clients,
             told_clients: clients::Round::default(),
-            asking,
+            hls_sessions: HlsSessions::default(),
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -336,11 +337,12 @@ impl Worker {
             peer_lines: RateLimit::new(PEER_LINES_BURST, PEER_LINES_PER_SECOND),
             status: status::Cached::default(),
             clips: Clips::default(),
+            request_log: None,
             access: Rules::new(&config.access),
             outgoing,
             relays,
+            api,
             watching: Watching::default(),
-            monitoring,
             config,
         })
     }
@@ -348,6 +350,10 @@ impl Worker {
     fn run(&mut self) -> anyhow::Result<ExitCode> {
         let terminate = watch_signals().context("signal handlers")?;
         self.poller.add(&terminate, SIGNAL, Interest::READ | Interest::EDGE)?;
+        // Everything is open that is opened once, and no client has said anything yet.
+        let needs = Needs::of_worker(format!("worker {}", self.id), &self.config);
+        let standing = sandbox::enter(&self.config, &needs).context("the sandbox")?;
+        self.set(WorkerCounter::Sandbox, standing.bits());
         self.tell_front(&crate::control::ToFront::Ready);
         tracing::info!(pid = std::process::id(), "worker {} serves", self.id);
         let mut events = Events::with_capacity(1024);
@@ -365,8 +371,7 @@ impl Worker {
                     OUTGOING => self.outgoing_ready(),
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
-                    METRICS => self.metrics_gathered(),
-                    V1_ANSWERS => self.v1_answered(),
+                    ASKED => self.api_told(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),
                     token => self.session_event(token, event),
@@ -382,12 +387,14 @@ impl Worker {
             self.expire();
             self.expire_outgoing();
             self.expire_relays();
+            self.look_at_events();
             self.try_waiting();
             self.pump_segments();
             self.report();
             self.tell_clients();
             self.flush_front();
             if self.is_over() {
+                self.request_log.take().into_iter().for_each(RequestLog::close);
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -422,6 +429,7 @@ impl Worker {
         sooner(self.pumps.next_ms());
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());
+        sooner(self.api.next_ms());
         Duration::from_millis(wake_ms.saturating_sub(clock::monotonic_ms()))
     }
 
@@ -437,6 +445,8 @@ impl Worker {
         self.set(WorkerCounter::CpuPermille, used.cpu_permille);
         self.set(WorkerCounter::MemoryBytes, used.memory_bytes);
         self.set(WorkerCounter::LogLinesSuppressed, self.suppressed_before + self.peer_lines.suppressed());
+        self.set(WorkerCounter::EventFollowers, self.api.followers());
+        self.flush_requests();
         self.report_gauges();
         self.report_outgoing();
         self.report_clients();
@@ -483,7 +493,7 @@ fn stream_most_bytes(config: &Config) -> anyhow::Result<u64> {
 fn watch_signals() -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, write)?;
-    for ignored in [signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
+    for ignored in [signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP, signal_hook::consts::SIGUSR1] {
         signal_hook::flag::register(ignored, Arc::default())?;
     }
     Ok(read)

@@ -6,6 +6,8 @@ use super::rendition::Rendition;
 use super::session::{IndexWish, Protocol, Role, Session, Wish};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, Origin};
+use crate::events::Kind;
+use crate::logging::Requested;
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
 use braidcast_protocols::proxy::PrefixReader;
@@ -40,6 +42,8 @@ pub struct Checkpoint {
     pub deadline_left_ms: Option<u64>,
     /// HTTP: the servers that pass the answer on.
     pub via: Option<Box<Via>>,
+    /// HTTP: what is still to be written to the access log.
+    pub requested: Option<Box<Requested>>,
     pub peer_ended: bool,
     pub answering: bool,
     pub last_request: bool,
@@ -68,6 +72,8 @@ pub enum SavedRole {
     Publishing(StreamKey, SavedHeaders),
     /// In which form, and in which from the next keyframe on.
     Viewing(StreamKey, Rendition, Option<Rendition>),
+    /// Behind which event, and which kinds.
+    Following(Option<u64>, Vec<Kind>),
 }
 
 impl Worker {
@@ -124,7 +130,7 @@ impl Worker {
         let kept = &mut session.kept;
         let (appetite, partial) = match (&session.role, &session.protocol) {
             (Role::Publishing(_), _) => (Appetite::Ingest, bytes.len()),
-            (Role::Viewing { .. }, _) => (Appetite::Idle, 0),
+            (Role::Viewing { .. } | Role::Following(_), _) => (Appetite::Idle, 0),
             _ => (Appetite::Commands, bytes.len()),
         };
         // What was read and not used yet goes along. Of a session that came from elsewhere nothing is in this heap yet.
@@ -165,7 +171,7 @@ impl Worker {
         let session = &self.sessions[slot];
         let now_ms = self.now.mono_ms;
         let role = match &session.role {
-            Role::Idle | Role::Asking => SavedRole::Idle,
+            Role::Idle | Role::Asking(_) | Role::AskingSession(_) => SavedRole::Idle,
             Role::Placing(wish) => SavedRole::Placing(wish.clone()),
             Role::Opening(wish, _) => SavedRole::Opening(wish.clone()),
             Role::Waiting(wish) => SavedRole::Waiting(wish.clone()),
@@ -173,6 +179,10 @@ impl Worker {
             Role::Publishing(publisher) => {
                 let at = &self.publishers[*publisher];
                 SavedRole::Publishing(at.key.clone(), at.writer.save_headers())
+            }
+            Role::Following(following) => {
+                let (after, kinds) = following.place();
+                SavedRole::Following(after, kinds)
             }
             Role::Viewing { stream, rendition, next, .. } => SavedRole::Viewing(self.streams[*stream].key.clone(), *rendition, *next),
         };
@@ -191,6 +201,7 @@ impl Worker {
             asked: session.asked.clone(),
             deadline_left_ms: (session.deadline_ms != 0).then(|| session.deadline_ms.saturating_sub(now_ms)),
             via: session.via.clone(),
+            requested: session.requested.clone(),
             peer_ended: session.peer_ended,
             answering: session.answering,
             last_request: session.last_request,

@@ -5,10 +5,10 @@ use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Session, Want};
 use super::waiting::Awaited;
 use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, Worker};
 use crate::control::counters::WorkerCounter;
-use crate::control::{ConnId, Origin, ToFront};
+use crate::control::{ConnId, Listener, Origin, ToFront};
 use crate::saved::{Heap, RowId};
 use braidcast_media::StreamKey;
-use braidcast_protocols::http::{RequestReader, Status};
+use braidcast_protocols::http::RequestReader;
 use braidcast_protocols::proxy::Form;
 use braidcast_protocols::rtmp::{ServerSession, Settings};
 use braidcast_sys::fault::kill_point;
@@ -86,6 +86,7 @@ impl Worker {
             control: Vec::new(),
             head: Vec::new(),
             via: None,
+            requested: None,
             body: None,
             sent_mark: 0,
             unfinished_bytes: 0,
@@ -192,7 +193,7 @@ impl Worker {
         let room = self.make_journal_room(slot, if publishes { buffer.len() } else { COMMAND_BYTES });
         let session = &mut self.sessions[slot];
         let result = match Self::receive(&mut self.heap, session, &mut buffer[..room]) {
-            Ok(0) if !session.draining && session.viewing().is_some() && matches!(session.protocol, Protocol::Http(_)) => {
+            Ok(0) if !session.draining && session.is_endless() && matches!(session.protocol, Protocol::Http(_)) => {
                 session.readable = false;
                 Ok(())
             }
@@ -256,8 +257,8 @@ impl Worker {
         if let Protocol::Unknown = self.sessions[slot].protocol {
             // RTMP begins with its version, 3 or 6; HTTP with a letter.
             let http = bytes[0].is_ascii_alphabetic();
-            let (conn, deadline_ms) = (self.sessions[slot].conn, self.sessions[slot].deadline_ms);
-            let protocol = if http { self.new_http() } else { self.new_rtmp(conn, deadline_ms) };
+            let Session { conn, deadline_ms, listener, .. } = self.sessions[slot];
+            let protocol = if http { self.new_http(listener) } else { self.new_rtmp(conn, deadline_ms) };
             let session = &mut self.sessions[slot];
             session.protocol = protocol;
             if !http {
@@ -353,7 +354,8 @@ impl Worker {
                 self.count(WorkerCounter::PlayWaitTimeouts);
                 self.not_found(slot)
             }
-            Role::Asking => self.respond_text(slot, Status::GATEWAY_TIMEOUT, "the answer did not come in time", false),
+            Role::Asking(_) => self.reply_overdue(slot),
+            Role::AskingSession(_) => self.refuse_session(slot, crate::control::Refusal::Unavailable),
             Role::Placing(wish) => {
                 tracing::warn!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "the front did not say in time where a connection belongs");
                 self.refuse(slot, crate::control::Refusal::Unavailable)
@@ -371,7 +373,7 @@ impl Worker {
                 Err(End::Peer("sent nothing".into()))
             }
             Role::Idle => self.http_timeout(slot),
-            Role::Publishing(_) | Role::Viewing { .. } => Ok(()),
+            Role::Publishing(_) | Role::Viewing { .. } | Role::Following(_) => Ok(()),
         }
     }
 
@@ -388,6 +390,7 @@ impl Worker {
             self.count(WorkerCounter::IdleTimeouts);
         }
         self.log_end(slot, &end);
+        self.end_endless(slot);
         self.leave_role(slot, &end);
         let session = self.sessions.remove(slot);
         self.unwatch(&session);
@@ -417,7 +420,8 @@ impl Worker {
             Role::Viewing { stream, .. } => self.streams.get(*stream).map(|stream| &stream.key),
             Role::Placing(wish) | Role::Opening(wish, _) | Role::Waiting(wish) => Some(&wish.key),
             Role::WaitingForIndex(wish) => Some(&wish.key),
-            Role::Idle | Role::Asking => None,
+            Role::AskingSession(question) => Some(&question.key),
+            Role::Idle | Role::Asking(_) | Role::Following(_) => None,
         }
     }
 
@@ -444,7 +448,8 @@ impl Worker {
             }
             Role::Opening(wish, _) => self.waiting.remove(&(Awaited::Lock, wish.key), slot),
             Role::WaitingForIndex(wish) => self.waiting.remove(&(Awaited::Index, wish.key), slot),
-            Role::Idle | Role::Placing(_) | Role::Asking => {}
+            Role::Following(_) => self.end_following(slot),
+            Role::Idle | Role::Placing(_) | Role::Asking(_) | Role::AskingSession(_) => {}
         }
     }
 
@@ -475,8 +480,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn new_http(&self) -> Protocol {
-        Protocol::Http(Box::new(RequestReader::new(self.http_settings())))
+    pub(super) fn new_http(&self, listener: Listener) -> Protocol {
+        Protocol::Http(Box::new(RequestReader::new(self.http_settings(listener))))
     }
 
     /// The handshake is to be done at `deadline_ms`.
@@ -496,8 +501,13 @@ impl Session {
     pub(super) fn may_read(&self) -> bool {
         match self.role {
             _ if self.draining => true,
-            Role::Placing(_) | Role::Opening(..) | Role::Waiting(_) | Role::WaitingForIndex(_) | Role::Asking => false,
-            Role::Idle | Role::Publishing(_) | Role::Viewing { .. } => {
+            Role::Placing(_)
+            | Role::Opening(..)
+            | Role::Waiting(_)
+            | Role::WaitingForIndex(_)
+            | Role::Asking(_)
+            | Role::AskingSession(_) => false,
+            Role::Idle | Role::Publishing(_) | Role::Viewing { .. } | Role::Following(_) => {
                 !self.closing && !self.answering && self.control.len() < MAX_CONTROL_BYTES
             }
         }

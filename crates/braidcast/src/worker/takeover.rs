@@ -3,6 +3,7 @@
 //! The kernel says how many bytes went each way; the row, the checkpoint and the journal say what they were. Nothing is read from
 //! or sent to the client before the session is saved as this worker's own.
 
+use super::api::Following;
 use super::ingest::Publisher;
 use super::kept::{Kept, Row};
 use super::ledger::Ledger;
@@ -84,7 +85,7 @@ impl Worker {
         let control_sent = ledger.advance(sent);
         control.drain(..control_sent.min(control.len()));
         self.page.busy_with(adoption.conn.0, row.journal_from + u64::from(row.consumed));
-        let protocol = self.restore_protocol(&checkpoint.protocol, &row, &journal)?;
+        let protocol = self.restore_protocol(&checkpoint, &row, &journal)?;
 
         let arrival = Arrival { conn: adoption.conn, row: adoption.row, origin: checkpoint.origin };
         let mut kept = Kept::new(adoption.row, Positions { written: row.base[0], read: row.base[1] });
@@ -102,6 +103,7 @@ impl Worker {
         session.asked = checkpoint.asked;
         session.forward.clone_from(&adoption.forward);
         session.via = checkpoint.via;
+        session.requested = checkpoint.requested;
         session.peer_ended = checkpoint.peer_ended;
         session.answering = checkpoint.answering;
         session.last_request = checkpoint.last_request;
@@ -158,9 +160,9 @@ impl Worker {
     }
 
     /// The protocol's machine, brought from the checkpoint to where the row says that it was.
-    fn restore_protocol(&self, saved: &SavedProtocol, row: &Row<'_>, journal: &[u8]) -> anyhow::Result<Protocol> {
+    fn restore_protocol(&self, checkpoint: &Checkpoint, row: &Row<'_>, journal: &[u8]) -> anyhow::Result<Protocol> {
         let consumed = &journal[..row.consumed as usize];
-        Ok(match saved {
+        Ok(match &checkpoint.protocol {
             SavedProtocol::Prefix(reader) => {
                 ensure!(consumed.is_empty(), "a session that has not begun is saved whole");
                 Protocol::Prefix(reader.clone())
@@ -184,7 +186,8 @@ impl Worker {
             }
             SavedProtocol::Http(saved) => {
                 ensure!(consumed.is_empty(), "an HTTP session is saved whole");
-                let reader = RequestReader::restore(self.http_settings(), saved).context("the HTTP reader's state is damaged")?;
+                let reader = RequestReader::restore(self.http_settings(checkpoint.origin.listener), saved)
+                    .context("the HTTP reader's state is damaged")?;
                 Protocol::Http(Box::new(reader))
             }
         })
@@ -261,9 +264,14 @@ impl Worker {
                 Role::Viewing { stream, rendition, place, next }
             }
             Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => Role::Placing(wish),
+            Restored::Other(SavedRole::Following(after, kinds)) => Role::Following(Box::new(Following::again(after, kinds))),
             Restored::Other(_) => Role::Idle,
         };
+        let follows = matches!(role, Role::Following(_));
         self.sessions[slot].role = role;
+        if follows {
+            self.go_on_following(slot);
+        }
         if let Role::Publishing(publisher) = self.sessions[slot].role {
             self.begin_forwards(publisher);
         }

@@ -12,15 +12,17 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// The longest request head, in bytes, blank line included.
     pub head_bytes: usize,
-    /// The longest request body that is read and thrown away, in bytes.
+    /// The longest request body that is read and thrown away, or kept, in bytes.
     pub body_bytes: u64,
     /// Requests may be passed on to another server: they may have any method, their heads are kept, and their bodies are not taken.
     pub passes_on: bool,
+    /// Requests may have any method; their heads and bodies are kept. Without `passes_on`.
+    pub keeps_all: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { head_bytes: 16 << 10, body_bytes: 16 << 10, passes_on: false }
+        Self { head_bytes: 16 << 10, body_bytes: 16 << 10, passes_on: false, keeps_all: false }
     }
 }
 
@@ -51,6 +53,10 @@ enum Phase {
     Answering,
     /// The connection is to be closed.
     Failed(HttpError),
+    /// The head is read; its body is being kept.
+    Keeping { request: Box<Request>, left: u64, body: Vec<u8> },
+    /// A request with a body waits to be polled.
+    Kept { request: Box<Request>, body: Vec<u8> },
 }
 
 impl Phase {
@@ -81,7 +87,14 @@ impl RequestReader {
                     self.end_body();
                     Ok(taken)
                 }
-                Phase::Complete(_) | Phase::Answering => break,
+                Phase::Keeping { left, body, .. } => {
+                    let taken = (input.len() - consumed).min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    body.extend_from_slice(&input[consumed..consumed + taken]);
+                    *left -= taken as u64;
+                    self.end_body();
+                    Ok(taken)
+                }
+                Phase::Complete(_) | Phase::Kept { .. } | Phase::Answering => break,
                 Phase::Failed(error) => Err(*error),
             };
             match step {
@@ -99,6 +112,7 @@ impl RequestReader {
     pub fn poll_request(&mut self) -> Option<Request> {
         match std::mem::replace(&mut self.phase, Phase::Answering) {
             Phase::Complete(request) => Some(*request),
+            Phase::Kept { request, body } => Some(Request { body, ..*request }),
             other => {
                 self.phase = other;
                 None
@@ -149,10 +163,12 @@ impl RequestReader {
             gathered.push(byte);
             match byte {
                 b'\n' if *line_is_blank && !first => {
-                    let passes_on = self.settings.passes_on;
-                    let mut request = request::parse(gathered, passes_on)?;
-                    if passes_on {
+                    let Settings { passes_on, keeps_all, .. } = self.settings;
+                    let mut request = request::parse(gathered, passes_on || keeps_all)?;
+                    if passes_on || keeps_all {
                         request.head = std::mem::take(gathered);
+                    }
+                    if passes_on {
                         self.phase = Phase::Complete(Box::new(request));
                         return Ok(index + 1);
                     }
@@ -171,18 +187,21 @@ impl RequestReader {
         if request.body_bytes > self.settings.body_bytes {
             return Err(HttpError::BodyTooLarge);
         }
-        let left = request.body_bytes;
-        self.phase = Phase::Body { request: Box::new(request), left };
+        let (left, request) = (request.body_bytes, Box::new(request));
+        self.phase = match self.settings.keeps_all {
+            true => Phase::Keeping { request, left, body: Vec::new() },
+            false => Phase::Body { request, left },
+        };
         self.end_body();
         Ok(())
     }
 
     fn end_body(&mut self) {
-        if matches!(self.phase, Phase::Body { left: 0, .. })
-            && let Phase::Body { request, .. } = std::mem::replace(&mut self.phase, Phase::Answering)
-        {
-            self.phase = Phase::Complete(request);
-        }
+        self.phase = match std::mem::replace(&mut self.phase, Phase::Answering) {
+            Phase::Body { request, left: 0 } => Phase::Complete(request),
+            Phase::Keeping { request, left: 0, body } => Phase::Kept { request, body },
+            unfinished => unfinished,
+        };
     }
 }
 

@@ -7,10 +7,13 @@ use super::super::request::Method;
 use super::*;
 use proptest::prelude::*;
 
-const LIMITS: Settings = Settings { head_bytes: 512, body_bytes: 16, passes_on: false };
+const LIMITS: Settings = Settings { head_bytes: 512, body_bytes: 16, passes_on: false, keeps_all: false };
+
+const KEEPS_ALL: Settings = Settings { keeps_all: true, ..LIMITS };
 
 /// Feeds pieces as a connection would: what was not consumed is offered again, together with what follows.
 struct Connection {
+    settings: Settings,
     reader: RequestReader,
     pending: Vec<u8>,
     requests: Vec<Request>,
@@ -19,21 +22,25 @@ struct Connection {
 
 impl Connection {
     fn new() -> Self {
-        Self { reader: RequestReader::new(LIMITS), pending: Vec::new(), requests: Vec::new(), error: None }
+        Self::with(LIMITS)
+    }
+
+    fn with(settings: Settings) -> Self {
+        Self { settings, reader: RequestReader::new(settings), pending: Vec::new(), requests: Vec::new(), error: None }
     }
 
     fn input(&mut self, piece: &[u8]) {
         self.pending.extend_from_slice(piece);
         while self.error.is_none() {
             let taken = self.reader.handle_input(&self.pending);
-            self.reader = RequestReader::restore(LIMITS, &self.reader.save()).unwrap();
+            self.reader = RequestReader::restore(self.settings, &self.reader.save()).unwrap();
             match taken {
                 Ok(taken) => drop(self.pending.drain(..taken)),
                 Err(error) => self.error = Some(error),
             }
             let Some(request) = self.reader.poll_request() else { break };
             assert_eq!(self.reader.handle_input(b"GET"), Ok(0), "a request is being answered");
-            self.reader = RequestReader::restore(LIMITS, &self.reader.save()).unwrap();
+            self.reader = RequestReader::restore(self.settings, &self.reader.save()).unwrap();
             self.requests.push(request);
             self.reader.next_request();
         }
@@ -97,6 +104,22 @@ fn pipelined_requests_come_one_by_one_and_bodies_are_discarded() {
     let requests = read(b"\r\nGET /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 16\r\n\r\nGET /x HTTP/1.1\n\r\nHEAD /2 HTTP/1.1\nhost:h\n\nOPTIONS * HTTP/1.0\r\n\r\nGET /4").unwrap();
     let seen: Vec<_> = requests.iter().map(|r| (r.method, r.path.as_str())).collect();
     assert_eq!(seen, [(Method::Get, "/1"), (Method::Head, "/2"), (Method::Options, "*")]);
+}
+
+#[test]
+fn where_everything_is_kept_any_method_comes_with_its_head_and_body() {
+    let bytes = b"DELETE /1 HTTP/1.1\r\nHost: h\r\nOrigin: http://a.example\r\n\r\nPOST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 16\r\n\r\nGET /x HTTP/1.1\nGET /3 HTTP/1.1\r\nHost: h\r\n\r\n";
+    for step in [1, 7, bytes.len()] {
+        let mut connection = Connection::with(KEEPS_ALL);
+        bytes.chunks(step).for_each(|piece| connection.input(piece));
+        let seen: Vec<_> = connection.requests.iter().map(|r| (r.method_name().unwrap(), r.path.as_str(), r.body.as_slice())).collect();
+        assert_eq!(seen, [("DELETE", "/1", &b""[..]), ("POST", "/2", b"GET /x HTTP/1.1\n"), ("GET", "/3", b"")]);
+        assert_eq!(connection.requests[0].field("origin").as_deref(), Some("http://a.example"));
+        assert_eq!((connection.requests[0].method, connection.requests[2].method), (Method::Other, Method::Get));
+    }
+    let mut connection = Connection::with(KEEPS_ALL);
+    connection.input(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 17\r\n\r\n");
+    assert_eq!(connection.error, Some(HttpError::BodyTooLarge));
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub enum Method {
     Head,
     /// OPTIONS: a browser's preflight.
     Options,
-    /// Any other, of a request that may be passed on.
+    /// Any other, if such are taken ([`super::Settings`]).
     Other,
 }
 
@@ -33,6 +33,8 @@ pub struct Request {
     pub method: Method,
     /// The path, percent-decoded once: valid UTF-8 without control characters and dot segments, starts with `/`; or `*`.
     pub path: String,
+    /// The minor version of HTTP/1: 0 or 1.
+    pub minor_version: u8,
     /// The query as it was sent, without the `?`; empty if there was none.
     pub query: String,
     /// The authority of the target or of the `Host` header, port included.
@@ -55,10 +57,13 @@ pub struct Request {
     pub user_agent: Option<String>,
     /// Who asks (`Authorization`), as sent: a secret.
     pub authorization: Option<String>,
-    /// Bytes of a body that follows the head, already discarded when the request is handed out, unless it may be passed on.
+    /// Bytes of a body that follows the head, already read when the request is handed out, unless it may be passed on.
     pub body_bytes: u64,
-    /// The head as it was sent, blank line included, of a request that may be passed on; else empty.
+    /// The head as it was sent, blank line included, if heads are kept ([`super::Settings`]); else empty.
     pub head: Vec<u8>,
+    /// The body, if bodies are kept.
+    #[serde(skip)]
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -73,7 +78,7 @@ impl Request {
         Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"))
     }
 
-    /// Its method's name, of a request that may be passed on.
+    /// Its method's name, if heads are kept.
     pub fn method_name(&self) -> Option<&str> {
         self.line().next()
     }
@@ -204,8 +209,8 @@ impl Fields {
     }
 }
 
-/// Parses a whole head, blank line included; `passes_on` as in [`super::reader::Settings`].
-pub(super) fn parse(head: &[u8], passes_on: bool) -> Result<Request, HttpError> {
+/// Parses a whole head, blank line included; `any_method`: methods that are not ours are taken too.
+pub(super) fn parse(head: &[u8], any_method: bool) -> Result<Request, HttpError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
     match parsed.parse(head) {
@@ -222,7 +227,7 @@ pub(super) fn parse(head: &[u8], passes_on: bool) -> Result<Request, HttpError> 
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         "OPTIONS" => Method::Options,
-        _ if passes_on => Method::Other,
+        _ if any_method => Method::Other,
         _ => return Err(HttpError::Method),
     };
     let mut fields = gather(parsed.headers)?;
@@ -237,6 +242,7 @@ pub(super) fn parse(head: &[u8], passes_on: bool) -> Result<Request, HttpError> 
     Ok(Request {
         method,
         path: target.path,
+        minor_version: minor,
         query: target.query,
         host: target.authority.or(fields.host).filter(|host| !host.is_empty()),
         keep_alive: !fields.close && (minor == 1 || fields.keep_alive),
@@ -250,6 +256,7 @@ pub(super) fn parse(head: &[u8], passes_on: bool) -> Result<Request, HttpError> 
         authorization: fields.authorization,
         body_bytes: fields.content_length.unwrap_or(0),
         head: Vec::new(),
+        body: Vec::new(),
     })
 }
 

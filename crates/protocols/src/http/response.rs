@@ -1,7 +1,7 @@
 //! Response heads of the media ports.
 //!
-//! Every head says whether the connection stays, allows any origin (players run on other sites' pages), and has either a length
-//! or, for a live stream, `Connection: close`. Bodies are the caller's.
+//! Every head says whether the connection stays, allows any origin (players run on other sites' pages) unless the caller says which one, and has
+//! either a length or, for a live stream, `Connection: close`. Bodies are the caller's.
 
 use super::range::Span;
 use crate::via::{self, Via};
@@ -14,6 +14,7 @@ pub struct Status(pub u16);
 #[allow(missing_docs)]
 impl Status {
     pub const OK: Self = Self(200);
+    pub const ACCEPTED: Self = Self(202);
     pub const NO_CONTENT: Self = Self(204);
     pub const PARTIAL_CONTENT: Self = Self(206);
     pub const BAD_REQUEST: Self = Self(400);
@@ -22,9 +23,11 @@ impl Status {
     pub const NOT_FOUND: Self = Self(404);
     pub const METHOD_NOT_ALLOWED: Self = Self(405);
     pub const REQUEST_TIMEOUT: Self = Self(408);
+    pub const CONFLICT: Self = Self(409);
     pub const CONTENT_TOO_LARGE: Self = Self(413);
     pub const RANGE_NOT_SATISFIABLE: Self = Self(416);
     pub const EXPECTATION_FAILED: Self = Self(417);
+    pub const TOO_MANY_REQUESTS: Self = Self(429);
     pub const HEAD_TOO_LARGE: Self = Self(431);
     pub const INTERNAL_ERROR: Self = Self(500);
     pub const BAD_GATEWAY: Self = Self(502);
@@ -37,6 +40,7 @@ impl Status {
     pub fn reason(self) -> &'static str {
         match self.0 {
             200 => "OK",
+            202 => "Accepted",
             204 => "No Content",
             206 => "Partial Content",
             201 => "Created",
@@ -47,9 +51,12 @@ impl Status {
             404 => "Not Found",
             405 => "Method Not Allowed",
             408 => "Request Timeout",
+            409 => "Conflict",
             413 => "Content Too Large",
+            415 => "Unsupported Media Type",
             416 => "Range Not Satisfiable",
             417 => "Expectation Failed",
+            429 => "Too Many Requests",
             431 => "Request Header Fields Too Large",
             500 => "Internal Server Error",
             502 => "Bad Gateway",
@@ -100,17 +107,35 @@ pub struct ResponseHead {
     fields: String,
     keep_alive: bool,
     length: Option<u64>,
+    origins: Origins,
+}
+
+/// Web pages of which origins may read an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origins {
+    /// Any.
+    Any,
+    /// One's own alone.
+    Own,
+    /// This one too.
+    This(String),
 }
 
 impl ResponseHead {
     /// A head that keeps the connection and announces an empty body.
     pub fn new(status: Status) -> Self {
-        Self { status, fields: String::new(), keep_alive: true, length: Some(0) }
+        Self { status, fields: String::new(), keep_alive: true, length: Some(0), origins: Origins::Any }
     }
 
     /// Adds a field. Name and value are ours, never a client's: they are written as they are.
     pub fn field(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         let _ = write!(self.fields, "{name}: {value}\r\n");
+        self
+    }
+
+    /// Says which web pages may read the answer. Nothing else was said of that: any.
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.origins = origins;
         self
     }
 
@@ -150,7 +175,16 @@ impl ResponseHead {
     /// The head's bytes, blank line included.
     pub fn build(&self) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} {}\r\nServer: Braidcast\r\n", self.status.0, self.status.reason());
-        head.push_str("Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: Content-Length, Content-Range\r\n");
+        match &self.origins {
+            Origins::Any => {
+                head.push_str("Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: Content-Length, Content-Range\r\n")
+            }
+            Origins::Own => head.push_str("Vary: Origin\r\n"),
+            Origins::This(origin) => {
+                let _ =
+                    write!(head, "Vary: Origin\r\nAccess-Control-Allow-Origin: {origin}\r\nAccess-Control-Expose-Headers: Retry-After\r\n");
+            }
+        }
         head.push_str(&self.fields);
         // 204 has no length, not even 0 (RFC 9110 section 8.6).
         if let Some(length) = self.length.filter(|_| self.status != Status::NO_CONTENT) {

@@ -225,7 +225,7 @@ fn a_watch_sees_load_and_streams_and_who_does_not_answer() {
     let locked = serve(|_, stream| drop(stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")));
     let (good, heard) = srs(2);
     let processes = vec![(1, never.local_addr().unwrap()), (2, good), (3, locked)];
-    let mut watch = Watch::new(Some(("u".to_owned(), "p".to_owned()))).unwrap();
+    let mut watch = Watch::new(Some("Basic dTpw".to_owned())).unwrap();
     assert!(watch.look(processes.clone()));
     assert!(!watch.look(processes.clone()), "one round at once");
     let mut seen: Vec<Seen> = (0..3).map(|_| next(&mut watch, Watch::poll)).collect();

@@ -4,8 +4,6 @@ use super::each::for_each_process;
 use super::fetch::{Ask, fetch};
 use super::ids;
 use crate::jobs::Jobs;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -83,9 +81,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// One that has looked at nothing yet; `auth` are the name and the password of the API.
-    pub fn new(auth: Option<(String, String)>) -> io::Result<Self> {
-        let authorization = auth.map(|(name, password)| format!("Basic {}", STANDARD.encode(format!("{name}:{password}"))));
+    /// One that has looked at nothing yet; `authorization` is what the API wants to be told.
+    pub fn new(authorization: Option<String>) -> io::Result<Self> {
         Ok(Self { authorization, jobs: Jobs::new(1)?, under_way: false })
     }
 

@@ -23,8 +23,7 @@ impl Worker {
             // Its body was not taken: no request can follow it here.
             self.sessions[slot].last_request = true;
         }
-        let (srs, at_api) = (self.config.engine.kind == EngineKind::Srs, self.relays.api_on_http || self.sessions[slot].listener.has_api());
-        if srs && request.path.starts_with(RTC) {
+        if self.config.engine.kind == EngineKind::Srs && request.path.starts_with(RTC) {
             if !self.lets_in_rtc(slot, request)? {
                 return Ok(true);
             }
@@ -34,9 +33,6 @@ impl Worker {
                 None => self.respond_text(slot, Status::UNAVAILABLE, "the process that has WebRTC does not run now", false),
             }
             .map(|()| true);
-        }
-        if srs && at_api && request.path.starts_with("/api/") && request.path != "/api/v2/status" {
-            return self.ask_api(slot, request).map(|()| true);
         }
         if !request.is_known_method() {
             return self.pass_to_any(slot).map(|()| true);

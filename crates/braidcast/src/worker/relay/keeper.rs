@@ -59,9 +59,9 @@ enum Inquiry {
 }
 
 impl Keeper {
-    pub fn new(config: &Config, auth: Option<ApiAuth>) -> io::Result<Self> {
+    pub fn new(config: &Config, auth: Option<&ApiAuth>) -> io::Result<Self> {
         let watch = match config.engine.kind {
-            EngineKind::Srs => Inquiry::Srs(Watch::new(auth.map(|auth| (auth.user, auth.password)))?),
+            EngineKind::Srs => Inquiry::Srs(Watch::new(auth.map(ApiAuth::header))?),
             _ => Inquiry::Any(Probe::new()?),
         };
         Ok(Self {

@@ -63,8 +63,8 @@ impl Relays {
             timers: Timers::default(),
             generation: 0,
             buffer: Vec::new(),
-            keeper: Keeper::new(config, api_auth)?,
-            api: api::Asked::new(&config.server.shared_dir)?,
+            keeper: Keeper::new(config, api_auth.as_ref())?,
+            api: api::Asked::new(&config.server.shared_dir, api_auth.as_ref())?,
             clients_changed: true,
         })
     }
@@ -97,6 +97,11 @@ impl Relays {
             }
         }
         counts
+    }
+
+    /// Whether the site has its API on the port of HTTP.
+    pub fn has_api_on_http(&self) -> bool {
+        self.api_on_http
     }
 
     /// A process that takes connections.
