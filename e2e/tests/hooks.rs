@@ -226,7 +226,9 @@ impl Documented {
         let (certificate, key, log) = (path("cert.pem"), path("key.pem"), path("log"));
         let [certificate_text, key_text, wanted] = [&certificate, &key, &path("wanted")].map(|path| path.to_string_lossy().into_owned());
         let extensions = "basicConstraints = critical,CA:FALSE\nsubjectAltName = DNS:localhost";
-        let text = format!("[req]\ndistinguished_name = name\nx509_extensions = more\nprompt = no\n[name]\nCN = localhost\n[more]\n{extensions}\n");
+        let text = format!(
+            "[req]\ndistinguished_name = name\nx509_extensions = more\nprompt = no\n[name]\nCN = localhost\n[more]\n{extensions}\n"
+        );
         std::fs::write(&wanted, text)?;
         let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-config", &wanted];
         run_ok("openssl", &[&request[..], &["-keyout", &key_text, "-out", &certificate_text]].concat(), PATIENCE)?;
