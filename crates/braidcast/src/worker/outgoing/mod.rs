@@ -212,7 +212,9 @@ impl Worker {
                     return;
                 }
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    dial.error = Some(format!("{address}: {error}: is the port one of the sandbox's ([sandbox] connect)?"));
+                    let port = address.port();
+                    dial.error =
+                        Some(format!("{address}: {error}; workers may not connect to port {port}, unless [sandbox] connect names it"));
                 }
                 Err(error) => dial.error = Some(format!("{address}: {error}")),
             }
