@@ -23,7 +23,9 @@ pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
-    Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Sandbox, Server, Tls, TlsVersion, When, Worker,
+    Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log, LogLevel,
+    MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay,
+    Role, Rtmp, Sandbox, Server, Tls, TlsVersion, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
 pub use logging::{LogFormat, Logging};
