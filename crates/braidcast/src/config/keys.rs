@@ -360,6 +360,23 @@ section! {
 }
 
 section! {
+    /// A certificate that is fetched from an authority, and renewed, by ACME (RFC 8555): the authority asks for a file at port 80 of each name,
+    /// which has to reach `[http] listen`. See [tls.md](tls.md).
+    Acme {
+        /// The names that the certificate is for, all of them on one. Empty: none is fetched.
+        domains: Vec<String> = Vec::new();
+        /// Whether you agree to the authority's terms of service. It gives no certificate to others.
+        agree: bool = false;
+        /// Where the authority writes to when something is wrong: `"mailto:ops@example.org"`.
+        contact: Vec<String> = Vec::new();
+        /// The authority's directory.
+        directory: String = "https://acme-v02.api.letsencrypt.org/directory".into();
+        /// A file (PEM) with the certificate by which the directory is known, where the system does not know it. Empty: the system's.
+        ca_file: String = String::new();
+    }
+}
+
+section! {
     /// Streams that are pushed to other servers while somebody publishes them: one `[[forward]]` for each group. See [relays.md](relays.md).
     Forward {
         /// Which streams: `app/stream`, where `*` stands for any characters but slashes and `**` for any.

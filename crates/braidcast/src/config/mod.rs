@@ -23,9 +23,9 @@ pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
-    Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log, LogLevel,
-    MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay,
-    Role, Rtmp, Sandbox, Server, Tls, TlsVersion, When, Worker,
+    Acme, Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log,
+    LogLevel, MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull,
+    Relay, Role, Rtmp, Sandbox, Server, Tls, TlsVersion, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
 pub use logging::{LogFormat, Logging};
@@ -133,6 +133,7 @@ config! {
         hls: Hls,
         relay: Relay,
         tls: Tls,
+        acme: Acme,
         hooks: Hooks,
         limits: Limits,
         sandbox: Sandbox,

@@ -325,6 +325,10 @@ counters! {
         CertificateFailures = "certificate_failures",
         /// Gauge: when the first of the certificates in use expires, seconds since 1970.
         CertificateExpiry = "certificate_expiry_s",
+        /// Certificates fetched by ACME.
+        AcmeFetched = "acme_fetched",
+        /// Attempts to fetch a certificate by ACME that failed.
+        AcmeFailures = "acme_failures",
         /// Log lines about clients that were suppressed by the rate limit.
         LogLinesSuppressed = "log_lines_suppressed",
     }

@@ -6,7 +6,7 @@
 //!
 //! Layout (all numbers native-endian): a header of 64-bit words, the counters, the text, one row of 128 bytes per worker.
 
-use super::counters::FrontCounter;
+use super::counters::{FrontCounter, WorkerCounter};
 use super::{ConnId, Listener, WorkerId};
 use braidcast_sys::SharedPage;
 use std::fs::{File, OpenOptions};
@@ -46,6 +46,7 @@ pub const PAUSE_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_00
 pub const PAUSE_COUNTS: usize = PAUSE_BOUNDS_MS.len() + 1;
 
 const _: () = assert!(FrontCounter::ALL.len() <= COUNTER_SLOTS);
+const _: () = assert!(WorkerCounter::ALL.len() <= braidcast_stream_log::doorbell::COUNTERS);
 
 /// The words of the header.
 #[derive(Clone, Copy)]

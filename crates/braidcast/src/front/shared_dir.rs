@@ -5,6 +5,7 @@
 use crate::config::{OnExit, Server};
 use crate::control::attendants;
 use crate::status::instance::{LOCK_NAME, lock_holder};
+use crate::tls::acme;
 use anyhow::{Context, bail};
 use braidcast_media::StreamKey;
 use braidcast_stream_log::Root;
@@ -44,7 +45,7 @@ impl SharedDir {
         check_owner(path)?;
         check_file_system(path, server.allow_disk)?;
         let lock = lock(path, patience)?;
-        for name in ["workers", "sessions", "streams", attendants::DIRECTORY] {
+        for name in ["workers", "sessions", "streams", attendants::DIRECTORY, acme::CHALLENGES] {
             make(&path.join(name))?;
         }
         // What clients have sent lies there, tokens too. The directory above may be open to others, who serve segments.
@@ -107,7 +108,9 @@ impl SharedDir {
 
     /// Only what is ours: somebody may have named a directory that holds other things too.
     fn remove(&self) -> anyhow::Result<()> {
-        for name in ["streams", "sessions", "workers", crate::events::DIRECTORY, attendants::DIRECTORY, crate::engine::DIRECTORY] {
+        for name in
+            ["streams", "sessions", "workers", crate::events::DIRECTORY, attendants::DIRECTORY, acme::CHALLENGES, crate::engine::DIRECTORY]
+        {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
         let sockets = [crate::control::orders::SOCKET_NAME, attendants::SOCKET_NAME];

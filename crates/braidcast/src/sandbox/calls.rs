@@ -20,12 +20,24 @@ pub fn are_filtered_here() -> bool {
     features::call_filters() && TargetArch::try_from(std::env::consts::ARCH).is_ok()
 }
 
-/// Puts both filters into force for this thread and those that it starts.
-pub fn restrict(needs: &Needs) -> anyhow::Result<()> {
-    for filter in [refused(needs)?, newer()?, known()?] {
-        apply_filter(&filter).context("seccomp")?;
+/// Filters that are ready to be put into force, in their order.
+#[derive(Debug)]
+pub struct Filters([BpfProgram; 3]);
+
+/// Makes the filters; `None`: the kernel has none.
+pub fn prepare(needs: &Needs) -> anyhow::Result<Option<Filters>> {
+    if !are_filtered_here() {
+        return Ok(None);
     }
-    Ok(())
+    // The last one does not know the call by which filters are put into force.
+    Ok(Some(Filters([refused(needs)?, newer()?, known()?])))
+}
+
+impl Filters {
+    /// Puts the filters into force for this thread and those that it starts.
+    pub fn restrict(self) -> anyhow::Result<()> {
+        self.0.iter().try_for_each(|filter| apply_filter(filter).context("seccomp"))
+    }
 }
 
 /// What is known; everything else is as if the kernel did not have it.

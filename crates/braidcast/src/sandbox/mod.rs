@@ -126,7 +126,8 @@ pub fn enter(config: &Config, needs: &Needs) -> anyhow::Result<Standing> {
     }
     ensure!(privileges::threads() <= 1, "{} has threads already: they would stay outside", needs.who);
     let mut standing = Standing::default();
-    // Before the user changes: root can open what rules are made of.
+    // Before anything is in force: this reads what cannot be read afterwards.
+    let filters = calls::prepare(needs).context("filtering system calls")?;
     let reach = reach::prepare(needs).context("what it may reach")?;
     match identity(&config.sandbox) {
         Some(identity) => privileges::become_user(identity, needs.signals).context("becoming another user")?,
@@ -138,8 +139,8 @@ pub fn enter(config: &Config, needs: &Needs) -> anyhow::Result<Standing> {
     if let Some(reach) = reach {
         standing.note_reach(reach.restrict()?);
     }
-    if calls::are_filtered_here() {
-        calls::restrict(needs).context("filtering system calls")?;
+    if let Some(filters) = filters {
+        filters.restrict().context("filtering system calls")?;
         standing.note_calls();
     }
     tracing::debug!("{} is in the sandbox: {standing}", needs.who);

@@ -49,7 +49,7 @@ pub fn run(payload: &[u8], shared_dir: &Path) {
         ("a file of another instance", File::open(trial.other.join("front")).map(drop)),
         ("the front's page", File::options().write(true).open(shared_dir.join("front")).map(drop)),
         ("own directory", fs::write(shared_dir.join("sessions").join("trial"), "x")),
-        ("orders", std::os::unix::net::UnixStream::connect(shared_dir.join("orders.sock")).map(drop)),
+        ("orders", braidcast_sys::net::connect_local(&shared_dir.join("orders.sock")).map(drop)),
         ("outside", fs::write(&in_tmp, "x")),
         ("listen", std::net::TcpListener::bind("127.0.0.1:0").map(drop)),
         (

@@ -3,6 +3,7 @@
 //!
 //! Numbers are of slightly different moments; each is right by itself.
 
+mod attendants;
 mod engine_streams;
 mod hooks;
 pub mod instance;
@@ -10,10 +11,7 @@ mod streams;
 mod table;
 mod text;
 
-use crate::attendant::page::Page;
-use crate::attendant::report as report_of_attendants;
 use crate::control::WorkerId;
-use crate::control::attendants::Role;
 use crate::control::counters::{FrontCounter, WorkerCounter};
 use crate::control::pages::{FrontPage, InstanceState, Listening, MoveRow, WorkerRow, WorkerState};
 use crate::engine::live::Live;
@@ -31,6 +29,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use utoipa::ToSchema;
 
+pub use attendants::Attendant;
 pub use hooks::Hook;
 pub use streams::Stream;
 
@@ -132,24 +131,6 @@ pub struct Worker {
     pub counters: Map<String, Value>,
 }
 
-/// A process beside the workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Attendant {
-    /// `tls` or `hooks`.
-    pub role: String,
-    /// Its process; 0 if there is none.
-    pub pid: u32,
-    /// `starting`, `ready`, `restarting`, `retiring`, `stopping`.
-    pub state: String,
-    /// How often it was started again.
-    pub restarts: u32,
-    /// Seconds since its process was started; 0 if there is none.
-    pub uptime_s: u64,
-    /// The counters of its role by name.
-    #[schema(value_type = HashMap<String, u64>)]
-    pub counters: Map<String, Value>,
-}
-
 /// Sessions that move between workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Moves {
@@ -227,7 +208,7 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
         engine: Engine { exact_takeover: engine.is_none(), kind },
         processes: engine.map_or_else(Vec::new, |engine| engine.processes),
         workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
-        attendants: if running { attendants(shared_dir, now) } else { Vec::new() },
+        attendants: if running { attendants::read(shared_dir, now) } else { Vec::new() },
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams,
         relays: if running { report::read(shared_dir, &processes) } else { Vec::new() },
@@ -260,24 +241,6 @@ fn sandboxed(root: &Root, rows: &[(WorkerId, WorkerRow)]) -> Option<Standing> {
         Standing::from_bits(bits.unwrap_or(0))
     };
     serving.map(|(id, _)| standing(id)).reduce(Standing::and)
-}
-
-fn attendants(shared_dir: &Path, now: Now) -> Vec<Attendant> {
-    let attendant = |process: report_of_attendants::Process| {
-        let role = Role::ALL.into_iter().find(|role| role.to_string() == process.role);
-        let page = role.and_then(|role| Page::open(shared_dir, role).ok());
-        let value = |place: usize| page.as_ref().map_or(0, |page| page.counter(place).load(Relaxed));
-        let counters = role.map_or_else(Vec::new, Role::counters).into_iter().enumerate();
-        Attendant {
-            uptime_s: if process.pid == 0 { 0 } else { now.wall_ms.saturating_sub(process.started_wall_ms) / 1_000 },
-            counters: counters.map(|(place, label)| (label.to_owned(), value(place).into())).collect(),
-            role: process.role,
-            pid: process.pid,
-            state: process.state,
-            restarts: process.restarts,
-        }
-    };
-    report_of_attendants::read(shared_dir).into_iter().map(attendant).collect()
 }
 
 fn moved(row: MoveRow) -> Moved {

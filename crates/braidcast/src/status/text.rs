@@ -171,7 +171,11 @@ fn attendants(status: &Status) -> String {
         ]
     };
     let headings = [("ATTENDANT", Left), ("PID", Right), ("STATE", Left), ("RESTARTS", Right), ("UP", Right)];
-    columns(&headings, &status.attendants.iter().map(row).collect::<Vec<_>>())
+    let mut table = columns(&headings, &status.attendants.iter().map(row).collect::<Vec<_>>());
+    for attendant in &status.attendants {
+        attendant.notes.iter().for_each(|note| table += &format!("{}: {}\n", attendant.role, printable(note)));
+    }
+    table
 }
 
 /// A stream's name, with its vhost unless it is the default one.
