@@ -127,6 +127,8 @@ pub struct Happening {
     pub client: IpAddr,
     /// Who has it, or had it.
     pub worker: WorkerId,
+    /// It is a pull.
+    pub pulled: bool,
     /// What.
     pub what: What,
 }
@@ -179,6 +181,8 @@ struct Conn {
     address: IpAddr,
     /// The client that a proxy named is not let in: the worker was told so.
     turned_away: bool,
+    /// A worker has opened it, to fetch a stream.
+    pulled: bool,
     place: Option<Place>,
     /// What the front before was asked for it: it may have begun.
     asked_before: Option<(Intent, StreamKey)>,
@@ -210,7 +214,7 @@ struct Before {
 
 impl Conn {
     fn new(worker: WorkerId, row: RowId, origin: Origin, address: IpAddr) -> Self {
-        Self { worker, row, origin, suspect: None, address, turned_away: false, place: None, asked_before: None }
+        Self { worker, row, origin, suspect: None, address, turned_away: false, pulled: false, place: None, asked_before: None }
     }
 }
 
@@ -296,13 +300,20 @@ impl Registry {
         conn
     }
 
+    /// As [`Registry::connected`], of a connection that the worker is to open: a pull.
+    pub fn pulls(&mut self, worker: WorkerId, origin: Origin, row: RowId) -> ConnId {
+        let conn = self.connected(worker, origin, row);
+        self.conns.get_mut(&conn).into_iter().for_each(|held| held.pulled = true);
+        conn
+    }
+
     /// A connection that was there before this front. Its id is not given again.
     pub fn inherited(&mut self, worker: WorkerId, holding: Holding, now_ms: u64) {
-        let Holding { conn, row, origin, client, place, .. } = holding;
+        let Holding { conn, row, origin, client, place, pull, .. } = holding;
         let address = client.ip();
         self.next_conn = self.next_conn.max(conn.0);
         let asked_before = place.as_ref().filter(|place| !place.admitted).map(|place| (place.intent, place.key.clone()));
-        self.conns.insert(conn, Conn { asked_before, ..Conn::new(worker, row, origin, address) });
+        self.conns.insert(conn, Conn { asked_before, pulled: pull.is_some(), ..Conn::new(worker, row, origin, address) });
         self.opened(worker, address);
         self.tally(worker).sessions += 1;
         if let Some(HeldPlace { intent, key, credential, process, admitted: true, forward }) = place {
@@ -582,8 +593,8 @@ impl Registry {
     }
 
     fn happens(&mut self, conn: ConnId, what: What) {
-        let Some(Conn { worker, row, address, .. }) = self.conns.get(&conn) else { return };
-        self.happenings.push_back(Happening { conn, row: *row, client: *address, worker: *worker, what });
+        let Some(Conn { worker, row, address, pulled, .. }) = self.conns.get(&conn) else { return };
+        self.happenings.push_back(Happening { conn, row: *row, client: *address, worker: *worker, pulled: *pulled, what });
     }
 
     /// The process that a stream is published at, once that has taken the publisher.
