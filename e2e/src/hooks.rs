@@ -46,6 +46,8 @@ pub struct Heard {
     pub id: String,
     /// The URL's path and query.
     pub target: String,
+    /// `Authorization`.
+    pub authorization: String,
     /// The body.
     pub body: Value,
 }
@@ -148,7 +150,7 @@ fn say(socket: &mut TcpStream, status: u16, body: &str) -> Option<()> {
 
 fn read(socket: &TcpStream) -> Option<Heard> {
     let mut reader = BufReader::new(socket);
-    let (mut id, mut length, mut target) = (String::new(), 0, String::new());
+    let (mut id, mut length, mut target, mut authorization) = (String::new(), 0, String::new(), String::new());
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
@@ -157,6 +159,7 @@ fn read(socket: &TcpStream) -> Option<Heard> {
         }
         match line.trim_end().split_once(": ") {
             Some((name, value)) if name.eq_ignore_ascii_case("braidcast-event-id") => id = value.to_owned(),
+            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => authorization = value.to_owned(),
             Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().ok()?,
             _ => {}
         }
@@ -166,5 +169,5 @@ fn read(socket: &TcpStream) -> Option<Heard> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Heard { id, target, body: serde_json::from_slice(&body).ok()? })
+    Some(Heard { id, target, authorization, body: serde_json::from_slice(&body).ok()? })
 }

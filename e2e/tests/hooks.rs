@@ -6,16 +6,20 @@ use braidcast_e2e::media::{self, Clip};
 use braidcast_e2e::relays::Hand;
 use braidcast_e2e::rtmp::{Pump, RtmpClient};
 use braidcast_e2e::server::signal;
-use braidcast_e2e::tools::eventually;
+use braidcast_e2e::tools::{eventually, run_ok};
 use braidcast_e2e::viewer::now_us;
-use braidcast_e2e::{Record, Server, ServerOptions, Viewer, http_get};
+use braidcast_e2e::{Record, Server, ServerOptions, Tool, Viewer, http_get};
 use braidcast_media::RecordKind;
 use braidcast_protocols::rtmp::ClientRole;
 use serde_json::Value;
 use std::collections::HashSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ALL: [&str; 8] = ["on_connect", "on_close", "on_publish", "on_unpublish", "on_play", "on_stop", "on_hls", "on_forward"];
@@ -59,6 +63,7 @@ fn check_fields(heard: &Heard) -> Result<()> {
     }
     ensure!(body["ip"] == "127.0.0.1" && body["vhost"] == "__defaultVhost__" && body["app"] == "live", "{body:?}");
     ensure!(!heard.id.is_empty() && heard.target == "/hook?key=canary", "{heard:?}");
+    ensure!(heard.authorization == "Bearer canary", "{heard:?}");
     Ok(())
 }
 
@@ -84,7 +89,7 @@ fn every_hook_has_srs_s_fields_before_and_after_a_worker_s_death() -> Result<()>
         "on_forward" => Reply::Say(200, urls.clone()),
         _ => Reply::yes(),
     })?;
-    let mut server = Server::start(with(3, &hooks.hook(&ALL, "")))?;
+    let mut server = Server::start(with(3, &hooks.hook(&ALL, "secret = \"canary\"")))?;
     let _publisher = media::publish_live(&format!("{}?token=7", server.rtmp("x")))?;
     server.wait_live("x")?;
     let rtmp = Viewer::rtmp(&server.rtmp("x"))?;
@@ -125,7 +130,7 @@ fn every_hook_has_srs_s_fields_before_and_after_a_worker_s_death() -> Result<()>
     numbers.dedup();
     let first = numbers.first().copied().unwrap_or(0);
     ensure!(first == 1 && numbers == (first..first + numbers.len() as u64).collect::<Vec<_>>(), "segments: {numbers:?}");
-    ensure!(!server.log_text().contains("canary"), "the URL's query is in the log");
+    ensure!(!server.log_text().contains("canary"), "a secret is in the log");
     Ok(())
 }
 
@@ -202,6 +207,78 @@ fn a_dead_hook_server_loses_nothing_that_can_be_told_later_and_holds_nobody_up()
     ids.dedup();
     ensure!(ids.len() == 6, "five viewers and a publisher: {ids:?}");
     good.wait("on_stop", "x", 5)?;
+    Ok(())
+}
+
+/// The hook server of the documentation, by TLS, with a certificate of its own.
+struct Documented {
+    port: u16,
+    certificate: PathBuf,
+    log: PathBuf,
+    _process: Tool,
+    _directory: TempDir,
+}
+
+impl Documented {
+    fn start() -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let path = |name: &str| directory.path().join(name);
+        let (certificate, key, log) = (path("cert.pem"), path("key.pem"), path("log"));
+        let [certificate_text, key_text, wanted] = [&certificate, &key, &path("wanted")].map(|path| path.to_string_lossy().into_owned());
+        let extensions = "basicConstraints = critical,CA:FALSE\nsubjectAltName = DNS:localhost";
+        let text = format!(
+            "[req]\ndistinguished_name = name\nx509_extensions = more\nprompt = no\n[name]\nCN = localhost\n[more]\n{extensions}\n"
+        );
+        std::fs::write(&wanted, text)?;
+        let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-config", &wanted];
+        run_ok("openssl", &[&request[..], &["-keyout", &key_text, "-out", &certificate_text]].concat(), PATIENCE)?;
+        let program = format!(
+            "import sys, ssl; sys.path.insert(0, {:?}); import hook_server as hook; \
+             server = hook.ThreadingHTTPServer(('127.0.0.1', 0), hook.Hook); context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); \
+             context.load_cert_chain({certificate_text:?}, {key_text:?}); server.socket = context.wrap_socket(server.socket, server_side=True); \
+             print('listening on', server.server_port, flush=True); server.serve_forever()",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples")
+        );
+        let child = Command::new("python3").args(["-B", "-c", &program]).env("TOKEN", "right").stdout(File::create(&log)?).spawn()?;
+        let process = Tool::of(child);
+        let listening = || std::fs::read_to_string(&log).ok()?.lines().next()?.strip_prefix("listening on ")?.parse().ok();
+        let port = eventually(PATIENCE, listening).context("the hook server does not start")?;
+        Ok(Self { port, certificate, log, _process: process, _directory: directory })
+    }
+
+    /// The lines that it has printed about a stream, by their first word.
+    fn told(&self, stream: &str) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines()
+            .filter(|line| line.ends_with(&format!(" {stream}")))
+            .filter_map(|line| Some(line.split(' ').next()?.to_owned()))
+            .collect()
+    }
+}
+
+#[test]
+fn the_documented_server_by_tls_comes_with_a_reload_and_stays_over_an_upgrade() -> Result<()> {
+    let documented = Documented::start()?;
+    let options = with(2, "").environment("SSL_CERT_FILE", &documented.certificate.to_string_lossy());
+    let server = Server::start(options)?;
+    let before = Pump::start(&server.rtmp("before"), "x")?;
+    let events = ["on_publish", "on_unpublish", "on_play", "on_stop"];
+    let file = format!("[[hook]]\nevents = {events:?}\nurl = \"https://localhost:{}/\"\n", documented.port);
+    std::fs::write(server.state_dir.join("test.toml"), file)?;
+    server.order(&["reload"])?;
+    let refused = Pump::start(&server.rtmp("x?token=wrong"), "x").err().context("a wrong token lets a publisher in")?;
+    ensure!(format!("{refused:#}").contains("refused"), "{refused:#}");
+    let publisher = Pump::start(&server.rtmp("x?token=right"), "x").with_context(|| server.log_text())?;
+    let viewer = RtmpClient::start(&server.rtmp("x"), ClientRole::Play)?;
+    server.order(&["upgrade"])?;
+    ensure!(publisher.is_running() && before.is_running(), "who was there stays");
+    drop((viewer, publisher));
+    let all = ["on_publish", "on_publish", "on_play", "on_stop", "on_unpublish"];
+    eventually(PATIENCE, || (documented.told("x").len() >= all.len()).then_some(()))
+        .with_context(|| format!("{:?}\n{}", documented.told("x"), server.log_text()))?;
+    let mut told = documented.told("x");
+    told[3..].sort_unstable();
+    ensure!(told == all, "{told:?}");
     Ok(())
 }
 

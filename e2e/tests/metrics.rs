@@ -10,6 +10,8 @@ use braidcast_e2e::{Server, ServerOptions, Viewer};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -139,7 +141,8 @@ fn only_so_many_streams_have_series_of_their_own() -> Result<()> {
 
 #[test]
 fn prometheus_reads_the_server_and_knows_what_dashboard_and_alerts_ask() -> Result<()> {
-    let server = Server::start(monitored(3).set("hls.fragment=1s"))?;
+    let hook = format!("[[hook]]\nevents = [\"on_play\", \"on_hls\"]\nurl = \"http://{}/hook\"\n", yes_sayer()?);
+    let server = Server::start(ServerOptions { file: hook, ..monitored(3).set("hls.fragment=1s") })?;
     let _publishers = [publish_live(&server.rtmp("one"))?, publish_live(&server.rtmp("two"))?];
     server.wait_live("one")?;
     server.wait_live("two")?;
@@ -168,6 +171,26 @@ fn prometheus_reads_the_server_and_knows_what_dashboard_and_alerts_ask() -> Resu
     let lost = || prometheus.query("braidcast_instance_state{state=\"lost\"} == 1").ok().filter(|found| !found.is_empty());
     eventually(PATIENCE, lost).context("the front's death is not seen")?;
     Ok(())
+}
+
+/// A web server that says yes to everything.
+fn yes_sayer() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        while let Ok((mut socket, _)) = listener.accept() {
+            let _ = socket.set_read_timeout(Some(Duration::from_secs(1)));
+            let mut request = Vec::new();
+            let mut piece = [0; 4096];
+            while !request.ends_with(b"}")
+                && let Ok(read @ 1..) = socket.read(&mut piece)
+            {
+                request.extend_from_slice(&piece[..read]);
+            }
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n0");
+        }
+    });
+    Ok(address)
 }
 
 /// All that a dashboard asks, as it is asked of everything in the last minute.

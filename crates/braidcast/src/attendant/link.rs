@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::control::attendants::{FromAttendant, OpenedCertificate, PROTOCOL, Role, ToAttendant, program, socket_path};
 use crate::control::channel::Channel;
 use crate::tls::certificates::MAX_PEM_BYTES;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use braidcast_sys::{file, net};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -83,6 +83,14 @@ pub struct Met {
     welcome: (ToAttendant, Vec<OwnedFd>),
 }
 
+impl Met {
+    /// The configuration that came with the welcome.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        let (ToAttendant::Welcome { config, .. }, _) = &self.welcome else { bail!("the front did not begin with a welcome") };
+        Ok(Config::from_json(config)?)
+    }
+}
+
 /// Says hello and waits for the welcome, before there are threads. `None`: this process is not wanted.
 pub fn meet(role: Role, shared_dir: &Path) -> anyhow::Result<Option<Met>> {
     let mut channel = connect(role, shared_dir, false).context("attendants are started by `braidcast serve`")?;
@@ -116,6 +124,8 @@ impl Link {
     /// Starts the task.
     pub fn begin(self, met: Met) -> io::Result<()> {
         let terminate = signal(SignalKind::terminate())?;
+        // It is for the front; whoever sends it to all processes of the name does no harm.
+        signal_hook::flag::register(signal_hook::consts::SIGUSR1, std::sync::Arc::default())?;
         let channel = Wire::new(met.channel)?;
         tokio::spawn(self.run(channel, met.welcome, terminate));
         Ok(())
@@ -196,10 +206,18 @@ impl Link {
                         return Ok(());
                     }
                 };
-                crate::logging::start(config.server.log_level, &self.role.to_string());
+                crate::logging::start(&config, &self.role.to_string());
                 self.grace = Duration::from_millis(config.server.front_grace.as_ms());
                 self.held = held;
                 Said::Welcome { config, sockets: listening.into_iter().zip(fds).collect() }
+            }
+            ToAttendant::LogFile => {
+                fds.first().into_iter().for_each(crate::logging::take_lines);
+                return Ok(());
+            }
+            ToAttendant::LogLevels(changed) => {
+                crate::logging::set_levels(&changed);
+                return Ok(());
             }
             ToAttendant::Decide { id, event } => Said::Decide { id, event },
             ToAttendant::Certificates(opened) => Said::Certificates(read(opened, fds)),

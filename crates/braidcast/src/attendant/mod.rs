@@ -10,6 +10,7 @@ pub mod report;
 use crate::config::Config;
 use crate::control::attendants::{Decision, DecisionId, FromAttendant, Role, file_of};
 use crate::control::{ListeningSocket, Origin};
+use crate::sandbox::{self, Needs};
 use anyhow::Context;
 use braidcast_sys::file;
 use std::fs::{File, OpenOptions};
@@ -89,6 +90,8 @@ pub fn run(role: Role, shared_dir: &Path) -> anyhow::Result<ExitCode> {
     // As far as it goes.
     braidcast_sys::limits::raise_rlimit_nofile(u64::MAX).context("raising the descriptor limit")?;
     let Some(met) = link::meet(role, shared_dir)? else { return Ok(ExitCode::SUCCESS) };
+    let config = met.config().context("the configuration in the front's welcome")?;
+    sandbox::enter(&config, &Needs::of_attendant(role, &config)).context("the sandbox")?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if role == Role::Hooks {
         builder.worker_threads(2);

@@ -1,5 +1,6 @@
 //! `braidcast check`: reads the configuration and looks at the machine, one line for each finding. Starts nothing and leaves nothing behind.
 
+use super::findings::{Finding, Findings, Verdict};
 use super::ports::who_listens;
 use super::print;
 use super::serve::ConfigArgs;
@@ -37,34 +38,11 @@ pub(super) struct CheckArgs {
     print: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Ok,
-    Warn,
-    Error,
-}
-
-#[derive(Default)]
-struct Findings(Vec<(Verdict, String)>);
-
 impl Findings {
-    fn add(&mut self, verdict: Verdict, finding: impl Into<String>) {
-        self.0.push((verdict, finding.into()));
-    }
-
-    fn failed(&self) -> bool {
-        self.0.iter().any(|(verdict, _)| *verdict == Verdict::Error)
-    }
-
     fn text(&self) -> String {
         let mut out = String::new();
-        for (verdict, finding) in &self.0 {
-            let word = match verdict {
-                Verdict::Ok => "ok",
-                Verdict::Warn => "warn",
-                Verdict::Error => "error",
-            };
-            writeln!(out, "{word:<6} {finding}").expect("writing to a string does not fail");
+        for Finding { verdict, said, .. } in self.all() {
+            writeln!(out, "{:<6} {said}", verdict.word()).expect("writing to a string does not fail");
         }
         out
     }
@@ -96,7 +74,8 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(if findings.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn machine(config: &Config, findings: &mut Findings) {
+/// Looks at the machine for a configuration.
+pub(super) fn machine(config: &Config, findings: &mut Findings) {
     let running = instance::lock_holder(&config.server.shared_dir);
     if let Some(pid) = running {
         findings.add(Verdict::Warn, format!("instance: one runs with this shared directory (pid {pid})"));
@@ -205,9 +184,13 @@ fn port(what: &str, address: SocketAddr, running: Option<u32>, findings: &mut Fi
             let verdict = if ours { Verdict::Warn } else { Verdict::Error };
             let holder = holder.map_or("a process that cannot be seen from here".to_owned(), |holder| holder.to_string());
             findings.add(verdict, format!("{what}: {address} is taken by {holder}"));
+            if !ours {
+                findings.mend(format!("ss -ltnp 'sport = :{}'    # who it is; stop it, or listen elsewhere", address.port()));
+            }
         }
         io::ErrorKind::PermissionDenied => {
-            findings.add(Verdict::Error, format!("{what}: {address}: this user may not listen there ({error})"))
+            findings.add(Verdict::Error, format!("{what}: {address}: this user may not listen there ({error})"));
+            findings.mend(format!("sysctl -w net.ipv4.ip_unprivileged_port_start={}", address.port()));
         }
         // A machine without IPv6 serves IPv4 all the same, if nobody asked for a certain address.
         _ if address.is_ipv6() && address.ip().is_unspecified() => {
@@ -233,7 +216,8 @@ fn shared_directory(config: &Config, findings: &mut Findings) {
         (false, true) => findings.add(Verdict::Warn, format!("{name}: not in memory (not tmpfs), as allow_disk allows")),
         (false, false) => {
             let message = format!("{name}: not in memory (not tmpfs); choose a directory in /dev/shm, or set [server] allow_disk = true");
-            return findings.add(Verdict::Error, message);
+            findings.add(Verdict::Error, message);
+            return findings.mend(format!("mkdir -p {0} && mount -t tmpfs -o mode=0755,size=50% tmpfs {0}", directory.display()));
         }
     }
     let size = Some(system.total_bytes).filter(|bytes| *bytes != 0);
@@ -245,6 +229,7 @@ fn shared_directory(config: &Config, findings: &mut Findings) {
             Verdict::Warn,
             format!("{shown}: that is small (in a container: --shm-size, in Kubernetes: an emptyDir with medium Memory)"),
         );
+        findings.mend(format!("mount -o remount,size=50% $(stat -c %m {})", existing.display()));
     } else {
         findings.add(Verdict::Ok, shown);
     }
@@ -264,7 +249,13 @@ fn state_directory(directory: &Path, running: Option<u32>, findings: &mut Findin
             findings.add(Verdict::Warn, format!("{name}: in memory: after a reboot segment numbers begin at 1 again"));
         }
         Ok(_) => findings.add(Verdict::Ok, name),
-        Err(fault) => findings.add(Verdict::Error, format!("{name}: {fault}")),
+        Err(fault) => {
+            findings.add(Verdict::Error, format!("{name}: {fault}"));
+            findings.mend(format!(
+                "install -d -m 0700 -o $(id -un) {}    # as root; or name another one with --state-dir",
+                directory.display()
+            ));
+        }
     }
 }
 
@@ -282,6 +273,7 @@ fn descriptors(config: &Config, findings: &mut Findings) {
                 config.limits.connections
             );
             findings.add(Verdict::Warn, message);
+            findings.mend(format!("ulimit -n {wanted}    # a systemd unit: LimitNOFILE={wanted}"));
         }
     }
 }

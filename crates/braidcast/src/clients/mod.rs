@@ -134,7 +134,7 @@ pub struct Description {
 }
 
 /// A record of the table.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Record {
     /// The connection, or the HLS session.
     pub conn: ConnId,

@@ -14,6 +14,8 @@ const MAX_TRUSTED_PROXIES: usize = 256;
 
 /// The most certificates: the descriptors of their files travel in one message (`SCM_MAX_FD` of the kernel is 253).
 const MAX_CERTIFICATES: usize = 120;
+/// The most names of a certificate that is fetched: authorities have such a limit.
+const MAX_DOMAINS: usize = 100;
 /// The most forwards, and the most pulls.
 const MAX_RELAYS: usize = 256;
 /// The most origins of web pages, and the most users, of the API.
@@ -59,7 +61,6 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     vhosts(&mut error, config);
     proxies(&mut error, config);
     ports(&mut error, config);
-    tls(&mut error, config);
     relays(&mut error, config);
     api(&mut error, config);
     hooks(&mut error, config);
@@ -68,6 +69,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     }
     weak_api(&mut found, config);
     pulls(&mut found, config);
+    tls(&mut found, config);
     super::access::contradictions(&mut found, config);
     workers(&mut found, config);
     engine(&mut found, config);
@@ -250,14 +252,52 @@ fn weak_api(found: &mut Vec<Finding>, config: &Config) {
     }
 }
 
-fn tls(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
-    let count = config.certificate.len();
+fn tls(found: &mut Vec<Finding>, config: &Config) {
+    let mut add = |key, message: String, harmless| found.push(Finding { key, message, harmless });
+    let (count, acme) = (config.certificate.len(), &config.acme);
     if count > MAX_CERTIFICATES {
-        error("certificate", "cert", format!("[[certificate]] is there {count} times; allowed: at most {MAX_CERTIFICATES}"));
+        add(("certificate", "cert"), format!("[[certificate]] is there {count} times; allowed: at most {MAX_CERTIFICATES}"), false);
     }
-    if config.tls.is_on() && count == 0 {
-        error("tls", "https", "[tls] listens, and there is no certificate: name one by [[certificate]]".to_owned());
+    if config.tls.is_on() && count == 0 && acme.domains.is_empty() {
+        let message = "[tls] listens, and there is no certificate: name one by [[certificate]], or have one fetched by [acme]";
+        add(("tls", "https"), message.to_owned(), false);
     }
+    if acme.domains.is_empty() {
+        return;
+    }
+    if !acme.agree {
+        let message = "[acme] agree = true says that you agree to the authority's terms of service; without it there is no certificate";
+        add(("acme", "agree"), message.to_owned(), false);
+    }
+    if acme.domains.len() > MAX_DOMAINS {
+        add(("acme", "domains"), format!("[acme] domains has {} entries; allowed: at most {MAX_DOMAINS}", acme.domains.len()), false);
+    }
+    for domain in acme.domains.iter().filter(|domain| !is_host_name(domain)) {
+        let message = format!("[acme] domains: {domain:?} is no full host name; \"*.\" and addresses cannot be had this way");
+        add(("acme", "domains"), message, false);
+    }
+    if !acme.directory.starts_with("https://") {
+        add(("acme", "directory"), format!("[acme] directory = {:?} is no https:// URL", acme.directory), false);
+    }
+    if !config.tls.is_on() {
+        add(("acme", "domains"), "[acme] fetches no certificate while [tls] listens nowhere".to_owned(), true);
+    }
+    if config.http.listen.is_empty() {
+        let message = "[acme] domains: the authority asks for a file by HTTP, and [http] listen is empty";
+        add(("acme", "domains"), message.to_owned(), false);
+    }
+}
+
+/// A name with at least one dot, of labels as in RFC 1123.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let is_address = name.parse::<IpAddr>().is_ok();
+    name.len() <= 253 && name.contains('.') && !is_address && name.split('.').all(label)
 }
 
 fn relays(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {

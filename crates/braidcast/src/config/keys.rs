@@ -322,6 +322,20 @@ section! {
 }
 
 section! {
+    /// What keeps a worker that somebody has got into from doing harm. See [operations/sandbox.md](operations/sandbox.md).
+    Sandbox {
+        /// Whether workers lose root, capabilities, most system calls, and what they do not need of files and ports.
+        enabled: bool = true;
+        /// Who workers become when the server is started as root, a name or a number. Empty: `braidcast` if there is such a user, else `nobody`.
+        user: String = String::new();
+        /// Their group, a name or a number. Empty: that of the user.
+        group: String = String::new();
+        /// TCP ports that workers may connect to beside those of `[[forward]]` and `[[pull]]`: of servers that a redirection or a hook names.
+        connect: Vec<u16> = Vec::new();
+    }
+}
+
+section! {
     /// A worker that differs from the others: one `[[worker]]` for each. Workers that are not named have the defaults. With another engine than
     /// `"native"` this is about the process of that number.
     Worker {
@@ -342,6 +356,23 @@ section! {
         cert: PathBuf = PathBuf::new();
         /// The file of its private key (PEM).
         key: PathBuf = PathBuf::new();
+    }
+}
+
+section! {
+    /// A certificate that is fetched from an authority, and renewed, by ACME (RFC 8555): the authority asks for a file at port 80 of each name,
+    /// which has to reach `[http] listen`. See [tls.md](tls.md).
+    Acme {
+        /// The names that the certificate is for, all of them on one. Empty: none is fetched.
+        domains: Vec<String> = Vec::new();
+        /// Whether you agree to the authority's terms of service. It gives no certificate to others.
+        agree: bool = false;
+        /// Where the authority writes to when something is wrong: `"mailto:ops@example.org"`.
+        contact: Vec<String> = Vec::new();
+        /// The authority's directory.
+        directory: String = "https://acme-v02.api.letsencrypt.org/directory".into();
+        /// A file (PEM) with the certificate by which the directory is known, where the system does not know it. Empty: the system's.
+        ca_file: String = String::new();
     }
 }
 
@@ -382,6 +413,8 @@ section! {
         events: Actions = Actions::default();
         /// Where: `http://` or `https://`. What follows `?` is kept secret.
         url: Url = Url::default();
+        /// What shows the server that it is this one that calls: sent as `Authorization: Bearer …`. Empty: nothing is.
+        secret: Secret = Secret::default();
         /// Only for these streams: `app/stream`, as in `[[forward]]`.
         streams: Pattern = Pattern::everything();
         /// Only for this virtual host. Empty: for all.

@@ -10,6 +10,7 @@ mod file;
 mod hooks;
 mod keys;
 mod load;
+mod logging;
 mod networks;
 mod problem;
 mod relays;
@@ -22,11 +23,12 @@ pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
-    Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log, LogLevel,
-    MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay,
-    Role, Rtmp, Server, Tls, TlsVersion, When, Worker,
+    Acme, Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log,
+    LogLevel, MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull,
+    Relay, Role, Rtmp, Sandbox, Server, Tls, TlsVersion, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
+pub use logging::{LogFormat, Logging};
 pub use networks::Network;
 pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;
@@ -127,11 +129,14 @@ config! {
         play: Play,
         placement: Placement,
         log: Log,
+        logging: Logging,
         hls: Hls,
         relay: Relay,
         tls: Tls,
+        acme: Acme,
         hooks: Hooks,
         limits: Limits,
+        sandbox: Sandbox,
     }
     [[
         worker: Worker, needs "id";
@@ -252,6 +257,9 @@ impl Config {
         keep(self.engine.kind != running.engine.kind, "[engine] kind");
         keep(self.processes() != running.processes(), "[engine] processes");
         keep(self.server.worker_base_port != running.server.worker_base_port, "[server] worker_base_port");
+        let who = |config: &Self| (config.sandbox.enabled, config.sandbox.user.clone(), config.sandbox.group.clone());
+        keep(who(self) != who(running), "[sandbox]");
+        (self.sandbox.enabled, self.sandbox.user, self.sandbox.group) = who(running);
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);

@@ -10,6 +10,7 @@ pub mod counters;
 pub mod orders;
 pub mod pages;
 
+use crate::logging::RoomLevel;
 use crate::saved::{HeapId, RowId};
 use braidcast_media::StreamKey;
 use orders::Order;
@@ -441,6 +442,15 @@ pub enum ToWorker {
     },
     /// The secret with which the front signs what its own programs publish.
     OwnSecret([u8; 32]),
+    /// Where lines go from now on. Descriptors: standard error, if `lines`; the file for HTTP requests, if `requests`.
+    LogFiles {
+        /// Log lines.
+        lines: bool,
+        /// HTTP requests.
+        requests: bool,
+    },
+    /// The levels of log lines that are not as they are configured, all of them.
+    LogLevels(Vec<RoomLevel>),
     /// The answer to [`ToFront::Collects`].
     CollectFrom {
         /// The stream.

@@ -6,7 +6,7 @@
 //!
 //! Layout (all numbers native-endian): a header of 64-bit words, the counters, the text, one row of 128 bytes per worker.
 
-use super::counters::FrontCounter;
+use super::counters::{FrontCounter, WorkerCounter};
 use super::{ConnId, Listener, WorkerId};
 use braidcast_sys::SharedPage;
 use std::fs::{File, OpenOptions};
@@ -46,6 +46,7 @@ pub const PAUSE_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_00
 pub const PAUSE_COUNTS: usize = PAUSE_BOUNDS_MS.len() + 1;
 
 const _: () = assert!(FrontCounter::ALL.len() <= COUNTER_SLOTS);
+const _: () = assert!(WorkerCounter::ALL.len() <= braidcast_stream_log::doorbell::COUNTERS);
 
 /// The words of the header.
 #[derive(Clone, Copy)]
@@ -297,7 +298,7 @@ impl FrontPage {
     /// Opens the page in `shared_dir` for writing, or makes a new one. Counters of an earlier instance go on, and how often workers were started again; all else begins anew.
     pub fn create(shared_dir: &Path) -> io::Result<Self> {
         let path = shared_dir.join(FRONT_PAGE_NAME);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
         let page = Self(SharedPage::map_writable(OwnedFd::from(file), PAGE_BYTES)?);
         page.header(Header::State).store(InstanceState::Starting as u64, Release);
         let is_page = page.header(Header::Magic).load(Acquire) == MAGIC;

@@ -19,11 +19,13 @@ mod hls_sessions;
 mod inherit;
 mod lifecycle;
 mod listen;
+mod logs;
 mod moves;
 mod next_segments;
 mod notify;
 mod orders;
 mod orphans;
+mod ownership;
 mod placement;
 mod pulls;
 mod registry;
@@ -44,10 +46,10 @@ use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, ProcessId, WorkerId};
 use crate::events::Writer;
-use crate::logging::{self, RateLimit};
+use crate::logging::{self, LogFiles, RateLimit};
 use crate::metrics::OwnUse;
-use crate::relays;
 use crate::saved::RowId;
+use crate::{relays, sandbox};
 use access::Access;
 use anyhow::{Context, bail};
 use attendants::Attendants;
@@ -61,9 +63,11 @@ pub use engine::Recipe;
 use hls_sessions::HlsSessions;
 use inherit::{Inheritance, Inherited};
 use listen::Socket;
+use logs::Logs;
 use moves::Moves;
 use next_segments::NextSegments;
 use orders::Orders;
+pub use ownership::check_way;
 use placement::Load;
 use pulls::Pulls;
 use registry::{Question, Registry, Rules};
@@ -158,6 +162,8 @@ struct Front {
     pulls: Pulls,
     /// What the API says of processes and machine.
     sampler: Sampler,
+    /// Files and levels of the log.
+    logs: Logs,
     hls_sessions: HlsSessions,
     /// Keys for access rules, and what signs for programs of our own.
     access: Access,
@@ -195,7 +201,17 @@ pub fn run(load: impl FnOnce() -> anyhow::Result<Config>, options: ServeOptions)
 }
 
 fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
-    logging::start(config.server.log_level, "front");
+    let files = LogFiles::open(&config)?;
+    logging::start(&config, "front");
+    let begun = begin_with(config, options, predecessor);
+    if begun.is_err() {
+        files.give_back();
+    }
+    begun.map(|front| Front { logs: Logs::new(files), ..front })
+}
+
+fn begin_with(mut config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
+    sandbox::settle(&mut config.sandbox)?;
     if config.workers() > MAX_WORKERS {
         bail!("[server] workers = {}: an instance has at most {MAX_WORKERS} workers", config.workers());
     }
@@ -305,6 +321,7 @@ impl Front {
             replacing: false,
             unchanged,
             gave_up: None,
+            logs: Logs::default(),
             access: Access::default(),
             pulls,
             sampler: Sampler::default(),
@@ -374,7 +391,10 @@ impl Front {
         for id in self.ids() {
             match self.worker(id).is_some_and(|worker| worker.process.is_none()) {
                 true => self.start_worker(id),
-                false => self.introduce_access(id),
+                false => {
+                    self.introduce_logs(id);
+                    self.introduce_access(id);
+                }
             }
         }
         self.begin_engine();
@@ -406,6 +426,8 @@ impl Front {
             Wish::Stop => return (0..count).for_each(|_| self.stop()),
             Wish::Reload => Reason::Reload,
             Wish::Upgrade => Reason::Upgrade,
+            Wish::Reopen if count == 0 => return,
+            Wish::Reopen => return self.reopen_logs(),
         };
         if count > 0
             && let Err(why) = self.begin_succession(reason)
@@ -631,6 +653,12 @@ impl Opened {
                 attendants::check_certificates(config)?;
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
+            }
+        }
+        if let Some(identity) = sandbox::identity(&config.sandbox) {
+            sandbox::share_with_group();
+            if inherited.is_empty() {
+                ownership::hand_over(config, identity).context("the shared directory cannot be used")?;
             }
         }
         let connections = cover_connections(config)?;

@@ -40,6 +40,7 @@ impl Front {
                 worker.state = WorkerState::Starting;
                 tracing::debug!(worker = %id, pid, "the worker is started");
                 self.timers.set(Timer::Overdue(id), now_ms + START_MS);
+                self.introduce_logs(id);
                 self.introduce_access(id);
             }
             Err(error) => {

@@ -3,6 +3,7 @@
 //!
 //! It knows nothing of RTMP, and of HTTP only what HTTP/2 makes it translate.
 
+pub mod acme;
 pub mod certificates;
 mod clients;
 mod http2;
@@ -23,6 +24,7 @@ use clients::{Clients, Most};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -44,6 +46,19 @@ pub struct Server {
     clients: Mutex<Clients>,
     lines: Mutex<RateLimit>,
     retired: watch::Sender<bool>,
+    /// Told when the configuration is another one.
+    changed: watch::Sender<()>,
+    shared_dir: PathBuf,
+    certificates: Mutex<Known>,
+}
+
+/// The certificates in use.
+#[derive(Debug, Default)]
+struct Known {
+    /// Of files, by the name of the file.
+    files: Vec<(String, Certificate)>,
+    /// The one that was fetched.
+    fetched: Option<Certificate>,
 }
 
 /// What the configuration says, made ready.
@@ -60,12 +75,11 @@ pub async fn serve(mut attendant: Attendant) -> anyhow::Result<()> {
     let server = Arc::new(Server::new(&attendant, *config)?);
     let lock = attendant.lock();
     let accepting = tokio::spawn(accept(server.clone(), lock, sockets));
-    let mut known = Vec::new();
     let drained = loop {
         tokio::select! {
             said = attendant.next() => match said {
                 Said::Welcome { config, .. } => server.configure(*config),
-                Said::Certificates(files) => server.take_certificates(&mut known, files),
+                Said::Certificates(files) => server.take_certificates(files),
                 Said::Decide { id, .. } => tracing::error!(%id, "a question that is none of this attendant's"),
                 Said::Retire => break Duration::from_millis(server.settings().config.tls.drain_limit.as_ms()),
                 Said::End => break ENDING,
@@ -94,6 +108,7 @@ async fn accept(
     for (listening, socket) in sockets {
         tasks.spawn(clients::accept(server.clone(), listening, socket));
     }
+    tasks.spawn(acme::keep(server));
     while tasks.join_next().await.is_some() {}
 }
 
@@ -110,31 +125,32 @@ impl Server {
             clients: Mutex::default(),
             lines: Mutex::default(),
             retired: watch::Sender::new(false),
+            changed: watch::Sender::new(()),
+            shared_dir: attendant.shared_dir().to_owned(),
+            certificates: Mutex::default(),
         })
     }
 
     /// Another configuration, for whoever connects from now on.
     fn configure(&self, config: Config) {
         match Settings::new(config, &self.resolver) {
-            Ok(settings) => *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings),
+            Ok(settings) => {
+                *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+                self.changed.send_replace(());
+            }
             Err(error) => tracing::error!(error = format!("{error:#}"), "the configuration of TLS stays as it was"),
         }
     }
 
     /// Uses the certificates that the front has opened; of one that cannot be used the one before goes on.
-    fn take_certificates(&self, known: &mut Vec<(String, Certificate)>, files: Vec<CertificateFiles>) {
-        let now_s = i64::try_from(clock::wall_ms() / 1_000).unwrap_or(i64::MAX);
+    fn take_certificates(&self, files: Vec<CertificateFiles>) {
+        let mut known = self.known();
         let mut next = Vec::new();
         for CertificateFiles { cert, key, read } in files {
-            let before = known.iter().find(|(name, _)| *name == cert).map(|(_, certificate)| certificate);
+            let before = known.files.iter().find(|(name, _)| *name == cert).map(|(_, certificate)| certificate);
             match read.and_then(|(cert_pem, key_pem)| Certificate::load(&cert_pem, &key_pem)) {
                 Ok(certificate) => {
-                    let is_new = before.is_none_or(|before| before.facts != certificate.facts);
-                    match certificate.invalid_at(now_s) {
-                        Some(why) => tracing::warn!(%cert, "certificate for {certificate}: {why}; clients will not like it"),
-                        None if is_new => tracing::info!(%cert, "certificate for {certificate}"),
-                        None => {}
-                    }
+                    tell_of(&certificate, before, &cert);
                     next.push((cert, certificate));
                 }
                 Err(why) => {
@@ -145,12 +161,31 @@ impl Server {
                 }
             }
         }
-        *known = next;
-        let certificates: Vec<Certificate> = known.iter().map(|(_, certificate)| certificate.clone()).collect();
+        known.files = next;
+        self.use_certificates(&known);
+    }
+
+    /// Uses the certificate that was fetched.
+    fn use_fetched(&self, certificate: Option<Certificate>) {
+        let mut known = self.known();
+        if let Some(certificate) = &certificate {
+            tell_of(certificate, known.fetched.as_ref(), "fetched by ACME");
+        }
+        known.fetched = certificate;
+        self.use_certificates(&known);
+    }
+
+    fn use_certificates(&self, known: &Known) {
+        let certificates: Vec<Certificate> =
+            known.files.iter().map(|(_, certificate)| certificate).chain(&known.fetched).cloned().collect();
         self.resolver.replace(&certificates);
         let first = certificates.iter().map(|certificate| certificate.facts.expires_s).min().unwrap_or(0);
         self.set(TlsCounter::Certificates, certificates.len() as u64);
         self.set(TlsCounter::CertificateExpiry, u64::try_from(first).unwrap_or(0));
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until all clients have gone, at most for so long, or until the server ends.
@@ -188,6 +223,11 @@ impl Server {
         self.retired.subscribe()
     }
 
+    /// Told when the configuration is another one.
+    fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     fn add(&self, counter: TlsCounter, by: u64) {
         self.page.counter(counter as usize).fetch_add(by, Relaxed);
     }
@@ -201,6 +241,16 @@ impl Server {
         if self.lines.lock().unwrap_or_else(PoisonError::into_inner).allow(clock::monotonic_ms()) {
             write();
         }
+    }
+}
+
+/// Says which certificate is used from now on, if it is not the one before.
+fn tell_of(certificate: &Certificate, before: Option<&Certificate>, source: &str) {
+    let now_s = i64::try_from(clock::wall_ms() / 1_000).unwrap_or(i64::MAX);
+    match certificate.invalid_at(now_s) {
+        Some(why) => tracing::warn!(source, "certificate for {certificate}: {why}; clients will not like it"),
+        None if before.is_none_or(|before| before.facts != certificate.facts) => tracing::info!(source, "certificate for {certificate}"),
+        None => {}
     }
 }
 

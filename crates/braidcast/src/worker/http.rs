@@ -10,12 +10,14 @@ use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Intent, Listener};
 use crate::hls::{INDEX, serve, survey};
+use crate::tls::acme;
 use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
 use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
 use braidcast_protocols::via::Via;
 use braidcast_stream_log::{Reader, State};
+use std::fs::File;
 use std::io;
 
 /// The longest request body that is read and thrown away, or is the API's, in bytes.
@@ -26,6 +28,10 @@ const ANSWER_BYTES: u64 = 64 << 10;
 const STREAM_LIST: &str = "/streams.json";
 /// How long a segment may be kept by caches, in seconds: it never changes.
 const SEGMENT_MAX_AGE: u32 = 3_600;
+
+/// Where an authority for certificates asks for its token's answer, and what that is (RFC 8555, section 8.3).
+const CHALLENGE: &str = "/.well-known/acme-challenge/";
+const CHALLENGE_TYPE: &str = "application/octet-stream";
 
 /// What somebody reads who asks for tracks that there are not.
 const BAD_TRACKS: &str = "say only=audio, only=video, or tracks=all";
@@ -63,6 +69,7 @@ impl Worker {
             session.deadline_ms = 0;
             self.count(WorkerCounter::HttpRequests);
             self.name_client(slot, &request.forwarded);
+            self.note_request(slot, &request);
             self.answer(slot, &request)?;
         }
         Ok(consumed)
@@ -82,6 +89,7 @@ impl Worker {
             false => response::text(error.status(), &error.to_string(), false, false),
         };
         session.push_control(&answer);
+        self.log_answer(slot);
         self.close_when_sent(slot);
     }
 
@@ -104,6 +112,9 @@ impl Worker {
             return self.respond(slot, &response::preflight(request.keep_alive));
         }
         let head_only = request.method == Method::Head;
+        if let Some(token) = request.path.strip_prefix(CHALLENGE).filter(|_| self.answers_challenges(slot)) {
+            return self.answer_challenge(slot, token, head_only);
+        }
         if self.config.relays() && self.pass_on(slot, request)? {
             return Ok(());
         }
@@ -200,6 +211,20 @@ impl Worker {
                 }
             }
             other => other,
+        }
+    }
+
+    /// Whether an authority for certificates may ask here.
+    fn answers_challenges(&self, slot: usize) -> bool {
+        !self.config.acme.domains.is_empty() && matches!(self.sessions[slot].listener, Listener::Http | Listener::Https)
+    }
+
+    /// An authority looks whether a name is this server's: the attendant that fetches the certificate has laid the answer down.
+    fn answer_challenge(&mut self, slot: usize, token: &str, head_only: bool) -> Result<(), End> {
+        let file = acme::answer_at(&self.config.server.shared_dir, token).and_then(|path| File::open(path).ok());
+        match file.and_then(|file| braidcast_sys::file::read_start(file, acme::ANSWER_BYTES).ok()) {
+            Some(answer) => self.respond_with(slot, CHALLENGE_TYPE, Cache::No, &answer, head_only),
+            None => self.respond_text(slot, Status::NOT_FOUND, "no such challenge", head_only),
         }
     }
 
@@ -393,6 +418,7 @@ impl Worker {
         session.closing = !keep_alive;
         session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
         session.sent_mark = session.ledger.sent();
+        self.log_answer(slot);
         self.watch_deadline(slot);
         self.try_flush(slot)?;
         self.http_answered(slot);
@@ -443,6 +469,7 @@ impl Worker {
                 tracing::info!(conn = %session.conn, peer = %session.peer, "closed by us: the request did not come in time");
             }
             session.push_control(&response::text(Status::REQUEST_TIMEOUT, "the request did not come in time", false, false));
+            self.log_answer(slot);
             self.count(WorkerCounter::HandshakeTimeouts);
             self.close_when_sent(slot);
             return Ok(());

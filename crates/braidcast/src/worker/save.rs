@@ -7,6 +7,7 @@ use super::session::{IndexWish, Protocol, Role, Session, Wish};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, Origin};
 use crate::events::Kind;
+use crate::logging::Requested;
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
 use braidcast_protocols::proxy::PrefixReader;
@@ -41,6 +42,8 @@ pub struct Checkpoint {
     pub deadline_left_ms: Option<u64>,
     /// HTTP: the servers that pass the answer on.
     pub via: Option<Box<Via>>,
+    /// HTTP: what is still to be written to the access log.
+    pub requested: Option<Box<Requested>>,
     pub peer_ended: bool,
     pub answering: bool,
     pub last_request: bool,
@@ -198,6 +201,7 @@ impl Worker {
             asked: session.asked.clone(),
             deadline_left_ms: (session.deadline_ms != 0).then(|| session.deadline_ms.saturating_sub(now_ms)),
             via: session.via.clone(),
+            requested: session.requested.clone(),
             peer_ended: session.peer_ended,
             answering: session.answering,
             last_request: session.last_request,

@@ -12,6 +12,7 @@ use super::outgoing::Client;
 use super::rendition::Rendition;
 use super::websocket::WebSocket;
 use crate::control::{Asked, ConnId, Listener, Origin};
+use crate::logging::Requested;
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::{Clip, RequestReader};
 use braidcast_protocols::proxy::PrefixReader;
@@ -59,6 +60,8 @@ pub struct Session {
     pub head: Vec<u8>,
     /// HTTP: the servers that pass the answer on.
     pub via: Option<Box<Via>>,
+    /// HTTP: what was asked, until it is written to the access log.
+    pub requested: Option<Box<Requested>>,
     /// What body extents of the ledger are of.
     pub body: Option<Body>,
     /// HTTP: bytes of the connection that were sent when the client's pace was looked at last.

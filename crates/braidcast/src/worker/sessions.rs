@@ -86,6 +86,7 @@ impl Worker {
             control: Vec::new(),
             head: Vec::new(),
             via: None,
+            requested: None,
             body: None,
             sent_mark: 0,
             unfinished_bytes: 0,
@@ -389,6 +390,7 @@ impl Worker {
             self.count(WorkerCounter::IdleTimeouts);
         }
         self.log_end(slot, &end);
+        self.end_endless(slot);
         self.leave_role(slot, &end);
         let session = self.sessions.remove(slot);
         self.unwatch(&session);

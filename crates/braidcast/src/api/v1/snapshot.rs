@@ -119,7 +119,7 @@ impl Snapshot {
         clients.sort_unstable_by_key(|record| record.conn);
         let workers: Vec<WorkerPageTotals> = (1..=front.workers()).map(|id| WorkerPageTotals::read(&root, WorkerId(id))).collect();
         Ok(Self {
-            server: ids::server_id(shared_dir),
+            server: ids::server_id(shared_dir, &config.hooks.server_id),
             service: ids::service_id(shared_dir, front.started_wall_ms()),
             pid: front.counter(FrontCounter::Pid).load(Relaxed),
             started_wall_ms: front.started_wall_ms(),

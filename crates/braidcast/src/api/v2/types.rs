@@ -154,31 +154,22 @@ pub struct Following {
     /// What has happened: `connect`, `close`, `publish`, `unpublish`, `play`, `stop`, `segment`, `move`, `worker-ready`, `worker-died`,
     /// `crash-loop`, `poison`, `refused`, `limit`, `drain`, `upgrade`, `reload`, `front-started`.
     pub kind: String,
-    /// What else there is to say of it: `conn`, `vhost`, `app`, `stream`, `client`, `worker`, `why`, …
+    /// What else there is to say of it: `conn`, `vhost`, `app`, `stream`, `client`, `worker`, `why`, …; of clients, `session` as it was then.
     #[serde(flatten)]
     #[schema(value_type = Object)]
     pub about: Value,
 }
 
-/// An event's data as everybody may see it who may read the API: without what may be a secret.
+/// An event as those may see it who may read the API: what the client table says of a client is its session, without what may be a secret.
 pub fn public(line: &Line) -> Value {
     let mut value = serde_json::to_value(line).unwrap_or_default();
-    if let Some(record) = value.get_mut("record").and_then(Value::as_object_mut) {
-        strip(record);
+    if let Some(event) = value.as_object_mut()
+        && let Some(record) = event.remove("record")
+        && let Ok(record) = serde_json::from_value::<Record>(record)
+    {
+        event.insert("session".into(), serde_json::to_value(Session::from(record)).unwrap_or_default());
     }
     value
-}
-
-/// Takes from a client's record what may be a secret: queries of streams and pages, and the URL that it has connected to.
-fn strip(record: &mut serde_json::Map<String, Value>) {
-    record.retain(|name, _| !["param", "tc_url", "swf_url", "context"].contains(&name.as_str()));
-    for value in record.values_mut() {
-        match value {
-            Value::Object(inner) => strip(inner),
-            Value::String(text) if text.contains('?') => *text = without_query(text).to_owned(),
-            _ => {}
-        }
-    }
 }
 
 fn without_query(url: &str) -> &str {

@@ -88,6 +88,11 @@ impl Attendants {
         }
     }
 
+    /// Those that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes().map(|(_, process)| process.pid).collect()
+    }
+
     fn processes(&self) -> impl Iterator<Item = (Role, &Process)> {
         let current = self.places.iter().filter_map(|place| Some((place.role, place.process.as_ref()?)));
         current.chain(self.retired.iter().map(|(role, process)| (*role, process)))
@@ -148,10 +153,15 @@ impl Front {
     /// Finds the attendants of the front before, starts those that are missing.
     pub(super) fn begin_attendants(&mut self) -> io::Result<()> {
         self.poller.add(&self.attendants.listener, super::token(super::ATTENDANT, 0), Interest::READ)?;
+        let before = report::read(self.shared.path());
         for role in Role::ALL {
             match orphans::noted_at(&file_of(self.shared.path(), role, NOTE)) {
                 Some((pid, handle)) => {
-                    let process = Process::new(pid, handle, self.now_ms);
+                    let mut process = Process::new(pid, handle, self.now_ms);
+                    if let Some(before) = before.iter().find(|before| before.pid == pid) {
+                        process.since_wall_ms = before.started_wall_ms;
+                        self.attendants.place(role).restarts = before.restarts;
+                    }
                     self.poller.add(&process.handle, super::token(super::ATTENDANT_PROCESS, pid as usize), Interest::READ)?;
                     tracing::info!(%role, pid, "the attendant of the front before goes on");
                     self.attendants.place(role).process = Some(process);
@@ -283,8 +293,7 @@ impl Front {
             return;
         }
         self.attendants.ending = true;
-        let pids: Vec<u32> = self.attendants.processes().map(|(_, process)| process.pid).collect();
-        for pid in pids {
+        for pid in self.attendants.pids() {
             if let Some(process) = self.attendants.process_mut(pid) {
                 process.stage = Stage::Stopping;
             }
