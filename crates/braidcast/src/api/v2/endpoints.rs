@@ -1,9 +1,9 @@
 //! The one table of the native API's endpoints: requests are led by it, and the OpenAPI document is written from it.
 
-use super::types::{Following, KickRequest, Kicked, Limits, Ordered, Page, Problem, Session};
+use super::types::{Following, KickRequest, Kicked, Limits, Ordered, Page, Problem, Session, Stream};
 use crate::engine::report::Process;
 use crate::relays::report::Relay;
-use crate::status::{Directory, Moves, Status, Stream, Worker};
+use crate::status::{Directory, Moves, Status, Worker};
 use braidcast_protocols::http::{parameters, percent_decode};
 use std::borrow::Cow;
 use utoipa::ToSchema;
