@@ -39,7 +39,7 @@ fn everything_is_told_by_any_worker_and_done_at_the_right_one() -> Result<()> {
     for name in ["one", "other"] {
         server.wait_live(name)?;
     }
-    let viewer = Viewer::flv(server.address("http"), "/live/one.flv?token=canary-4711")?;
+    let viewer = Viewer::flv(server.address("http"), "live/one.flv?token=canary-4711")?;
     viewer.wait_more(20)?;
 
     // Streams and sessions, page by page: whichever worker answers, the lists are the same.
