@@ -93,7 +93,8 @@ impl Worker {
         match verdict {
             Verdict::Admitted => {}
             Verdict::Preflight => {
-                let head = gate::preflight().origins(reply.origins).keep_alive(self.keeps_alive(slot)).build();
+                let allow = endpoints::allowed(&request.path);
+                let head = gate::preflight(allow.as_deref()).origins(reply.origins).keep_alive(self.keeps_alive(slot)).build();
                 return self.respond(slot, &head);
             }
             Verdict::Refused(refusal) => {
