@@ -5,8 +5,10 @@
 pub mod api;
 pub mod chaos;
 pub mod engine;
+pub mod hooks;
 pub mod hostile;
 pub mod media;
+pub mod monitoring;
 pub mod next;
 pub mod proxies;
 pub mod relays;

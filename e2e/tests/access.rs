@@ -316,7 +316,7 @@ fn no_secret_is_anywhere(server: &Server) -> Result<()> {
         if let Some(private) =
             ["sessions", "events"].map(|name| server.shared_dir.join(name)).iter().find(|directory| file.starts_with(directory))
         {
-            let closed = |path: &Path| Ok::<_, std::io::Error>(std::fs::metadata(path)?.permissions().mode() & 0o77 == 0);
+            let closed = |path: &Path| Ok::<_, std::io::Error>(std::fs::metadata(path)?.permissions().mode() & 0o7 == 0);
             ensure!(closed(private)? || closed(&file)?, "{text} is open to others");
             continue;
         }

@@ -20,6 +20,7 @@ mod logging;
 mod metrics;
 mod page;
 mod relays;
+mod sandbox;
 mod saved;
 mod srs_conf;
 mod status;

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
 
 /// How many counters a page has room for.
-pub const COUNTERS: usize = 64;
+pub const COUNTERS: usize = 112;
 
 const PAGE_BYTES: usize = 12 << 10;
 const MAGIC: u64 = u64::from_le_bytes(*b"BRAIDWRK");

@@ -47,6 +47,17 @@ pub fn spawn_dependent(mut command: Command) -> io::Result<Child> {
     command.spawn()
 }
 
+/// Has a command start with another umask than this process's (umask(2)).
+pub fn set_umask(command: &mut Command, mask: u32) {
+    // SAFETY: between fork and exec the closure makes one async-signal-safe system call.
+    unsafe {
+        command.pre_exec(move || {
+            libc::umask(mask);
+            Ok(())
+        });
+    }
+}
+
 /// Takes a descriptor that this process was started with. `InvalidInput` for standard input, output and error, and for one
 /// that is close-on-exec: such a one was opened here and has an owner. Taking it makes it close-on-exec.
 pub fn take_inherited(number: RawFd) -> io::Result<OwnedFd> {

@@ -40,7 +40,7 @@ impl Dir {
 
     /// Makes a directory in this one unless it is there, and opens it.
     pub fn create_dir(&self, name: &str) -> io::Result<Self> {
-        match mkdirat(&self.0, name, Mode::from_raw_mode(0o755)) {
+        match mkdirat(&self.0, name, Mode::from_raw_mode(0o770)) {
             Ok(()) | Err(Errno::EXIST) => self.open_dir(name),
             Err(error) => Err(error.into()),
         }
@@ -70,7 +70,7 @@ impl Dir {
     }
 
     fn open_at(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        Ok(openat(&self.0, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))?)
+        Ok(openat(&self.0, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o660))?)
     }
 
     /// Removes a file; one that is not there is no error.

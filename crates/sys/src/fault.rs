@@ -28,3 +28,40 @@ pub fn kill_point(name: &str) {
 #[cfg(not(feature = "faults"))]
 #[inline(always)]
 pub fn kill_point(_name: &str) {}
+
+/// Makes one of the calls that a process in a sandbox is refused. `InvalidInput`: no such trial.
+#[cfg(feature = "faults")]
+pub fn attempt(what: &str, pid: u32) -> std::io::Result<()> {
+    let nothing = std::ptr::null::<u8>();
+    // SAFETY: none of the calls is given memory of ours to write to; those that succeed harm this process at most, which is a test's.
+    let result = unsafe {
+        match what {
+            "ptrace" => libc::ptrace(libc::PTRACE_ATTACH, pid as libc::pid_t, 0, 0),
+            "signal" => libc::kill(pid as libc::pid_t, 0).into(),
+            // Who may mount is told that there is no such file system.
+            "mount" => libc::mount(c"none".as_ptr(), c"/".as_ptr(), c"no-such-file-system".as_ptr(), 0, nothing.cast()).into(),
+            "root" => libc::setresuid(0, 0, 0).into(),
+            "unshare" => libc::unshare(libc::CLONE_NEWNS).into(),
+            "bpf" => libc::syscall(libc::SYS_bpf, 0, nothing, 0),
+            "io_uring" => libc::syscall(libc::SYS_io_uring_setup, 1, nothing),
+            "keyctl" => libc::syscall(libc::SYS_keyctl, 0, -3, 0),
+            "module" => libc::syscall(libc::SYS_init_module, nothing, 0, c"".as_ptr()),
+            "fork" => libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0),
+            "unknown" => libc::syscall(9_999),
+            _ => return Err(std::io::ErrorKind::InvalidInput.into()),
+        }
+    };
+    match result {
+        // A new process: it is not to go on as this one.
+        // SAFETY: ends the process.
+        0 if what == "fork" => unsafe { libc::_exit(0) },
+        -1 => Err(std::io::Error::last_os_error()),
+        // Let go of, so that its parent hears of its end. SAFETY: takes numbers.
+        0 if what == "ptrace" => unsafe {
+            libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::__WALL);
+            libc::ptrace(libc::PTRACE_DETACH, pid as libc::pid_t, 0, 0);
+            Ok(())
+        },
+        _ => Ok(()),
+    }
+}

@@ -13,6 +13,7 @@ pub mod dir;
 pub mod eventfd;
 pub mod fault;
 pub mod fd_passing;
+pub mod features;
 pub mod file;
 pub mod limits;
 pub mod mapping;
@@ -20,8 +21,10 @@ pub mod memory;
 pub mod net;
 pub mod page;
 pub mod poller;
+pub mod privileges;
 pub mod process;
 pub mod splice;
+pub mod syscalls;
 
 pub use dir::Dir;
 pub use eventfd::EventFd;

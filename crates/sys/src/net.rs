@@ -81,6 +81,11 @@ pub fn connect_local(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// The user who had the rights of the process at the other end of a local connection when it was made (`SO_PEERCRED`, unix(7)).
+pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw())
+}
+
 /// Makes an inherited or received socket non-blocking.
 pub fn set_nonblocking(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::io::ioctl_fionbio(socket, true)?)

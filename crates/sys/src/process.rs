@@ -9,6 +9,11 @@ use std::os::unix::fs::FileExt;
 
 pub use libc::{SIGABRT, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2};
 
+/// Makes a file this process's standard error, in one step: no line falls between the two.
+pub fn replace_stderr(file: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::stdio::dup2_stderr(file)?)
+}
+
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -113,6 +118,20 @@ pub fn run_state(pid: u32) -> Option<(RunState, u64)> {
     Some((state, ticks(14)? + ticks(15)?))
 }
 
+/// What `/proc/PID/status` says of a process under a name (`Uid`, `CapEff`, `Seccomp`, …; proc(5)); `None`: no such process, or no such line.
+pub fn status_line(pid: u32, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// How many descriptors a process has open, and how many it may have (soft limit); `None` if this process may not know.
+pub fn descriptors(pid: u32) -> Option<(u64, u64)> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64;
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let soft = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_ascii_whitespace().next())?;
+    Some((open, if soft == "unlimited" { u64::MAX } else { soft.parse().ok()? }))
+}
+
 /// When a process started, in clock ticks since boot (field 22 of `/proc/PID/stat`, proc(5)); `None` if there is no such
 /// process. With its number it names a process for as long as the machine runs.
 pub fn start_time_ticks(pid: u32) -> io::Result<Option<u64>> {
@@ -161,6 +180,15 @@ mod tests {
         assert_eq!(fd.try_wait().unwrap(), Some(Ending::Signal(SIGTERM)));
         assert!(fd.send_signal(SIGTERM).is_err());
         assert!(PidFd::open(0).is_err() && PidFd::open(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn what_proc_says_of_a_process_is_found() {
+        let own = std::process::id();
+        assert_eq!(status_line(own, "Pid").unwrap(), own.to_string());
+        assert!(status_line(own, "Pi").is_none() && status_line(u32::MAX, "Pid").is_none());
+        let (open, most) = descriptors(own).unwrap();
+        assert!(open >= 3 && open <= most);
     }
 
     #[test]

@@ -33,8 +33,11 @@ pub fn client_of(id: &str) -> Option<ConnId> {
     (number > 0 && client_id(ConnId(number)) == id).then_some(ConnId(number))
 }
 
-/// This server's id, the same for as long as its shared directory is there. Empty if it has no name yet.
-pub fn server_id(shared_dir: &Path) -> String {
+/// This server's id: the configured one (`[hooks] server_id`), or one that is the same for as long as its shared directory is there.
+pub fn server_id(shared_dir: &Path, configured: &str) -> String {
+    if !configured.is_empty() {
+        return configured.to_owned();
+    }
     let instance = relays::instance_id(shared_dir).unwrap_or_default();
     format!("vid-{}", letters(&[b"server", instance.as_bytes()], ID_CHARACTERS))
 }

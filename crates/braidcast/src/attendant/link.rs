@@ -1,11 +1,12 @@
 //! The task that has the channel to the front: it connects, again and again if it has to, and passes on what is said both ways.
 
-use super::Said;
+use super::{CertificateFiles, Said};
 use crate::config::Config;
-use crate::control::attendants::{FromAttendant, PROTOCOL, Role, ToAttendant, program, socket_path};
+use crate::control::attendants::{FromAttendant, OpenedCertificate, PROTOCOL, Role, ToAttendant, program, socket_path};
 use crate::control::channel::Channel;
-use anyhow::Context;
-use braidcast_sys::net;
+use crate::tls::certificates::MAX_PEM_BYTES;
+use anyhow::{Context, bail};
+use braidcast_sys::{file, net};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -82,6 +83,14 @@ pub struct Met {
     welcome: (ToAttendant, Vec<OwnedFd>),
 }
 
+impl Met {
+    /// The configuration that came with the welcome.
+    pub fn config(&self) -> anyhow::Result<Config> {
+        let (ToAttendant::Welcome { config, .. }, _) = &self.welcome else { bail!("the front did not begin with a welcome") };
+        Ok(Config::from_json(config)?)
+    }
+}
+
 /// Says hello and waits for the welcome, before there are threads. `None`: this process is not wanted.
 pub fn meet(role: Role, shared_dir: &Path) -> anyhow::Result<Option<Met>> {
     let mut channel = connect(role, shared_dir, false).context("attendants are started by `braidcast serve`")?;
@@ -115,6 +124,8 @@ impl Link {
     /// Starts the task.
     pub fn begin(self, met: Met) -> io::Result<()> {
         let terminate = signal(SignalKind::terminate())?;
+        // It is for the front; whoever sends it to all processes of the name does no harm.
+        signal_hook::flag::register(signal_hook::consts::SIGUSR1, std::sync::Arc::default())?;
         let channel = Wire::new(met.channel)?;
         tokio::spawn(self.run(channel, met.welcome, terminate));
         Ok(())
@@ -195,12 +206,21 @@ impl Link {
                         return Ok(());
                     }
                 };
-                crate::logging::start(config.server.log_level, &self.role.to_string());
+                crate::logging::start(&config, &self.role.to_string());
                 self.grace = Duration::from_millis(config.server.front_grace.as_ms());
                 self.held = held;
                 Said::Welcome { config, sockets: listening.into_iter().zip(fds).collect() }
             }
+            ToAttendant::LogFile => {
+                fds.first().into_iter().for_each(crate::logging::take_lines);
+                return Ok(());
+            }
+            ToAttendant::LogLevels(changed) => {
+                crate::logging::set_levels(&changed);
+                return Ok(());
+            }
             ToAttendant::Decide { id, event } => Said::Decide { id, event },
+            ToAttendant::Certificates(opened) => Said::Certificates(read(opened, fds)),
             ToAttendant::Retire => {
                 self.retired = true;
                 Said::Retire
@@ -209,4 +229,25 @@ impl Link {
         };
         self.say.send(said).await.map_err(|_| Over::Ended)
     }
+}
+
+/// Reads the files that the front has opened.
+fn read(opened: Vec<OpenedCertificate>, fds: Vec<OwnedFd>) -> Vec<CertificateFiles> {
+    let mut fds = fds.into_iter();
+    let mut next = |path: &str| {
+        let fd = fds.next().ok_or_else(|| format!("{path}: its descriptor is missing"))?;
+        file::read_start(fd, MAX_PEM_BYTES).map_err(|error| format!("{path}: {error}"))
+    };
+    let one = |OpenedCertificate { cert, key, error }: OpenedCertificate| {
+        let read = match error {
+            Some(error) => Err(error),
+            // Both are taken, whatever is in the first.
+            None => match (next(&cert), next(&key)) {
+                (Ok(cert), Ok(key)) => Ok((cert, key)),
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            },
+        };
+        CertificateFiles { cert, key, read }
+    };
+    opened.into_iter().map(one).collect()
 }

@@ -10,6 +10,7 @@ pub mod report;
 use crate::config::Config;
 use crate::control::attendants::{Decision, DecisionId, FromAttendant, Role, file_of};
 use crate::control::{ListeningSocket, Origin};
+use crate::sandbox::{self, Needs};
 use anyhow::Context;
 use braidcast_sys::file;
 use std::fs::{File, OpenOptions};
@@ -43,10 +44,23 @@ pub enum Said {
         /// What is to happen, as JSON.
         event: String,
     },
+    /// The certificates there are.
+    Certificates(Vec<CertificateFiles>),
     /// Take no new work, drop the [`RoleLock`], and end when what there is has been done.
     Retire,
     /// End as soon as that can be done in order. Nothing follows.
     End,
+}
+
+/// A certificate's files.
+#[derive(Debug)]
+pub struct CertificateFiles {
+    /// The path of the certificate.
+    pub cert: String,
+    /// The path of its key.
+    pub key: String,
+    /// What is in them, or why they could not be read.
+    pub read: Result<(Vec<u8>, Vec<u8>), String>,
 }
 
 /// The process's side of a role.
@@ -76,6 +90,8 @@ pub fn run(role: Role, shared_dir: &Path) -> anyhow::Result<ExitCode> {
     // As far as it goes.
     braidcast_sys::limits::raise_rlimit_nofile(u64::MAX).context("raising the descriptor limit")?;
     let Some(met) = link::meet(role, shared_dir)? else { return Ok(ExitCode::SUCCESS) };
+    let config = met.config().context("the configuration in the front's welcome")?;
+    sandbox::enter(&config, &Needs::of_attendant(role, &config)).context("the sandbox")?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if role == Role::Hooks {
         builder.worker_threads(2);

@@ -1,6 +1,6 @@
 //! What is known of the attendants, for `status`: a file that the front writes anew when something has changed.
 
-use crate::control::attendants::DIRECTORY;
+use crate::control::attendants::{DIRECTORY, Role, file_of};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
@@ -8,6 +8,9 @@ use std::path::Path;
 
 /// The file's name.
 const NAME: &str = "processes.json";
+
+/// How the file is called that holds what an attendant says of itself.
+const NOTE: &str = "note";
 
 /// An attendant's process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,16 @@ pub fn write(shared_dir: &Path, processes: &[Process]) -> io::Result<()> {
     let part = directory.join(format!("{NAME}.part"));
     fs::write(&part, serde_json::to_vec(processes)?)?;
     fs::rename(part, directory.join(NAME))
+}
+
+/// What an attendant has to say of itself beside its counters, if anything: one line.
+pub fn note(shared_dir: &Path, role: Role) -> Option<String> {
+    fs::read_to_string(file_of(shared_dir, role, NOTE)).ok().filter(|note| !note.is_empty())
+}
+
+/// Says it.
+pub fn write_note(shared_dir: &Path, role: Role, note: &str) -> io::Result<()> {
+    fs::write(file_of(shared_dir, role, NOTE), note)
 }
 
 /// Reads it; empty if there is none.

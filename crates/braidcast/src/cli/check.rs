@@ -1,14 +1,15 @@
 //! `braidcast check`: reads the configuration and looks at the machine, one line for each finding. Starts nothing and leaves nothing behind.
 
+use super::findings::{Finding, Findings, Verdict};
 use super::ports::who_listens;
 use super::print;
 use super::serve::ConfigArgs;
 use crate::access::files::KeyFiles;
-use crate::config::{self, Config, Size};
+use crate::config::{self, Certificate, Config, Size};
 use crate::front;
 use crate::srs_conf::NoteKind;
 use crate::status::instance;
-use braidcast_sys::{file, limits, net};
+use braidcast_sys::{clock, file, limits, net};
 use clap::Args;
 use std::fmt::Write;
 use std::fs::OpenOptions;
@@ -37,34 +38,11 @@ pub(super) struct CheckArgs {
     print: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Ok,
-    Warn,
-    Error,
-}
-
-#[derive(Default)]
-struct Findings(Vec<(Verdict, String)>);
-
 impl Findings {
-    fn add(&mut self, verdict: Verdict, finding: impl Into<String>) {
-        self.0.push((verdict, finding.into()));
-    }
-
-    fn failed(&self) -> bool {
-        self.0.iter().any(|(verdict, _)| *verdict == Verdict::Error)
-    }
-
     fn text(&self) -> String {
         let mut out = String::new();
-        for (verdict, finding) in &self.0 {
-            let word = match verdict {
-                Verdict::Ok => "ok",
-                Verdict::Warn => "warn",
-                Verdict::Error => "error",
-            };
-            writeln!(out, "{word:<6} {finding}").expect("writing to a string does not fail");
+        for Finding { verdict, said, .. } in self.all() {
+            writeln!(out, "{:<6} {said}", verdict.word()).expect("writing to a string does not fail");
         }
         out
     }
@@ -96,22 +74,22 @@ pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(if findings.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn machine(config: &Config, findings: &mut Findings) {
+/// Looks at the machine for a configuration.
+pub(super) fn machine(config: &Config, findings: &mut Findings) {
     let running = instance::lock_holder(&config.server.shared_dir);
     if let Some(pid) = running {
         findings.add(Verdict::Warn, format!("instance: one runs with this shared directory (pid {pid})"));
     }
-    for (section, addresses) in [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen)] {
-        if addresses.is_empty() {
+    for (section, key, addresses) in config.listens() {
+        let what = if section == "tls" { key } else { section };
+        if addresses.is_empty() && matches!(section, "rtmp" | "http" | "api") {
             findings.add(Verdict::Warn, format!("{section}: listens nowhere"));
         }
         for address in addresses {
-            port(section, *address, running, findings);
+            port(what, *address, running, findings);
         }
     }
-    for address in &config.metrics.listen {
-        port("metrics", *address, running, findings);
-    }
+    certificates(config, findings);
     for id in 1..=config.workers() {
         if let Some(sub_port) = config.sub_port(id) {
             port(&format!("worker {id}"), ([127, 0, 0, 1], sub_port).into(), running, findings);
@@ -144,6 +122,20 @@ fn engine(config: &Config, findings: &mut Findings) {
             }
         }
         Err(error) => findings.add(Verdict::Error, format!("engine: {error:#}")),
+    }
+}
+
+fn certificates(config: &Config, findings: &mut Findings) {
+    let now_s = i64::try_from(clock::wall_ms() / 1_000).unwrap_or(i64::MAX);
+    for Certificate { cert, key } in &config.certificate {
+        let name = format!("[[certificate]] cert = {:?}", cert.display().to_string());
+        match crate::tls::certificates::Certificate::read(cert, key) {
+            Ok(certificate) => match certificate.invalid_at(now_s) {
+                Some(why) => findings.add(Verdict::Warn, format!("{name}: for {certificate}: {why}")),
+                None => findings.add(Verdict::Ok, format!("{name}: for {certificate}")),
+            },
+            Err(why) => findings.add(Verdict::Error, format!("{name}: {why}")),
+        }
     }
 }
 
@@ -192,9 +184,13 @@ fn port(what: &str, address: SocketAddr, running: Option<u32>, findings: &mut Fi
             let verdict = if ours { Verdict::Warn } else { Verdict::Error };
             let holder = holder.map_or("a process that cannot be seen from here".to_owned(), |holder| holder.to_string());
             findings.add(verdict, format!("{what}: {address} is taken by {holder}"));
+            if !ours {
+                findings.mend(format!("ss -ltnp 'sport = :{}'    # who it is; stop it, or listen elsewhere", address.port()));
+            }
         }
         io::ErrorKind::PermissionDenied => {
-            findings.add(Verdict::Error, format!("{what}: {address}: this user may not listen there ({error})"))
+            findings.add(Verdict::Error, format!("{what}: {address}: this user may not listen there ({error})"));
+            findings.mend(format!("sysctl -w net.ipv4.ip_unprivileged_port_start={}", address.port()));
         }
         // A machine without IPv6 serves IPv4 all the same, if nobody asked for a certain address.
         _ if address.is_ipv6() && address.ip().is_unspecified() => {
@@ -220,7 +216,8 @@ fn shared_directory(config: &Config, findings: &mut Findings) {
         (false, true) => findings.add(Verdict::Warn, format!("{name}: not in memory (not tmpfs), as allow_disk allows")),
         (false, false) => {
             let message = format!("{name}: not in memory (not tmpfs); choose a directory in /dev/shm, or set [server] allow_disk = true");
-            return findings.add(Verdict::Error, message);
+            findings.add(Verdict::Error, message);
+            return findings.mend(format!("mkdir -p {0} && mount -t tmpfs -o mode=0755,size=50% tmpfs {0}", directory.display()));
         }
     }
     let size = Some(system.total_bytes).filter(|bytes| *bytes != 0);
@@ -232,6 +229,7 @@ fn shared_directory(config: &Config, findings: &mut Findings) {
             Verdict::Warn,
             format!("{shown}: that is small (in a container: --shm-size, in Kubernetes: an emptyDir with medium Memory)"),
         );
+        findings.mend(format!("mount -o remount,size=50% $(stat -c %m {})", existing.display()));
     } else {
         findings.add(Verdict::Ok, shown);
     }
@@ -251,7 +249,13 @@ fn state_directory(directory: &Path, running: Option<u32>, findings: &mut Findin
             findings.add(Verdict::Warn, format!("{name}: in memory: after a reboot segment numbers begin at 1 again"));
         }
         Ok(_) => findings.add(Verdict::Ok, name),
-        Err(fault) => findings.add(Verdict::Error, format!("{name}: {fault}")),
+        Err(fault) => {
+            findings.add(Verdict::Error, format!("{name}: {fault}"));
+            findings.mend(format!(
+                "install -d -m 0700 -o $(id -un) {}    # as root; or name another one with --state-dir",
+                directory.display()
+            ));
+        }
     }
 }
 
@@ -269,6 +273,7 @@ fn descriptors(config: &Config, findings: &mut Findings) {
                 config.limits.connections
             );
             findings.add(Verdict::Warn, message);
+            findings.mend(format!("ulimit -n {wanted}    # a systemd unit: LimitNOFILE={wanted}"));
         }
     }
 }

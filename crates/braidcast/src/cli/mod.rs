@@ -1,6 +1,8 @@
 //! The command line: which commands there are, what they are told, what they print. No command's work is done here.
 
 mod check;
+mod doctor;
+mod findings;
 mod import_srs;
 mod index;
 mod orders;
@@ -28,6 +30,7 @@ Examples:
   braidcast serve -c braidcast.toml --workers 4
   braidcast check -c braidcast.toml           say what would be wrong, start nothing
   braidcast status                            what a running server is doing
+  braidcast doctor                            what is wrong with the machine, and what mends it
 
 Push:  ffmpeg -re -i film.mp4 -c copy -f flv rtmp://HOST/live/name
 Watch: http://HOST:8080/live/name.flv, http://HOST:8080/live/name.m3u8, rtmp://HOST/live/name"
@@ -49,6 +52,8 @@ enum Command {
     Attendant(serve::AttendantArgs),
     /// Say what is wrong with a configuration and with the machine for it, and start nothing.
     Check(check::CheckArgs),
+    /// Look whether machine, kernel and sandbox are as they should be, and say what mends each fault.
+    Doctor(doctor::DoctorArgs),
     /// Write the configuration of this server for a site that has one of SRS.
     ImportSrs(import_srs::ImportSrsArgs),
     /// Say what an instance is doing
@@ -59,6 +64,8 @@ enum Command {
     Rebalance(orders::OrderArgs),
     /// Have the binary that lies on disk now take over; nobody is disconnected.
     Upgrade(orders::UpgradeArgs),
+    /// Change which log lines are written, while the server runs.
+    LogLevel(orders::LogLevelArgs),
     /// Read the configuration anew; nobody is disconnected.
     Reload(orders::OrderArgs),
     /// Make an index from the segments of a stream.
@@ -93,11 +100,13 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Worker(args) => serve::run_worker(&args),
         Command::Attendant(args) => crate::attendant::run(args.role, &args.shared_dir),
         Command::Check(args) => check::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::ImportSrs(args) => import_srs::run(&args),
         Command::Status(args) => status::run(args),
         Command::Drain(args) => orders::drain(&args),
         Command::Rebalance(args) => orders::rebalance(&args),
         Command::Upgrade(args) => orders::upgrade(&args),
+        Command::LogLevel(args) => orders::log_level(&args),
         Command::Reload(args) => orders::reload(&args),
         Command::Index(command) => Ok(index::run(command)),
         Command::Bench(command) => braidcast_bench::cli::run(command),

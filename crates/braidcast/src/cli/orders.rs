@@ -3,6 +3,7 @@
 use crate::control::channel::Channel;
 use crate::control::orders::{Order, Report, socket_path};
 use crate::control::{ProcessId, WorkerId};
+use crate::logging::RoomLevel;
 use anyhow::{Context, bail};
 use braidcast_sys::net;
 use clap::Args;
@@ -68,6 +69,27 @@ pub(super) fn upgrade(args: &UpgradeArgs) -> anyhow::Result<ExitCode> {
         None => Order::Upgrade,
     };
     give(&args.order, &order)
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  braidcast log-level http=debug hooks=warn      these rooms, in all processes, until the configuration is read anew
+  braidcast log-level --reset                    as it is configured
+Levels are error, warn, info, debug, trace; the rooms are listed in docs/logging.md.")]
+pub(super) struct LogLevelArgs {
+    /// A room and its level
+    #[arg(value_name = "ROOM=LEVEL", required_unless_present = "reset")]
+    levels: Vec<RoomLevel>,
+    /// Have all levels as they are configured first
+    #[arg(long)]
+    reset: bool,
+    #[command(flatten)]
+    order: OrderArgs,
+}
+
+pub(super) fn log_level(args: &LogLevelArgs) -> anyhow::Result<ExitCode> {
+    give(&args.order, &Order::LogLevels { reset: args.reset, set: args.levels.clone() })
 }
 
 pub(super) fn reload(args: &OrderArgs) -> anyhow::Result<ExitCode> {

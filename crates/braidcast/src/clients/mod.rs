@@ -33,6 +33,9 @@ const TRIES: usize = 64;
 /// Rates are over one to two of these, milliseconds.
 const RATE_WINDOW_MS: u64 = 15_000;
 
+/// A rate over less than this says nothing, milliseconds.
+const LEAST_RATE_MS: u64 = 1_000;
+
 /// The words of a record.
 #[derive(Clone, Copy)]
 #[repr(usize)]
@@ -215,22 +218,24 @@ impl Table {
     /// `now_ms` is of the monotonic clock.
     pub fn tell(&mut self, row: RowId, bytes_in: u64, bytes_out: u64, now_ms: u64) {
         let Some(words) = self.words(row) else { return };
-        let first = words.get(Word::Before) == 0;
-        if first || now_ms.saturating_sub(words.get(Word::Between)) >= RATE_WINDOW_MS {
-            let (at, counts) = match first {
-                true => (now_ms, [bytes_in, bytes_out]),
-                false => (words.get(Word::Between), [words.get(Word::BetweenIn), words.get(Word::BetweenOut)]),
-            };
-            words.set(Word::Before, at);
-            words.set(Word::BeforeIn, counts[0]);
-            words.set(Word::BeforeOut, counts[1]);
-            words.set(Word::Between, now_ms);
-            words.set(Word::BetweenIn, bytes_in);
-            words.set(Word::BetweenOut, bytes_out);
-        }
         words.set(Word::BytesIn, bytes_in);
         words.set(Word::BytesOut, bytes_out);
-        words.set(Word::Told, now_ms);
+        words.mark(bytes_in, bytes_out, now_ms);
+    }
+
+    /// Something was asked for by an HLS session, in whichever worker: so many bytes more have come and go. `now_ms` as in [`Table::tell`].
+    /// False: the row is not this session's any more, or it has not begun.
+    pub fn seen(&mut self, row: RowId, conn: ConnId, bytes_in: u64, bytes_out: u64, now_ms: u64) -> bool {
+        let Some(words) = self.words(row).filter(|words| words.goes(conn)) else { return false };
+        let total = |word, more| words.word(word).fetch_add(more, Relaxed) + more;
+        let (bytes_in, bytes_out) = (total(Word::BytesIn, bytes_in), total(Word::BytesOut, bytes_out));
+        words.mark(bytes_in, bytes_out, now_ms);
+        true
+    }
+
+    /// When the counters of a row were told last, monotonic clock, milliseconds; 0: never.
+    pub fn told_ms(&mut self, row: RowId) -> u64 {
+        self.words(row).map_or(0, |words| words.get(Word::Told))
     }
 
     /// A row's record; `None` if it is empty, or was being written all the time, or by a worker that died of it.
@@ -289,6 +294,28 @@ impl Words<'_> {
         self.word(word).store(value, Relaxed);
     }
 
+    fn goes(&self, conn: ConnId) -> bool {
+        self.get(Word::Conn) == conn.0 && self.word(Word::Began).load(Acquire) != 0
+    }
+
+    /// The counters are so much now: goes on to the next window for rates if it is time. Two who do so at once make a rate a little wrong.
+    fn mark(&self, bytes_in: u64, bytes_out: u64, now_ms: u64) {
+        let first = self.get(Word::Before) == 0;
+        if first || now_ms.saturating_sub(self.get(Word::Between)) >= RATE_WINDOW_MS {
+            let (at, counts) = match first {
+                true => (now_ms, [bytes_in, bytes_out]),
+                false => (self.get(Word::Between), [self.get(Word::BetweenIn), self.get(Word::BetweenOut)]),
+            };
+            self.set(Word::Before, at);
+            self.set(Word::BeforeIn, counts[0]);
+            self.set(Word::BeforeOut, counts[1]);
+            self.set(Word::Between, now_ms);
+            self.set(Word::BetweenIn, bytes_in);
+            self.set(Word::BetweenOut, bytes_out);
+        }
+        self.set(Word::Told, now_ms);
+    }
+
     /// `None`: it is just being written. `Some(None)`: it is empty.
     fn whole(&self) -> Option<Option<Record>> {
         let sequence = self.word(Word::Sequence).load(Acquire);
@@ -305,7 +332,7 @@ impl Words<'_> {
         for (index, piece) in text[..bytes.next_multiple_of(8)].chunks_mut(8).enumerate() {
             piece.copy_from_slice(&self.at(HEAD_BYTES / 8 + index).load(Relaxed).to_ne_bytes());
         }
-        let elapsed_ms = self.get(Word::Told).saturating_sub(self.get(Word::Before)).max(1);
+        let elapsed_ms = self.get(Word::Told).saturating_sub(self.get(Word::Before)).max(LEAST_RATE_MS);
         let rate = |now: Word, before: Word| self.get(now).saturating_sub(self.get(before)).saturating_mul(8_000) / elapsed_ms;
         let found = text::decode(&text[..bytes]).map(|description| Record {
             conn: ConnId(conn),

@@ -64,6 +64,22 @@ fn rates_are_over_the_last_half_minute_whoever_counts() {
 }
 
 #[test]
+fn a_session_without_a_connection_is_counted_by_whoever_serves_it() {
+    let (_shared, mut front, mut worker) = tables();
+    let row = RowId(0);
+    front.provide(row).unwrap();
+    front.describe(row, ConnId(7), &description("x", ""), 0);
+    assert!(!worker.seen(row, ConnId(7), 1, 1, 5), "it has not begun");
+    front.begin(row, 1);
+    assert!(!worker.seen(row, ConnId(8), 1, 1, 5));
+    assert!(worker.seen(row, ConnId(7), 10, 1_000, 1_000) && front.seen(row, ConnId(7), 10, 500, 2_000));
+    let record = front.read(row).unwrap();
+    assert_eq!((record.bytes_in, record.bytes_out, front.told_ms(row)), (20, 1_500, 2_000));
+    front.clear(row);
+    assert!(!worker.seen(row, ConnId(7), 1, 1, 3_000));
+}
+
+#[test]
 fn the_longest_texts_fit_and_are_cut_at_whole_characters() {
     let (_shared, mut front, _) = tables();
     front.provide(RowId(0)).unwrap();

@@ -12,6 +12,10 @@ const MAX_VHOSTS: usize = 256;
 /// The longest list of trusted proxies, likewise; and each is compared with every new connection's address.
 const MAX_TRUSTED_PROXIES: usize = 256;
 
+/// The most certificates: the descriptors of their files travel in one message (`SCM_MAX_FD` of the kernel is 253).
+const MAX_CERTIFICATES: usize = 120;
+/// The most names of a certificate that is fetched: authorities have such a limit.
+const MAX_DOMAINS: usize = 100;
 /// The most forwards, and the most pulls.
 const MAX_RELAYS: usize = 256;
 /// The most origins of web pages, and the most users, of the API.
@@ -65,6 +69,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Finding> {
     }
     weak_api(&mut found, config);
     pulls(&mut found, config);
+    tls(&mut found, config);
     super::access::contradictions(&mut found, config);
     workers(&mut found, config);
     engine(&mut found, config);
@@ -159,15 +164,15 @@ fn proxies(error: &mut impl FnMut(&'static str, &'static str, String), config: &
 }
 
 fn ports(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {
-    let mut taken: Vec<(&'static str, std::net::SocketAddr)> = Vec::new();
-    for (section, addresses) in
-        [("rtmp", &config.rtmp.listen), ("http", &config.http.listen), ("api", &config.api.listen), ("metrics", &config.metrics.listen)]
-    {
+    let mut taken: Vec<(&'static str, &'static str, std::net::SocketAddr)> = Vec::new();
+    for (section, key, addresses) in config.listens() {
         for address in addresses {
-            let same = taken.iter().find(|(_, other)| other == address && address.port() != 0);
+            let same = taken.iter().find(|(.., other)| other == address && address.port() != 0);
             match same {
-                Some((other, _)) => error(section, "listen", format!("[{section}] listen = {address} is also in [{other}] listen")),
-                None => taken.push((section, *address)),
+                Some((section_of_other, other, _)) => {
+                    error(section, key, format!("[{section}] {key} = {address} is also in [{section_of_other}] {other}"));
+                }
+                None => taken.push((section, key, *address)),
             }
         }
     }
@@ -245,6 +250,54 @@ fn weak_api(found: &mut Vec<Finding>, config: &Config) {
             );
         }
     }
+}
+
+fn tls(found: &mut Vec<Finding>, config: &Config) {
+    let mut add = |key, message: String, harmless| found.push(Finding { key, message, harmless });
+    let (count, acme) = (config.certificate.len(), &config.acme);
+    if count > MAX_CERTIFICATES {
+        add(("certificate", "cert"), format!("[[certificate]] is there {count} times; allowed: at most {MAX_CERTIFICATES}"), false);
+    }
+    if config.tls.is_on() && count == 0 && acme.domains.is_empty() {
+        let message = "[tls] listens, and there is no certificate: name one by [[certificate]], or have one fetched by [acme]";
+        add(("tls", "https"), message.to_owned(), false);
+    }
+    if acme.domains.is_empty() {
+        return;
+    }
+    if !acme.agree {
+        let message = "[acme] agree = true says that you agree to the authority's terms of service; without it there is no certificate";
+        add(("acme", "agree"), message.to_owned(), false);
+    }
+    if acme.domains.len() > MAX_DOMAINS {
+        add(("acme", "domains"), format!("[acme] domains has {} entries; allowed: at most {MAX_DOMAINS}", acme.domains.len()), false);
+    }
+    for domain in acme.domains.iter().filter(|domain| !is_host_name(domain)) {
+        let message = format!("[acme] domains: {domain:?} is no full host name; \"*.\" and addresses cannot be had this way");
+        add(("acme", "domains"), message, false);
+    }
+    if !acme.directory.starts_with("https://") {
+        add(("acme", "directory"), format!("[acme] directory = {:?} is no https:// URL", acme.directory), false);
+    }
+    if !config.tls.is_on() {
+        add(("acme", "domains"), "[acme] fetches no certificate while [tls] listens nowhere".to_owned(), true);
+    }
+    if config.http.listen.is_empty() {
+        let message = "[acme] domains: the authority asks for a file by HTTP, and [http] listen is empty";
+        add(("acme", "domains"), message.to_owned(), false);
+    }
+}
+
+/// A name with at least one dot, of labels as in RFC 1123.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let is_address = name.parse::<IpAddr>().is_ok();
+    name.len() <= 253 && name.contains('.') && !is_address && name.split('.').all(label)
 }
 
 fn relays(error: &mut impl FnMut(&'static str, &'static str, String), config: &Config) {

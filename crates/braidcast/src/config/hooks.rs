@@ -28,6 +28,16 @@ pub enum About<'a> {
     },
 }
 
+impl<'a> About<'a> {
+    /// What an action is about: connections are an app's, whatever stream they want first.
+    pub fn of(action: Action, key: &'a StreamKey) -> Self {
+        match action {
+            Action::Connect | Action::Close => Self::App { vhost: key.vhost(), app: key.app() },
+            _ => Self::Stream(key),
+        }
+    }
+}
+
 impl Hook {
     /// Whether it is called for this.
     pub fn concerns(&self, action: Action, about: About<'_>) -> bool {

@@ -233,6 +233,9 @@ section! {
         stream_budget: Size = Size::mib(1_024), in Size::mib(1)..=Size::mib(65_536);
         /// How long segments stay, for indexes by time.
         retention: Span = Span::secs(300), in Span::secs(2)..=Span::secs(7 * 86_400);
+        /// Whether viewers count as sessions: whoever asks for an index gets one that leads to it with `hls_ctx=…`, and what asks with that is one
+        /// viewer, in the API and for hooks; files without it are not given out. `"with_hooks"`: of streams that an on_play or on_stop hook is for.
+        sessions: HlsSessions = HlsSessions::WithHooks;
     }
 }
 
@@ -259,6 +262,14 @@ section! {
         https: Vec<SocketAddr> = Vec::new();
         /// Addresses to listen on for the HTTP API by HTTPS. Empty: none. SRS's port is 1990.
         https_api: Vec<SocketAddr> = Vec::new();
+        /// The oldest version of TLS that clients may speak. TLS 1.0 and 1.1 are not to be had.
+        min_version: TlsVersion = TlsVersion::V12;
+        /// Whether HTTP/2 is offered to clients of HTTPS, beside HTTP/1.1.
+        http2: bool = true;
+        /// Handshakes that may be under way at once; an eighth of them from one address. `[limits] handshake` says how long each may take.
+        handshakes: u32 = 1_024, in 8..=100_000;
+        /// After an upgrade of the program: how long the process that has TLS connections from before keeps them.
+        drain_limit: Span = Span::secs(3_600), in Span::secs(0)..=Span::secs(86_400);
     }
 }
 
@@ -311,6 +322,20 @@ section! {
 }
 
 section! {
+    /// What keeps a worker that somebody has got into from doing harm. See [operations/sandbox.md](operations/sandbox.md).
+    Sandbox {
+        /// Whether workers lose root, capabilities, most system calls, and what they do not need of files and ports.
+        enabled: bool = true;
+        /// Who workers become when the server is started as root, a name or a number. Empty: `braidcast` if there is such a user, else `nobody`.
+        user: String = String::new();
+        /// Their group, a name or a number. Empty: that of the user.
+        group: String = String::new();
+        /// TCP ports that workers may connect to beside those of `[[forward]]` and `[[pull]]`: of servers that a redirection or a hook names.
+        connect: Vec<u16> = Vec::new();
+    }
+}
+
+section! {
     /// A worker that differs from the others: one `[[worker]]` for each. Workers that are not named have the defaults. With another engine than
     /// `"native"` this is about the process of that number.
     Worker {
@@ -320,6 +345,34 @@ section! {
         max_publishers: u32 = 0, in 0..=1_000_000;
         /// Its share of the publishers, in proportion to the other workers' weights. 0: `max_publishers` is its weight, or 1 if that is 0 too.
         weight: u32 = 0, in 0..=1_000_000;
+    }
+}
+
+section! {
+    /// A certificate for TLS: one `[[certificate]]` for each. The first one is for clients that name no server, or one that no certificate is
+    /// for. Files that change are read again; nobody is disconnected.
+    Certificate {
+        /// Its file (PEM), the server's own certificate first, then those between it and the authority.
+        cert: PathBuf = PathBuf::new();
+        /// The file of its private key (PEM).
+        key: PathBuf = PathBuf::new();
+    }
+}
+
+section! {
+    /// A certificate that is fetched from an authority, and renewed, by ACME (RFC 8555): the authority asks for a file at port 80 of each name,
+    /// which has to reach `[http] listen`. See [tls.md](tls.md).
+    Acme {
+        /// The names that the certificate is for, all of them on one. Empty: none is fetched.
+        domains: Vec<String> = Vec::new();
+        /// Whether you agree to the authority's terms of service. It gives no certificate to others.
+        agree: bool = false;
+        /// Where the authority writes to when something is wrong: `"mailto:ops@example.org"`.
+        contact: Vec<String> = Vec::new();
+        /// The authority's directory.
+        directory: String = "https://acme-v02.api.letsencrypt.org/directory".into();
+        /// A file (PEM) with the certificate by which the directory is known, where the system does not know it. Empty: the system's.
+        ca_file: String = String::new();
     }
 }
 
@@ -360,6 +413,8 @@ section! {
         events: Actions = Actions::default();
         /// Where: `http://` or `https://`. What follows `?` is kept secret.
         url: Url = Url::default();
+        /// What shows the server that it is this one that calls: sent as `Authorization: Bearer …`. Empty: nothing is.
+        secret: Secret = Secret::default();
         /// Only for these streams: `app/stream`, as in `[[forward]]`.
         streams: Pattern = Pattern::everything();
         /// Only for this virtual host. Empty: for all.
@@ -374,12 +429,34 @@ section! {
 }
 
 choice! {
+    /// Which streams' HLS viewers count as sessions.
+    HlsSessions {
+        /// Of streams that an on_play or on_stop hook is for.
+        WithHooks = "with_hooks",
+        /// All.
+        Always = "always",
+        /// None.
+        Never = "never",
+    }
+}
+
+choice! {
     /// What is decided when a hook server cannot be asked.
     OnError {
         /// The client is let in.
         Allow = "allow",
         /// It is not.
         Refuse = "refuse",
+    }
+}
+
+choice! {
+    /// A version of TLS.
+    TlsVersion {
+        /// TLS 1.2.
+        V12 = "1.2",
+        /// TLS 1.3.
+        V13 = "1.3",
     }
 }
 

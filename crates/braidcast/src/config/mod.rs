@@ -10,6 +10,7 @@ mod file;
 mod hooks;
 mod keys;
 mod load;
+mod logging;
 mod networks;
 mod problem;
 mod relays;
@@ -22,11 +23,12 @@ pub use access::{Access, AccessIntent};
 pub use docs::markdown;
 pub use hooks::About;
 pub use keys::{
-    Api, ApiUser, ClientAddress, Engine, EngineKind, Forward, Hls, Hook, Hooks, Http, Limits, Log, LogLevel, MAX_WORKERS, Metrics,
-    OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull, Relay, Role, Rtmp, Server, Tls,
-    When, Worker,
+    Acme, Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log,
+    LogLevel, MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull,
+    Relay, Role, Rtmp, Sandbox, Server, Tls, TlsVersion, When, Worker,
 };
 pub use load::{Sources, load, load_text, without_settings};
+pub use logging::{LogFormat, Logging};
 pub use networks::Network;
 pub use secret::{HIDDEN, Secret};
 pub use table::KeyInfo;
@@ -34,7 +36,7 @@ pub use units::{Size, Span};
 
 use crate::control::Listener;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
 use table::{Rejected, Section};
 use value::Raw;
@@ -127,14 +129,18 @@ config! {
         play: Play,
         placement: Placement,
         log: Log,
+        logging: Logging,
         hls: Hls,
         relay: Relay,
         tls: Tls,
+        acme: Acme,
         hooks: Hooks,
         limits: Limits,
+        sandbox: Sandbox,
     }
     [[
         worker: Worker, needs "id";
+        certificate: Certificate, needs "cert" "key";
         api_user: ApiUser, needs "name" "password";
         access: Access, needs "streams";
         forward: Forward, needs "streams" "to";
@@ -169,6 +175,19 @@ impl Config {
             (_, 0) => cores(),
             (_, configured) => configured,
         }
+    }
+
+    /// Where clients come in: section, key, addresses.
+    pub fn listens(&self) -> [(&'static str, &'static str, &[SocketAddr]); 7] {
+        [
+            ("rtmp", "listen", &self.rtmp.listen),
+            ("http", "listen", &self.http.listen),
+            ("api", "listen", &self.api.listen),
+            ("metrics", "listen", &self.metrics.listen),
+            ("tls", "rtmps", &self.tls.rtmps),
+            ("tls", "https", &self.tls.https),
+            ("tls", "https_api", &self.tls.https_api),
+        ]
     }
 
     /// Whether our workers are relays before processes of another server.
@@ -238,6 +257,9 @@ impl Config {
         keep(self.engine.kind != running.engine.kind, "[engine] kind");
         keep(self.processes() != running.processes(), "[engine] processes");
         keep(self.server.worker_base_port != running.server.worker_base_port, "[server] worker_base_port");
+        let who = |config: &Self| (config.sandbox.enabled, config.sandbox.user.clone(), config.sandbox.group.clone());
+        keep(who(self) != who(running), "[sandbox]");
+        (self.sandbox.enabled, self.sandbox.user, self.sandbox.group) = who(running);
         self.rtmp.listen.clone_from(&running.rtmp.listen);
         self.http.listen.clone_from(&running.http.listen);
         self.api.listen.clone_from(&running.api.listen);

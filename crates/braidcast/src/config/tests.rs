@@ -68,16 +68,18 @@ fn the_keys_are_those_that_were_promised() {
             "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",
+            "logging: format file levels access_log",
             "hls: enabled fragment window hls_dispose stream_budget retention",
             "relay: answer silent retry_max ffmpeg",
             "hooks: server_id queue queue_per_hook retry_max",
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes unfinished_in_all amf_depth name_bytes http_head_bytes",
+            "sandbox: enabled user group connect",
             "worker: id max_publishers weight",
             "api_user: name password role",
             "access: streams vhost intent allow deny referers sign_secret tokens jwt_secret jwt_public_key jwks leeway",
             "forward: streams vhost to",
             "pull: stream vhost from when stop_after",
-            "hook: events url streams vhost timeout retries on_error",
+            "hook: events url secret streams vhost timeout retries on_error",
         ]
     );
 }

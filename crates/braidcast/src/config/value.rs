@@ -189,6 +189,18 @@ impl Value for Vec<String> {
     }
 }
 
+impl Value for Vec<u16> {
+    const ALLOWED: &'static str = "a list of ports";
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        raw.items()?.iter().map(u16::read).collect()
+    }
+
+    fn show(&self) -> String {
+        format!("{self:?}")
+    }
+}
+
 impl Value for Vec<Network> {
     const ALLOWED: &'static str = "addresses and networks";
 

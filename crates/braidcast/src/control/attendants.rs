@@ -6,6 +6,7 @@
 use super::counters::TlsCounter;
 use super::{ConnId, Listener, ListeningSocket};
 use crate::hooks::Action;
+use crate::logging::RoomLevel;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
@@ -84,6 +85,24 @@ pub enum ToAttendant {
         /// What is to happen, as JSON.
         event: String,
     },
+    /// Where log lines go from now on. Descriptor: standard error.
+    LogFile,
+    /// The levels of log lines that are not as they are configured, all of them.
+    LogLevels(Vec<RoomLevel>),
+    /// The certificates there are, all of them, after the welcome and whenever a file has changed. Descriptors: of each that could be opened
+    /// the file of the certificate and that of the key.
+    Certificates(Vec<OpenedCertificate>),
+}
+
+/// A certificate's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenedCertificate {
+    /// The path of the certificate.
+    pub cert: String,
+    /// The path of its key.
+    pub key: String,
+    /// Why they could not be opened.
+    pub error: Option<String>,
 }
 
 /// From an attendant to the front.

@@ -161,6 +161,10 @@ counters! {
         RefusedApiBusy = "refused_api_busy",
         /// Gauge: who follows the events.
         EventFollowers = "event_followers",
+        /// Gauge: restrictions of the sandbox that are in force, one bit each: not root, system calls, files, ports.
+        Sandbox = "sandbox",
+        /// Lines of the access log that were dropped because they could not be written fast enough.
+        RequestLinesDropped = "request_lines_dropped",
     }
 }
 
@@ -245,6 +249,8 @@ counters! {
         HookOverflow = "hook_overflow",
         /// Events that could not be written to the log.
         EventsLost = "events_lost",
+        /// Refused: HLS viewers, of which there are as many as `connections`, or as `connections_per_address` from one address.
+        RefusedHlsSessions = "refused_hls_sessions",
     }
 }
 
@@ -319,6 +325,10 @@ counters! {
         CertificateFailures = "certificate_failures",
         /// Gauge: when the first of the certificates in use expires, seconds since 1970.
         CertificateExpiry = "certificate_expiry_s",
+        /// Certificates fetched by ACME.
+        AcmeFetched = "acme_fetched",
+        /// Attempts to fetch a certificate by ACME that failed.
+        AcmeFailures = "acme_failures",
         /// Log lines about clients that were suppressed by the rate limit.
         LogLinesSuppressed = "log_lines_suppressed",
     }

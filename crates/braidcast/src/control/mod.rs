@@ -10,6 +10,7 @@ pub mod counters;
 pub mod orders;
 pub mod pages;
 
+use crate::logging::RoomLevel;
 use crate::saved::{HeapId, RowId};
 use braidcast_media::StreamKey;
 use orders::Order;
@@ -52,6 +53,11 @@ impl fmt::Display for ConnId {
 /// Identifies a worker's place, from 1; a restarted worker keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WorkerId(pub u16);
+
+impl WorkerId {
+    /// Nobody: what no worker has alone, as HLS sessions.
+    pub const NONE: Self = Self(0);
+}
 
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -159,6 +165,8 @@ pub enum Refusal {
     Unwelcome,
     /// A hook said no, or could not be asked and is not to be done without.
     ByHook,
+    /// An operator wants it gone.
+    Kicked,
 }
 
 impl fmt::Display for Refusal {
@@ -168,6 +176,7 @@ impl fmt::Display for Refusal {
             Self::PublishersFull => "the server takes no more publishers (max_publishers)",
             Self::DirectoryFull => "the shared directory has no room for another stream ([log] budget)",
             Self::Unavailable => "no worker can take the connection now",
+            Self::Kicked => "an operator has ended this session",
             Self::ByHook => "the server's owner does not allow it ([[hook]])",
             Self::Unwelcome => "no connection is taken from this address now ([limits] connections_per_address, poison_hold)",
         })
@@ -235,6 +244,28 @@ impl Asked {
     pub fn question(&self, conn: ConnId) -> ToFront {
         ToFront::Place { conn, asked: self.clone() }
     }
+}
+
+/// A viewer of HLS, whichever worker its requests come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HlsSession {
+    /// Its id: one of the front's, though it is no connection.
+    pub conn: ConnId,
+    /// Where its record is.
+    pub row: RowId,
+    /// What tells its requests from others (`hls_ctx`).
+    pub context: String,
+}
+
+/// The answer to [`ToFront::HlsSession`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HlsAnswer {
+    /// It goes on, or has begun.
+    Goes(HlsSession),
+    /// It is not let in.
+    Refused(Refusal),
+    /// There is none, and none was to begin.
+    Unknown,
 }
 
 /// A listening socket.
@@ -411,6 +442,15 @@ pub enum ToWorker {
     },
     /// The secret with which the front signs what its own programs publish.
     OwnSecret([u8; 32]),
+    /// Where lines go from now on. Descriptors: standard error, if `lines`; the file for HTTP requests, if `requests`.
+    LogFiles {
+        /// Log lines.
+        lines: bool,
+        /// HTTP requests.
+        requests: bool,
+    },
+    /// The levels of log lines that are not as they are configured, all of them.
+    LogLevels(Vec<RoomLevel>),
     /// The answer to [`ToFront::Collects`].
     CollectFrom {
         /// The stream.
@@ -429,6 +469,13 @@ pub enum ToWorker {
     Kick {
         /// Its connection.
         conn: ConnId,
+    },
+    /// The answer to [`ToFront::HlsSession`].
+    HlsSession {
+        /// Who asked.
+        conn: ConnId,
+        /// The answer.
+        answer: HlsAnswer,
     },
 }
 
@@ -549,6 +596,17 @@ pub enum ToFront {
     Kick {
         /// Its connection.
         conn: ConnId,
+    },
+    /// A request for a file of HLS: which session is it of? Its record says what its client said.
+    HlsSession {
+        /// The connection that it came by.
+        conn: ConnId,
+        /// The stream.
+        key: StreamKey,
+        /// What the request says that it belongs to.
+        context: Option<String>,
+        /// If there is no such session, one is to begin.
+        begins: bool,
     },
     /// Somebody who may use the API gives an order. Answered by [`ToWorker::Ordered`].
     Order {

@@ -3,6 +3,7 @@
 //! The directory belongs to the user that runs the server and is closed to others: whoever can reach the socket may give orders.
 
 use super::{ProcessId, WorkerId};
+use crate::logging::RoomLevel;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,13 @@ pub enum Order {
     DrainProcess(ProcessId),
     /// The processes of another server are replaced by this program, one by one.
     UpgradeProcesses(String),
+    /// Rooms get other levels of log lines, in all processes.
+    LogLevels {
+        /// First all levels become what is configured.
+        reset: bool,
+        /// The rooms and their levels.
+        set: Vec<RoomLevel>,
+    },
     /// The configuration is read anew.
     Reload,
     /// To the front that comes after [`Report::Follow`]: how does it go on?

@@ -6,7 +6,7 @@
 //!
 //! Layout (all numbers native-endian): a header of 64-bit words, the counters, the text, one row of 128 bytes per worker.
 
-use super::counters::FrontCounter;
+use super::counters::{FrontCounter, WorkerCounter};
 use super::{ConnId, Listener, WorkerId};
 use braidcast_sys::SharedPage;
 use std::fs::{File, OpenOptions};
@@ -46,6 +46,7 @@ pub const PAUSE_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_00
 pub const PAUSE_COUNTS: usize = PAUSE_BOUNDS_MS.len() + 1;
 
 const _: () = assert!(FrontCounter::ALL.len() <= COUNTER_SLOTS);
+const _: () = assert!(WorkerCounter::ALL.len() <= braidcast_stream_log::doorbell::COUNTERS);
 
 /// The words of the header.
 #[derive(Clone, Copy)]
@@ -62,8 +63,6 @@ enum Header {
     Moves,
     /// Sessions that are on their way.
     Moving,
-    /// The last id that was given to a connection.
-    LastConn,
 }
 
 /// What an instance is doing.
@@ -150,7 +149,7 @@ pub struct WorkerRow {
     pub viewers: u32,
     /// Its client connections.
     pub sessions: u32,
-    /// How often it was started again.
+    /// How often it was started again, since the page was made.
     pub restarts: u32,
     /// When its process was started, wall clock, milliseconds; 0 if never.
     pub started_wall_ms: u64,
@@ -296,13 +295,14 @@ impl Listening {
 pub struct FrontPage(SharedPage);
 
 impl FrontPage {
-    /// Opens the page in `shared_dir` for writing, or makes a new one. Counters of an earlier instance go on; all else begins anew.
+    /// Opens the page in `shared_dir` for writing, or makes a new one. Counters of an earlier instance go on, and how often workers were started again; all else begins anew.
     pub fn create(shared_dir: &Path) -> io::Result<Self> {
         let path = shared_dir.join(FRONT_PAGE_NAME);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
         let page = Self(SharedPage::map_writable(OwnedFd::from(file), PAGE_BYTES)?);
         page.header(Header::State).store(InstanceState::Starting as u64, Release);
-        if page.header(Header::Magic).load(Acquire) != MAGIC {
+        let is_page = page.header(Header::Magic).load(Acquire) == MAGIC;
+        if !is_page {
             for offset in (COUNTERS_AT..TEXT_AT).chain(PAUSES_AT..PAGE_BYTES).step_by(8) {
                 page.0.u64(offset).store(0, Relaxed);
             }
@@ -311,7 +311,8 @@ impl FrontPage {
             page.header(header).store(0, Relaxed);
         }
         for worker in 1..=MAX_WORKERS {
-            page.set_row(WorkerId(worker), &WorkerRow::default());
+            let restarts = if is_page { page.row(WorkerId(worker)).restarts } else { 0 };
+            page.set_row(WorkerId(worker), &WorkerRow { restarts, ..WorkerRow::default() });
         }
         page.header(Header::Magic).store(MAGIC, Release);
         Ok(page)
@@ -432,16 +433,6 @@ impl FrontPage {
         self.header(Header::Moving).load(Relaxed)
     }
 
-    /// Says which id was given to a connection last.
-    pub fn set_last_conn(&self, conn: u64) {
-        self.header(Header::LastConn).store(conn, Relaxed);
-    }
-
-    /// The last id that was given to a connection, by whichever front.
-    pub fn last_conn(&self) -> u64 {
-        self.header(Header::LastConn).load(Relaxed)
-    }
-
     /// The addresses in use.
     pub fn listening(&self) -> Vec<Listening> {
         let bytes = usize::try_from(self.header(Header::TextBytes).load(Acquire)).unwrap_or(0).min(TEXT_BYTES);
@@ -526,11 +517,14 @@ mod tests {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let front = FrontPage::create(directory.path()).unwrap();
         front.counter(FrontCounter::Accepted).store(3, Relaxed);
-        front.set_row(WorkerId(1), &WorkerRow { pid: 7, ..WorkerRow::default() });
+        front.set_row(WorkerId(1), &WorkerRow { pid: 7, restarts: 2, ..WorkerRow::default() });
         front.set_state(InstanceState::Ended);
         drop(front);
         let next = FrontPage::create(directory.path()).unwrap();
-        assert_eq!((next.counter(FrontCounter::Accepted).load(Relaxed), next.row(WorkerId(1)).pid), (3, 0));
+        assert_eq!(
+            (next.counter(FrontCounter::Accepted).load(Relaxed), next.row(WorkerId(1)).pid, next.row(WorkerId(1)).restarts),
+            (3, 0, 2)
+        );
         assert_eq!(next.state(), InstanceState::Starting);
     }
 

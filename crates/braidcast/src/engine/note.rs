@@ -1,12 +1,13 @@
 //! What is written down of a process when it is started: for a front that comes after the one that started it, and for the workers, if none does.
 
 use super::DIRECTORY;
-use braidcast_sys::PidFd;
 use braidcast_sys::process::{self, SIGTERM};
+use braidcast_sys::{PidFd, privileges};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The file's name, in the directory of the process.
@@ -36,14 +37,24 @@ pub struct Note {
 impl Note {
     /// Writes it into the directory of the process.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        fs::write(directory.join(NAME), serde_json::to_vec(self)?)
+        write_for_reading(&directory.join(NAME), &serde_json::to_vec(self)?)
     }
 
-    /// What is written there, if that process still runs.
+    /// What is written there, if that process still runs. Who is noted may be ended: what a worker has written is no note.
     pub fn of_living(directory: &Path) -> Option<Self> {
-        let note: Self = serde_json::from_slice(&fs::read(directory.join(NAME)).ok()?).ok()?;
+        let mut file = fs::File::open(directory.join(NAME)).ok()?;
+        let owner = file.metadata().ok()?.uid();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok().filter(|_| owner == 0 || owner == privileges::effective_uid())?;
+        let note: Self = serde_json::from_slice(&bytes).ok()?;
         process::is_alive(note.pid, note.start_ticks).then_some(note)
     }
+}
+
+/// Writes a file that workers read and only its owner writes, whatever the umask says.
+pub fn write_for_reading(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(path)?;
+    file.write_all(bytes)
 }
 
 /// Asks all processes to end: there is no front that could, and nobody stands before them any more.

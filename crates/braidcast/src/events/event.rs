@@ -163,7 +163,8 @@ impl Event {
 
     /// It is about this worker.
     pub fn worker(self, worker: WorkerId) -> Self {
-        Self { worker: Some(worker.0), ..self }
+        // HLS sessions have none.
+        Self { worker: Some(worker.0).filter(|_| worker != WorkerId::NONE), ..self }
     }
 
     /// This is why.

@@ -3,7 +3,7 @@
 use super::Front;
 use super::timers::Timer;
 use crate::api::machine::Sampler;
-use crate::control::{ConnId, ToWorker};
+use crate::control::{ConnId, ToWorker, WorkerId};
 use braidcast_sys::clock;
 
 impl Front {
@@ -26,6 +26,7 @@ impl Front {
     /// An operator wants a client gone.
     pub(super) fn kick(&mut self, conn: ConnId) {
         match self.registry.worker_of(conn) {
+            Some(WorkerId::NONE) => self.kick_hls_session(conn),
             Some(worker) => {
                 let peer = self.registry.address_of(conn).map(tracing::field::display);
                 let stream = self.registry.stream_of(conn).map(tracing::field::display);

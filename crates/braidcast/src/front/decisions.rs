@@ -44,6 +44,13 @@ struct Held {
 #[derive(Debug, Default)]
 pub struct Decisions(HashMap<(ConnId, u32), Held>);
 
+impl Decisions {
+    /// How many questions are held.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 impl Front {
     /// What hooks have to be asked before a question is answered.
     pub(super) fn wanted_decisions(&mut self, question: &Question) -> VecDeque<Action> {
@@ -77,7 +84,7 @@ impl Front {
             return;
         }
         let event = self.event_of(conn, intent, &key);
-        let full = self.decisions.0.len() >= MAX_HELD;
+        let full = self.decisions.len() >= MAX_HELD;
         let held = Held { intent, key, actions, until_ms: 0, event, forward: Vec::new(), promised: false, verdict: None };
         self.decisions.0.insert(id, held);
         if full {
@@ -257,7 +264,7 @@ impl Front {
     }
 
     pub(super) fn show_decisions(&self) {
-        self.page.counter(FrontCounter::HookWaiting).store(self.decisions.0.len() as u64, Relaxed);
+        self.page.counter(FrontCounter::HookWaiting).store(self.decisions.len() as u64, Relaxed);
     }
 }
 

@@ -53,8 +53,13 @@ impl Front {
     pub(super) fn deliver(&mut self) {
         self.write_happenings();
         while let Some((worker, message)) = self.registry.poll_message() {
-            self.send(worker, &message, Vec::new());
+            match message {
+                ToWorker::Placed { conn, placement, .. } if worker == WorkerId::NONE => self.hls_placed(conn, &placement),
+                message => self.send(worker, &message, Vec::new()),
+            }
         }
+        // What was refused is over at once.
+        self.write_happenings();
         self.clear_gone();
     }
 
@@ -158,6 +163,11 @@ impl Front {
             }
             ToFront::Named { conn, client } => self.named(worker, conn, client),
             ToFront::Kick { conn } => self.kick(conn),
+            ToFront::HlsSession { conn, key, context, begins } => {
+                if self.is_sound(worker, &key) {
+                    self.hls_session(worker, conn, key, context, begins);
+                }
+            }
             ToFront::Order { ticket, order } => self.order_by_api(worker, ticket, &order),
             ToFront::Taken { conn } => self.taken(worker, conn),
             ToFront::Collects { ref key } if !self.is_sound(worker, key) => {}
@@ -188,7 +198,7 @@ impl Front {
         }
     }
 
-    fn answer(&mut self, worker: WorkerId, question: Question) {
+    pub(super) fn answer(&mut self, worker: WorkerId, question: Question) {
         // Between the death of one worker and the start of another there may be none; the asking one waits for a while.
         if !self.is_stopping() && self.workers.iter().all(|worker| !worker.serves()) {
             return self.unanswered.push((worker, question));
@@ -211,7 +221,7 @@ impl Front {
             fetched_at: None,
         };
         match self.registry.place(worker, question, &around, self.now_ms) {
-            Ok(Answer { placement, .. }) if !actions.is_empty() && !matches!(placement, Placement::Refused(_)) => {
+            Ok(_) if self.registry.is_undecided(conn, number) => {
                 self.hold((conn, number), intent, key, actions);
             }
             Ok(answer) => self.note_answer(worker, conn, intent, &key, is_new, &answer),
@@ -237,8 +247,8 @@ impl Front {
                 Refusal::DirectoryFull => FrontCounter::RefusedDirectoryFull,
                 Refusal::Unavailable => FrontCounter::RefusedUnavailable,
                 Refusal::ByHook => FrontCounter::RefusedByHook,
-                // Counted when its client was named.
-                Refusal::Unwelcome => return,
+                // Counted when its client was named, or where it was kicked.
+                Refusal::Unwelcome | Refusal::Kicked => return,
             });
             let event = Event { record: None, ..self.event_of(conn, intent, key) };
             self.log_some(&Event { kind: Kind::Refused, ..event }.why(refusal));

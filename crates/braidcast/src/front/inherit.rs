@@ -32,8 +32,6 @@ pub struct Inherited {
     pub held: Vec<(Holding, OwnedFd)>,
     /// The next segment numbers it knows, and how long the segments before them play.
     pub numbers: Vec<(StreamKey, u64, Option<u64>)>,
-    /// How often its place was filled again.
-    pub restarts: u32,
 }
 
 /// Everything that was found.
@@ -60,7 +58,7 @@ pub fn gather(shared_dir: &Path) -> anyhow::Result<Option<Inheritance>> {
                 // Every worker has all of them.
                 let Found { inventory, held, numbers, sockets: its_sockets, doorbells: its_bells } = found;
                 (sockets, doorbells) = (its_sockets, its_bells);
-                workers.push(Inherited { pid, handle, channel, inventory, held, numbers, restarts: 0 });
+                workers.push(Inherited { pid, handle, channel, inventory, held, numbers });
             }
             Err(error) => {
                 tracing::error!(%worker, pid, error = format!("{error:#}"), "a worker of the front that was does not say what it has: it is ended, and its connections are lost");

@@ -15,14 +15,17 @@ mod decisions;
 mod engine;
 mod events;
 mod hear;
+mod hls_sessions;
 mod inherit;
 mod lifecycle;
 mod listen;
+mod logs;
 mod moves;
 mod next_segments;
 mod notify;
 mod orders;
 mod orphans;
+mod ownership;
 mod placement;
 mod pulls;
 mod registry;
@@ -37,14 +40,16 @@ mod workers;
 
 use crate::api::machine::Sampler;
 use crate::cli::ServeOptions;
+use crate::clients::Record;
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
 use crate::control::{Holding, ProcessId, WorkerId};
 use crate::events::Writer;
-use crate::logging::{self, RateLimit};
+use crate::logging::{self, LogFiles, RateLimit};
 use crate::metrics::OwnUse;
-use crate::relays;
+use crate::saved::RowId;
+use crate::{relays, sandbox};
 use access::Access;
 use anyhow::{Context, bail};
 use attendants::Attendants;
@@ -55,11 +60,14 @@ use budget::Budget;
 use decisions::Decisions;
 use engine::Engine;
 pub use engine::Recipe;
+use hls_sessions::HlsSessions;
 use inherit::{Inheritance, Inherited};
 use listen::Socket;
+use logs::Logs;
 use moves::Moves;
 use next_segments::NextSegments;
 use orders::Orders;
+pub use ownership::check_way;
 use placement::Load;
 use pulls::Pulls;
 use registry::{Question, Registry, Rules};
@@ -154,6 +162,9 @@ struct Front {
     pulls: Pulls,
     /// What the API says of processes and machine.
     sampler: Sampler,
+    /// Files and levels of the log.
+    logs: Logs,
+    hls_sessions: HlsSessions,
     /// Keys for access rules, and what signs for programs of our own.
     access: Access,
     /// Processes of another server.
@@ -190,7 +201,17 @@ pub fn run(load: impl FnOnce() -> anyhow::Result<Config>, options: ServeOptions)
 }
 
 fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
-    logging::start(config.server.log_level, "front");
+    let files = LogFiles::open(&config)?;
+    logging::start(&config, "front");
+    let begun = begin_with(config, options, predecessor);
+    if begun.is_err() {
+        files.give_back();
+    }
+    begun.map(|front| Front { logs: Logs::new(files), ..front })
+}
+
+fn begin_with(mut config: Config, options: &ServeOptions, predecessor: &mut Predecessor) -> anyhow::Result<Front> {
+    sandbox::settle(&mut config.sandbox)?;
     if config.workers() > MAX_WORKERS {
         bail!("[server] workers = {}: an instance has at most {MAX_WORKERS} workers", config.workers());
     }
@@ -199,6 +220,10 @@ fn begin(config: Config, options: &ServeOptions, predecessor: &mut Predecessor) 
     let access = Access::new(&config)?;
     let ready_fd = options.ready_fd.filter(|_| first).map(notify::ready_fd).transpose()?;
     let signals = Signals::take_over()?;
+    if predecessor.is_there() {
+        // What is wrong with them is better said by who can still be stopped.
+        attendants::check_certificates(&config)?;
+    }
     predecessor.wait_for_go()?;
     let patience = if first { DYING_PATIENCE } else { succession::LOCK_PATIENCE };
     let shared = SharedDir::open(&config.server, patience)?;
@@ -249,6 +274,7 @@ impl Front {
             streams,
             connections,
             inherited,
+            hls_sessions,
             unchanged,
             engine,
             attendants,
@@ -269,7 +295,7 @@ impl Front {
         let pulls = Pulls::new(&config, now_ms);
         let mut front = Self {
             config_json: config.to_json(),
-            workers: (1..=config.workers()).map(|id| Worker::new(config.worker(id))).collect(),
+            workers: (1..=config.workers()).map(|id| Worker::new(config.worker(id), page.row(WorkerId(id)).restarts)).collect(),
             config,
             shared,
             page,
@@ -295,9 +321,11 @@ impl Front {
             replacing: false,
             unchanged,
             gave_up: None,
+            logs: Logs::default(),
             access: Access::default(),
             pulls,
             sampler: Sampler::default(),
+            hls_sessions: HlsSessions::default(),
             engine,
             attendants,
             numbers,
@@ -319,6 +347,7 @@ impl Front {
         for worker in inherited {
             front.inherit(worker)?;
         }
+        front.inherit_hls_sessions(hls_sessions);
         front.reconcile_events().context("bringing the event log in line")?;
         for key in streams.iter().take(registry::MAX_STREAMS) {
             if !front.registry.knows(key) {
@@ -330,13 +359,13 @@ impl Front {
 
     /// A worker of the front before goes on as this one's.
     fn inherit(&mut self, worker: Inherited) -> anyhow::Result<()> {
-        let Inherited { pid, handle, channel, inventory, held, numbers, restarts } = worker;
+        let Inherited { pid, handle, channel, inventory, held, numbers } = worker;
         let (id, now_ms) = (inventory.worker, self.now_ms);
         let mut process = Process::new(pid, handle, channel, inventory.heap, now_ms);
         process.inherited = true;
         self.watch(id, &process)?;
         let Some(place) = self.worker_mut(id) else { bail!("there is a worker {id}, and only {} are configured", self.workers.len()) };
-        (place.process, place.state, place.restarts) = (Some(process), WorkerState::Running, restarts);
+        (place.process, place.state) = (Some(process), WorkerState::Running);
         tracing::info!(worker = %id, pid, connections = held.len(), "the worker of the front before goes on");
         for (holding, socket) in held {
             let Holding { conn, departed, pull, .. } = holding.clone();
@@ -362,7 +391,10 @@ impl Front {
         for id in self.ids() {
             match self.worker(id).is_some_and(|worker| worker.process.is_none()) {
                 true => self.start_worker(id),
-                false => self.introduce_access(id),
+                false => {
+                    self.introduce_logs(id);
+                    self.introduce_access(id);
+                }
             }
         }
         self.begin_engine();
@@ -394,6 +426,8 @@ impl Front {
             Wish::Stop => return (0..count).for_each(|_| self.stop()),
             Wish::Reload => Reason::Reload,
             Wish::Upgrade => Reason::Upgrade,
+            Wish::Reopen if count == 0 => return,
+            Wish::Reopen => return self.reopen_logs(),
         };
         if count > 0
             && let Err(why) = self.begin_succession(reason)
@@ -480,6 +514,7 @@ impl Front {
                 self.flush_attendants();
             }
             Timer::StartAttendant(role) => self.start_attendant(role),
+            Timer::Certificates => self.look_at_certificates(),
             Timer::AttendantOverdue(role) => self.attendant_overdue(role),
             // Looked at in every turn; the timer only ends the wait.
             Timer::Settle => {}
@@ -591,6 +626,7 @@ struct Opened {
     streams: HashSet<braidcast_media::StreamKey>,
     connections: u64,
     inherited: Vec<Inherited>,
+    hls_sessions: Vec<(RowId, Record)>,
     unchanged: Vec<&'static str>,
     engine: Engine,
     attendants: Attendants,
@@ -600,7 +636,7 @@ impl Opened {
     fn new(config: &mut Config, shared: &SharedDir, inheritance: Option<Inheritance>) -> anyhow::Result<Self> {
         let full = "making the pages in the shared directory: is it full?";
         let mut events = Writer::open(shared.path()).context(full)?;
-        let Inheritance { workers: mut inherited, mut sockets, mut doorbells } = match inheritance {
+        let Inheritance { workers: inherited, mut sockets, mut doorbells } = match inheritance {
             Some(inheritance) => inheritance,
             None => {
                 events::end_all(&mut events, shared.path())?;
@@ -614,16 +650,18 @@ impl Opened {
             None => {
                 // They would hold listening sockets of an instance that is gone.
                 attendants::end_all(shared.path())?;
+                attendants::check_certificates(config)?;
                 sockets = listen::open_all(config)?;
                 doorbells = (0..config.workers()).map(|_| EventFd::new()).collect::<Result<_, _>>().context("making the doorbells")?;
             }
         }
-        let connections = cover_connections(config)?;
-        if let Ok(before) = FrontPage::open(shared.path()) {
-            for worker in &mut inherited {
-                worker.restarts = before.row(worker.inventory.worker).restarts;
+        if let Some(identity) = sandbox::identity(&config.sandbox) {
+            sandbox::share_with_group();
+            if inherited.is_empty() {
+                ownership::hand_over(config, identity).context("the shared directory cannot be used")?;
             }
         }
+        let connections = cover_connections(config)?;
         let page = FrontPage::create(shared.path()).context(full)?;
         for id in 1..=config.workers() {
             // Made here, so that each worker finds the pages of all others whichever starts first.
@@ -631,10 +669,12 @@ impl Opened {
                 WorkerPage::create(shared.root(), id).context(full)?;
             }
         }
+        let hls_sessions = if inherited.is_empty() { Vec::new() } else { hls_sessions::found(shared.path()) };
         let vault = match &*inherited {
             [] => Vault::create(shared.path()),
             workers => {
-                let rows = workers.iter().flat_map(|worker| worker.held.iter().map(|(holding, _)| holding.row)).collect();
+                let held = workers.iter().flat_map(|worker| worker.held.iter().map(|(holding, _)| holding.row));
+                let rows = held.chain(hls_sessions.iter().map(|(row, _)| *row)).collect();
                 let heaps: HashSet<_> = workers.iter().map(|worker| worker.inventory.heap).collect();
                 let vault = Vault::inherit(shared.path(), &rows, heaps.iter().max().copied().unwrap_or_default());
                 vault.inspect(|vault| vault.delete_other_heaps(&heaps))
@@ -662,6 +702,7 @@ impl Opened {
             streams,
             connections,
             inherited,
+            hls_sessions,
             unchanged,
             engine,
             attendants,

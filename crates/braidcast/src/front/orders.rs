@@ -9,6 +9,7 @@ use crate::control::{ProcessId, ToWorker, WorkerId};
 use braidcast_sys::{Interest, net};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Commands that are connected at once.
@@ -40,6 +41,8 @@ enum Waits {
     ProcessDrained { process: ProcessId, run: u64 },
     /// All processes of another server are new ones.
     ProcessesReplaced,
+    /// It is done already.
+    Nothing,
 }
 
 /// The socket and who is connected to it.
@@ -52,7 +55,11 @@ pub struct Orders {
 impl Orders {
     /// Listens in the shared directory.
     pub fn open(shared_dir: &Path) -> io::Result<Self> {
-        Ok(Self { listener: net::listen_local(&socket_path(shared_dir), 16)?, commands: Vec::new() })
+        let path = socket_path(shared_dir);
+        let listener = net::listen_local(&path, 16)?;
+        // Workers have nothing to order.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
+        Ok(Self { listener, commands: Vec::new() })
     }
 }
 
@@ -130,6 +137,7 @@ impl Front {
                 let sessions = self.registry.load(*worker).sessions;
                 Ok((Waits::Drained { worker: *worker, pid }, format!("worker {worker} hands {sessions} sessions to others")))
             }
+            Order::LogLevels { reset, set } => Ok((Waits::Nothing, self.change_levels(*reset, set))),
             Order::Upgrade => Ok((Waits::Succeeded, self.begin_succession(Reason::Upgrade)?)),
             Order::Reload => Ok((Waits::Succeeded, self.begin_succession(Reason::Reload)?)),
             Order::FollowUpgrade => match &self.gave_up {
@@ -218,6 +226,7 @@ impl Front {
                 0 => Ok("all processes were replaced".to_owned()),
                 left => Err(format!("{left} processes are still to be replaced")),
             },
+            Waits::Nothing => Ok("all processes were told".to_owned()),
             Waits::Balanced => match self.imbalance() {
                 0 => Ok("the workers have their shares".to_owned()),
                 left => Err(format!("{left} sessions are still to move")),

@@ -6,15 +6,18 @@ use super::next_segments::boot_id;
 use crate::control::WorkerId;
 use anyhow::{Context, bail};
 use braidcast_sys::process::{SIGKILL, start_time_ticks};
-use braidcast_sys::{Events, Interest, PidFd, Poller};
-use std::fs;
-use std::io;
+use braidcast_sys::{Events, Interest, PidFd, Poller, privileges};
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+const PREFIX: &str = "worker-";
 const SUFFIX: &str = ".pid";
 
-/// Notes who a worker is: `workers/<id>.pid`.
+/// Notes who a worker is: `worker-<id>.pid`.
 pub fn note(shared_dir: &Path, worker: WorkerId, pid: u32) -> io::Result<()> {
     note_at(&path(shared_dir, worker), pid)
 }
@@ -22,7 +25,16 @@ pub fn note(shared_dir: &Path, worker: WorkerId, pid: u32) -> io::Result<()> {
 /// Notes who a process is.
 pub fn note_at(path: &Path, pid: u32) -> io::Result<()> {
     let Some(started) = start_time_ticks(pid)? else { return Ok(()) };
-    fs::write(path, format!("{pid} {started} {}\n", boot_id()))
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    writeln!(&file, "{pid} {started} {}", boot_id())
+}
+
+/// Forgets all workers: nobody is looked for any more.
+pub fn forget_all(shared_dir: &Path) -> anyhow::Result<()> {
+    for note in notes(shared_dir)? {
+        fs::remove_file(&note).with_context(|| format!("removing {}", note.display()))?;
+    }
+    Ok(())
 }
 
 /// The worker is dead.
@@ -50,7 +62,7 @@ pub fn alive(shared_dir: &Path) -> anyhow::Result<Vec<Orphan>> {
     let boot = boot_id();
     let mut found = Vec::new();
     for note in notes(shared_dir)? {
-        let id = note.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+        let id = note.file_stem().and_then(|stem| stem.to_str()?.strip_prefix(PREFIX)?.parse().ok());
         match id.zip(running(&note, &boot)) {
             Some((id, (pid, handle))) => found.push(Orphan { worker: WorkerId(id), pid, handle }),
             None => fs::remove_file(&note).with_context(|| format!("removing {}", note.display()))?,
@@ -82,19 +94,23 @@ pub fn noted_at(path: &Path) -> Option<(u32, PidFd)> {
 }
 
 fn path(shared_dir: &Path, worker: WorkerId) -> PathBuf {
-    shared_dir.join("workers").join(format!("{worker}{SUFFIX}"))
+    shared_dir.join(format!("{PREFIX}{worker}{SUFFIX}"))
 }
 
 fn notes(shared_dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let directory = shared_dir.join("workers");
-    let entries = fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))?;
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    Ok(paths.filter(|path| path.to_str().is_some_and(|path| path.ends_with(SUFFIX))).collect())
+    let entries = fs::read_dir(shared_dir).with_context(|| format!("reading {}", shared_dir.display()))?;
+    let is_note = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.path()).filter(|path| path.file_name().is_some_and(is_note))).collect())
 }
 
 /// The process that a note names, if it runs. The handle is opened before the start time is looked at: it cannot come to mean another.
 fn running(note: &Path, boot: &str) -> Option<(u32, PidFd)> {
-    let text = fs::read_to_string(note).ok()?;
+    let mut file = File::open(note).ok()?;
+    let found = file.metadata().ok()?;
+    // Who is noted may be killed: what others can write is no note.
+    (found.uid() == privileges::effective_uid() && found.mode() & 0o022 == 0).then_some(())?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
     let mut fields = text.split_ascii_whitespace();
     let (pid, started): (u32, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     let process = PidFd::open(pid).ok()?;
@@ -139,9 +155,7 @@ mod tests {
     use std::process::Command;
 
     fn shared_dir() -> tempfile::TempDir {
-        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
-        fs::create_dir(directory.path().join("workers")).unwrap();
-        directory
+        tempfile::tempdir_in("/dev/shm").unwrap()
     }
 
     #[test]

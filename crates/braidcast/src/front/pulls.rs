@@ -11,10 +11,12 @@ use crate::control::counters::FrontCounter;
 use crate::control::{ConnId, Listener, Origin, ToWorker, WorkerId};
 use crate::relays::report::{self, Kind, Relay, State};
 use crate::relays::{self, Endpoint, Scheme, Template, pause_ms};
+use crate::sandbox;
 use anyhow::{Context, bail};
 use braidcast_media::StreamKey;
 use braidcast_media::key::DEFAULT_VHOST;
 use braidcast_protocols::via::{self, Via};
+use braidcast_sys::privileges::Identity;
 use braidcast_sys::process::{Ending, SIGKILL};
 use braidcast_sys::{Interest, PidFd, child, clock, net};
 use std::collections::HashMap;
@@ -22,6 +24,7 @@ use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 /// How long a program that fetches HLS may take to push it, once it has it, seconds.
@@ -379,6 +382,10 @@ impl Front {
         command.arg("-headers").arg(format!("{}: {via}\r\n", via::FIELD));
         command.arg("-i").arg(&pull.endpoint.url).args(["-c", "copy", "-f", "flv"]).arg(target);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // It reads what strangers send, as workers do.
+        if let Some(Identity { uid, gid }) = sandbox::identity(&self.config.sandbox) {
+            command.uid(uid).gid(gid);
+        }
         config::without_settings(&mut command);
         let mut started = child::spawn_dependent(command).with_context(|| format!("[relay] ffmpeg = {program:?} cannot be run"))?;
         let complaints = started.stderr.take().context("no pipe for its complaints")?;

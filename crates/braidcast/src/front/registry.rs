@@ -200,6 +200,14 @@ struct Place {
     forward: Vec<String>,
 }
 
+/// What a connection had before it asked anew.
+struct Before {
+    /// It did this, or another front was asked for it.
+    place: Option<(Intent, StreamKey)>,
+    /// It did what it asks for, and goes on.
+    has_begun: bool,
+}
+
 impl Conn {
     fn new(worker: WorkerId, row: RowId, origin: Origin, address: IpAddr) -> Self {
         Self { worker, row, origin, suspect: None, address, turned_away: false, place: None, asked_before: None }
@@ -246,7 +254,7 @@ impl Registry {
 
     /// Whether a connection from this address may come in.
     pub fn admit(&self, address: IpAddr) -> Result<(), Unwelcome> {
-        if self.conns.len() >= self.rules.connections {
+        if self.connections() >= self.rules.connections {
             Err(Unwelcome::TooMany)
         } else if self.has_too_many(address) {
             Err(Unwelcome::TooManyFromAddress)
@@ -264,14 +272,15 @@ impl Registry {
         !self.is_proxy(address) && self.addresses.count(address) >= self.rules.connections_per_address
     }
 
-    fn opened(&mut self, address: IpAddr) {
-        if !self.is_proxy(address) {
+    /// HLS sessions are counted where they begin.
+    fn opened(&mut self, worker: WorkerId, address: IpAddr) {
+        if worker != WorkerId::NONE && !self.is_proxy(address) {
             self.addresses.opened(address);
         }
     }
 
-    fn closed_by(&mut self, address: IpAddr) {
-        if !self.is_proxy(address) {
+    fn closed_by(&mut self, worker: WorkerId, address: IpAddr) {
+        if worker != WorkerId::NONE && !self.is_proxy(address) {
             self.addresses.closed(address);
         }
     }
@@ -282,7 +291,7 @@ impl Registry {
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
         self.conns.insert(conn, Conn::new(worker, row, origin, address));
-        self.opened(address);
+        self.opened(worker, address);
         self.tally(worker).sessions += 1;
         conn
     }
@@ -294,7 +303,7 @@ impl Registry {
         self.next_conn = self.next_conn.max(conn.0);
         let asked_before = place.as_ref().filter(|place| !place.admitted).map(|place| (place.intent, place.key.clone()));
         self.conns.insert(conn, Conn { asked_before, ..Conn::new(worker, row, origin, address) });
-        self.opened(address);
+        self.opened(worker, address);
         self.tally(worker).sessions += 1;
         if let Some(HeldPlace { intent, key, credential, process, admitted: true, forward }) = place {
             let taken = intent == Intent::Publish && self.publishers.contains_key(&key);
@@ -333,20 +342,15 @@ impl Registry {
             self.messages.push_back((from, ToWorker::TurnAway { conn }));
             return Ok(unwelcome);
         }
-        self.closed_by(before);
-        self.opened(client);
+        self.closed_by(from, before);
+        self.opened(from, client);
         self.owned(conn, from)?.address = client;
         Ok(None)
     }
 
-    /// The last id that was given to a connection.
-    pub fn last_conn(&self) -> u64 {
-        self.next_conn
-    }
-
-    /// Open connections.
+    /// Open connections. HLS sessions are none.
     pub fn connections(&self) -> usize {
-        self.conns.len()
+        self.conns.len() - self.load(WorkerId::NONE).sessions as usize
     }
 
     /// What a worker holds.
@@ -399,7 +403,7 @@ impl Registry {
     pub fn place(&mut self, asking: WorkerId, question: Question, around: &Circumstances<'_>, now_ms: u64) -> Result<Answer, Mismatch> {
         let turned_away = self.owned(question.conn, asking)?.turned_away;
         let conn = question.conn;
-        let before = self.step_back(conn, now_ms);
+        let (before, question) = self.step_back(question, now_ms);
         let decided = match question.intent {
             _ if turned_away => Err(Refusal::Unwelcome),
             Intent::Play => self.decide_play(asking, &question, around).map(|worker| (worker, None)),
@@ -418,7 +422,7 @@ impl Registry {
                 (placement, replaced)
             }
             Err(refusal) => {
-                self.ended(conn, before);
+                self.ended(conn, before.place);
                 (Placement::Refused(refusal), None)
             }
         };
@@ -438,13 +442,13 @@ impl Registry {
     ) -> Result<Option<Answer>, Mismatch> {
         let turned_away = self.owned(question.conn, asking)?.turned_away;
         let conn = question.conn;
-        let before = self.step_back(conn, now_ms);
+        let (before, question) = self.step_back(question, now_ms);
         let decided = match question.intent {
             _ if turned_away => Err(Refusal::Unwelcome),
             Intent::Play => match self.process_of(&question.key).or(question.found_at).or(around.fetched_at) {
                 Some(process) => Ok((process, None)),
                 None => {
-                    self.ended(conn, before);
+                    self.ended(conn, before.place);
                     return Ok(None);
                 }
             },
@@ -462,7 +466,7 @@ impl Registry {
                 (Placement::Process(process), replaced)
             }
             Err(refusal) => {
-                self.ended(conn, before);
+                self.ended(conn, before.place);
                 (Placement::Refused(refusal), None)
             }
         };
@@ -525,7 +529,12 @@ impl Registry {
 
     /// Where a connection came in.
     pub fn listener_of(&self, conn: ConnId) -> Option<Listener> {
-        Some(self.conns.get(&conn)?.origin.listener)
+        Some(self.origin_of(conn)?.listener)
+    }
+
+    /// Where a connection came in, from whom.
+    pub fn origin_of(&self, conn: ConnId) -> Option<Origin> {
+        Some(self.conns.get(&conn)?.origin)
     }
 
     /// Where a publisher's stream is pushed to besides what the configuration says.
@@ -533,25 +542,23 @@ impl Registry {
         self.conns.get(&conn).and_then(|held| held.place.as_ref()).map_or(&[], |place| &place.forward)
     }
 
-    /// Gives up what a connection had before it asks anew; what it was, or may have been.
-    fn step_back(&mut self, conn: ConnId, now_ms: u64) -> Option<(Intent, StreamKey)> {
-        let place = self.vacate(conn, Gone::InOrder, now_ms);
+    /// Gives up what a connection had before it asks anew. For what it has it needs no decision.
+    fn step_back(&mut self, question: Question, now_ms: u64) -> (Before, Question) {
+        let conn = question.conn;
+        let place = self.vacate(conn, Gone::InOrder, now_ms).filter(|place| place.undecided.is_none());
         let asked_before = self.conns.get_mut(&conn).and_then(|held| held.asked_before.take());
-        place.filter(|place| place.undecided.is_none()).map(|place| (place.intent, place.key)).or(asked_before)
+        let has_begun = place.as_ref().is_some_and(|place| place.intent == question.intent && place.key == question.key);
+        let question = Question { undecided: question.undecided && !has_begun, ..question };
+        (Before { place: place.map(|place| (place.intent, place.key)).or(asked_before), has_begun }, question)
     }
 
     /// A question is about to get its place: says what ends and begins by it, and lets go of who has the stream. Who claims it is turned away at
     /// once, who publishes it when hooks have allowed it.
-    fn make_way(
-        &mut self,
-        question: &Question,
-        holder: Option<ConnId>,
-        before: Option<(Intent, StreamKey)>,
-        now_ms: u64,
-    ) -> Option<ConnId> {
-        let goes_on = before.as_ref().is_some_and(|(intent, key)| *intent == question.intent && *key == question.key);
+    fn make_way(&mut self, question: &Question, holder: Option<ConnId>, before: Before, now_ms: u64) -> Option<ConnId> {
+        let Before { place, has_begun } = before;
+        let goes_on = place.as_ref().is_some_and(|(intent, key)| *intent == question.intent && *key == question.key);
         if !goes_on {
-            self.ended(question.conn, before);
+            self.ended(question.conn, place);
         }
         if question.intent == Intent::Publish
             && let Some(claimant) = self.claims.get(&question.key).copied()
@@ -562,7 +569,7 @@ impl Registry {
         if let Some(holder) = replaced {
             self.evict(holder, now_ms);
         }
-        if !question.undecided {
+        if !question.undecided && !has_begun {
             self.happens(question.conn, What::Began(question.intent, question.key.clone()));
         }
         replaced
@@ -967,7 +974,7 @@ impl Registry {
         self.release(conn, gone, now_ms);
         self.happens(conn, What::Closed);
         if let Some(held) = self.conns.remove(&conn) {
-            self.closed_by(held.address);
+            self.closed_by(held.worker, held.address);
             self.tally(held.worker).sessions -= 1;
             self.gone.push((conn, held.row));
         }

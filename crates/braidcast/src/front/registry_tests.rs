@@ -333,11 +333,119 @@ fn an_inherited_connection_counts_for_the_client_that_was_named() {
     assert_eq!(registry.admit(address(1)), Ok(()));
 }
 
+/// A question that hooks are to be asked about.
+fn undecided(conn: ConnId, intent: Intent, name: &str, number: u32) -> Question {
+    Question { conn, intent, key: key(name), credential: 7, pinned: false, found_at: None, number, undecided: true }
+}
+
+impl Desk {
+    fn decide(&mut self, conn: ConnId, number: u32, allowed: bool, now_ms: u64) -> Option<Answer> {
+        self.registry.decided((conn, number), allowed, vec!["rtmp://h/a/b".to_owned()], &|_| 42, now_ms)
+    }
+
+    fn happenings(&mut self) -> Vec<(u64, What)> {
+        std::iter::from_fn(|| self.registry.poll_happening()).map(|happening| (happening.conn.0, happening.what)).collect()
+    }
+}
+
+fn told(conn: ConnId, placement: Placement, forward: &[&str]) -> (WorkerId, ToWorker) {
+    (W1, ToWorker::Placed { conn, placement, forward: forward.iter().map(|url| (*url).to_owned()).collect() })
+}
+
+#[test]
+fn a_place_is_reserved_and_not_told_of_until_it_is_decided() {
+    let mut desk = Desk::new(rules());
+    let [publisher, viewer] = [1, 2].map(|last| desk.registry.connected(W1, origin(last), ROW));
+    desk.ask_so(W1, undecided(publisher, Intent::Publish, "a", 1), 0);
+    desk.ask_so(W1, undecided(viewer, Intent::Play, "a", 1), 0);
+    assert_eq!((desk.registry.load(W1).publishers, desk.registry.publisher_of(&key("a"))), (1, None));
+    assert!(desk.messages().is_empty() && desk.happenings().is_empty());
+    assert_eq!(desk.decide(publisher, 2, true, 1), None, "another question's answer");
+    assert_eq!(desk.decide(publisher, 1, true, 1).map(|answer| answer.placement), Some(HERE));
+    assert_eq!(desk.messages(), [told(publisher, HERE, &["rtmp://h/a/b"])]);
+    assert_eq!(desk.happenings(), [(1, What::Began(Intent::Publish, key("a")))]);
+    assert_eq!(desk.registry.forward_of(publisher), ["rtmp://h/a/b"]);
+    assert_eq!(desk.decide(publisher, 1, false, 2), None, "it is decided");
+    let refused = Placement::Refused(Refusal::ByHook);
+    assert_eq!(desk.decide(viewer, 1, false, 2).map(|answer| answer.placement), Some(refused.clone()));
+    assert_eq!((desk.messages(), desk.happenings()), (vec![told(viewer, refused, &[])], vec![]));
+    assert_eq!(desk.registry.load(W1), Tally { sessions: 2, publishers: 1, viewers: 0 });
+}
+
+#[test]
+fn who_has_a_stream_keeps_it_until_hooks_have_let_another_one_in() {
+    let mut desk = Desk::new(Rules { replace: true, ..rules() });
+    let [holder, stranger, third] = [1, 2, 3].map(|last| desk.registry.connected(W1, origin(last), ROW));
+    desk.ask(W1, holder, Intent::Publish, "a", 0);
+    desk.messages();
+    desk.ask_so(W1, undecided(stranger, Intent::Publish, "a", 1), 1);
+    desk.decide(stranger, 1, false, 2);
+    assert_eq!(desk.registry.publisher_of(&key("a")), Some(holder));
+    desk.ask_so(W1, undecided(stranger, Intent::Publish, "a", 2), 3);
+    desk.messages();
+    // Of two who wait for hooks the later one has the claim.
+    desk.ask_so(W1, undecided(third, Intent::Publish, "a", 1), 4);
+    assert_eq!(desk.messages(), [told(stranger, Placement::Refused(Refusal::StreamBusy), &[])]);
+    assert_eq!(desk.decide(stranger, 2, true, 5), None);
+    desk.happenings();
+    assert_eq!(desk.decide(third, 1, true, 6).and_then(|answer| answer.replaced), Some(holder));
+    assert_eq!(desk.messages()[0], (W1, ToWorker::Evict { conn: holder }));
+    let [ended, began] = [What::Ended(Intent::Publish, key("a")), What::Began(Intent::Publish, key("a"))];
+    assert_eq!(desk.happenings(), [(1, ended), (3, began)]);
+    let publishers: u32 = [W1, W2].map(|worker| desk.registry.load(worker).publishers).iter().sum();
+    assert_eq!((desk.registry.publisher_of(&key("a")), publishers), (Some(third), 1));
+}
+
+#[test]
+fn a_session_that_is_asked_for_again_goes_on_and_another_one_begins() {
+    let mut desk = Desk::new(rules());
+    let conn = desk.registry.connected(W1, origin(1), ROW);
+    desk.ask(W1, conn, Intent::Play, "a", 0);
+    let [began, ended] = [What::Began(Intent::Play, key("a")), What::Ended(Intent::Play, key("a"))];
+    assert_eq!(desk.happenings(), [(1, began)]);
+    // By the worker that goes on with it.
+    desk.ask(W1, conn, Intent::Play, "a", 0);
+    assert_eq!(desk.happenings(), []);
+    desk.ask(W1, conn, Intent::Play, "b", 0);
+    assert_eq!(desk.happenings(), [(1, ended), (1, What::Began(Intent::Play, key("b")))]);
+    desk.workers.clear();
+    desk.ask(W1, conn, Intent::Play, "b", 0);
+    assert_eq!(desk.happenings(), [(1, What::Ended(Intent::Play, key("b")))]);
+    desk.registry.closed(conn, W1, 0).unwrap();
+    assert_eq!(desk.happenings(), [(1, What::Closed)]);
+}
+
+#[test]
+fn what_a_front_before_was_asked_may_have_begun() {
+    let mut desk = Desk::new(rules());
+    let place = |admitted| HeldPlace { intent: Intent::Play, key: key("a"), credential: 7, process: None, admitted, forward: Vec::new() };
+    let holding = |conn, admitted| Holding {
+        conn: ConnId(conn),
+        row: ROW,
+        origin: origin(1),
+        client: origin(1).peer,
+        departed: false,
+        pull: None,
+        place: Some(place(admitted)),
+    };
+    for (conn, admitted) in [(7, true), (8, false), (9, false)] {
+        desk.registry.inherited(W1, holding(conn, admitted), 0);
+    }
+    let [began, ended] = [What::Began(Intent::Play, key("a")), What::Ended(Intent::Play, key("a"))];
+    assert_eq!(desk.happenings(), [(7, began)]);
+    assert_eq!(desk.registry.load(W1), Tally { sessions: 3, publishers: 0, viewers: 1 });
+    assert!(desk.registry.connections_found().values().all(|found| found.place == Some((Intent::Play, key("a")))));
+    desk.ask(W1, ConnId(8), Intent::Play, "b", 0);
+    desk.registry.closed(ConnId(9), W1, 0).unwrap();
+    assert_eq!(desk.happenings(), [(8, ended.clone()), (8, What::Began(Intent::Play, key("b"))), (9, ended), (9, What::Closed)]);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Connect(u16, u8),
     Named { worker: u16, conn: u64, last: u8, held_off: bool },
-    Ask { worker: u16, conn: u64, publish: bool, name: u8, pinned: bool, credential: u64 },
+    Ask { worker: u16, conn: u64, publish: bool, name: u8, pinned: bool, credential: u64, undecided: bool },
+    Decide { conn: u64, allowed: bool },
     Released(u16, u64),
     Closed(u16, u64),
     Moved { conn: u64, from: u16 },
@@ -351,9 +459,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (worker.clone(), 0..=PROXY).prop_map(|(w, a)| Step::Connect(w, a)),
         2 => (worker.clone(), conn.clone(), 0..=PROXY, any::<bool>())
             .prop_map(|(worker, conn, last, held_off)| Step::Named { worker, conn, last, held_off }),
-        6 => (worker.clone(), conn.clone(), any::<bool>(), 0u8..3, any::<bool>(), 0u64..2).prop_map(|(worker, conn, publish, name, pinned, credential)| {
-            Step::Ask { worker, conn, publish, name, pinned, credential }
-        }),
+        6 => (worker.clone(), conn.clone(), any::<bool>(), 0u8..3, any::<bool>(), 0u64..2, any::<bool>()).prop_map(
+            |(worker, conn, publish, name, pinned, credential, undecided)| Step::Ask { worker, conn, publish, name, pinned, credential, undecided },
+        ),
+        3 => (conn.clone(), any::<bool>()).prop_map(|(conn, allowed)| Step::Decide { conn, allowed }),
         1 => (worker.clone(), conn.clone()).prop_map(|(w, c)| Step::Released(w, c)),
         1 => (worker.clone(), conn.clone()).prop_map(|(w, c)| Step::Closed(w, c)),
         3 => (conn, worker.clone()).prop_map(|(conn, from)| Step::Moved { conn, from }),
@@ -373,14 +482,18 @@ fn consistent(registry: &Registry, allowed: &[u32], in_all: u32, moved: bool) ->
         prop_assert_eq!(tally.sessions, registry.conns.values().filter(|c| c.worker == worker).count() as u32);
         prop_assert_eq!((tally.publishers, tally.viewers), (count(Intent::Publish), count(Intent::Play)));
         // A takeover does not ask for room.
-        prop_assert!(moved || *allowed == 0 || tally.publishers <= *allowed);
+        let twice = registry.claims.keys().filter(|key| registry.publishers.contains_key(key)).count() as u32;
+        prop_assert!(moved || *allowed == 0 || tally.publishers <= *allowed + twice);
     }
     prop_assert!(in_all == 0 || registry.publishers.len() <= in_all as usize);
-    let publishing: Vec<(&StreamKey, ConnId)> = registry
-        .conns
-        .iter()
-        .filter_map(|(conn, held)| held.place.as_ref().filter(|p| p.intent == Intent::Publish).map(|p| (&p.key, *conn)))
-        .collect();
+    let with = |undecided: bool| {
+        let publishes = move |place: &&Place| place.intent == Intent::Publish && place.undecided.is_some() == undecided;
+        registry.conns.iter().filter_map(move |(conn, held)| held.place.as_ref().filter(publishes).map(|place| (&place.key, *conn)))
+    };
+    let claiming: HashMap<&StreamKey, ConnId> = with(true).collect();
+    prop_assert_eq!(claiming.len(), with(true).count(), "one claim to a stream");
+    prop_assert_eq!(claiming, registry.claims.iter().map(|(key, conn)| (key, *conn)).collect());
+    let publishing: Vec<(&StreamKey, ConnId)> = with(false).collect();
     prop_assert_eq!(publishing.iter().map(|(key, _)| key).collect::<HashSet<_>>().len(), publishing.len(), "one publisher per stream");
     for (key, conn) in publishing {
         prop_assert_eq!(registry.publishers.get(key), Some(&conn));
@@ -403,7 +516,7 @@ proptest! {
         for (load, allowed) in desk.workers.iter_mut().zip(allowed) {
             load.allowed = allowed;
         }
-        let (mut now_ms, mut moved) = (0, false);
+        let (mut now_ms, mut moved, mut open) = (0, false, HashMap::new());
         for step in steps {
             moved |= matches!(step, Step::Moved { .. } | Step::Died(_));
             match step {
@@ -415,9 +528,14 @@ proptest! {
                         prop_assert!(held_off);
                     }
                 }
-                Step::Ask { worker, conn, publish, name, pinned, credential } => {
+                Step::Decide { conn, allowed } => {
+                    let was_undecided = desk.registry.is_undecided(ConnId(conn), 1);
+                    let decided = desk.decide(ConnId(conn), 1, allowed, now_ms);
+                    prop_assert_eq!(decided.is_some(), was_undecided);
+                }
+                Step::Ask { worker, conn, publish, name, pinned, credential, undecided } => {
                     let intent = if publish { Intent::Publish } else { Intent::Play };
-                    let question = Question { conn: ConnId(conn), intent, key: key(&name.to_string()), credential, pinned, found_at: None, number: 1, undecided: false };
+                    let question = Question { conn: ConnId(conn), intent, key: key(&name.to_string()), credential, pinned, found_at: None, number: 1, undecided };
                     let around = Circumstances { workers: &desk.workers, room: true, last_append_ms: &|_| None, next_segment: &|_| 1, fetched_at: None };
                     let answer = desk.registry.place(WorkerId(worker), question, &around, now_ms);
                     if let Ok(Answer { placement: Placement::MoveTo(to), .. }) = answer {
@@ -449,6 +567,18 @@ proptest! {
             }
             desk.messages();
             while desk.registry.poll_gone().is_some() {}
+            for (conn, what) in desk.happenings() {
+                match what {
+                    What::Began(intent, key) => prop_assert_eq!(open.insert(conn, (intent, key)), None, "it has begun already"),
+                    What::Ended(intent, key) => prop_assert_eq!(open.remove(&conn), Some((intent, key)), "that had not begun"),
+                    What::Closed => prop_assert!(!open.contains_key(&conn)),
+                }
+            }
+            let placed = desk.registry.conns.iter().filter_map(|(conn, held)| {
+                let place = held.place.as_ref().filter(|place| place.undecided.is_none())?;
+                Some((conn.0, (place.intent, place.key.clone())))
+            });
+            prop_assert_eq!(&open, &placed.collect::<HashMap<_, _>>());
             consistent(&desk.registry, &allowed, in_all, moved)?;
         }
     }

@@ -5,6 +5,7 @@
 use crate::config::{OnExit, Server};
 use crate::control::attendants;
 use crate::status::instance::{LOCK_NAME, lock_holder};
+use crate::tls::acme;
 use anyhow::{Context, bail};
 use braidcast_media::StreamKey;
 use braidcast_stream_log::Root;
@@ -44,12 +45,12 @@ impl SharedDir {
         check_owner(path)?;
         check_file_system(path, server.allow_disk)?;
         let lock = lock(path, patience)?;
-        for name in ["workers", "sessions", "streams", attendants::DIRECTORY] {
+        for name in ["workers", "sessions", "streams", attendants::DIRECTORY, acme::CHALLENGES] {
             make(&path.join(name))?;
         }
         // What clients have sent lies there, tokens too. The directory above may be open to others, who serve segments.
         let sessions = path.join("sessions");
-        fs::set_permissions(&sessions, Permissions::from_mode(0o700))
+        fs::set_permissions(&sessions, Permissions::from_mode(fs::metadata(&sessions)?.mode() & 0o7770))
             .with_context(|| format!("closing {} to others", sessions.display()))?;
         let shared = Self { root: Root::new(path.clone()), on_exit: server.on_exit, _lock: lock };
         braidcast_stream_log::clear_disposed(shared.root()).context("deleting what was left of deleted streams")?;
@@ -107,12 +108,15 @@ impl SharedDir {
 
     /// Only what is ours: somebody may have named a directory that holds other things too.
     fn remove(&self) -> anyhow::Result<()> {
-        for name in ["streams", "sessions", "workers", crate::events::DIRECTORY, attendants::DIRECTORY, crate::engine::DIRECTORY] {
+        for name in
+            ["streams", "sessions", "workers", crate::events::DIRECTORY, attendants::DIRECTORY, acme::CHALLENGES, crate::engine::DIRECTORY]
+        {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
         let sockets = [crate::control::orders::SOCKET_NAME, attendants::SOCKET_NAME];
         let tables = [crate::api::failures::NAME, crate::api::machine::NAME];
         let names = [crate::control::pages::FRONT_PAGE_NAME, LOCK_NAME, crate::relays::instance_file()];
+        super::orphans::forget_all(self.path())?;
         for name in names.into_iter().chain(sockets).chain(tables) {
             ignore_missing(fs::remove_file(self.path().join(name)))?;
         }

@@ -1,7 +1,7 @@
 //! Signals, as readable bytes.
 
 use anyhow::Context;
-use braidcast_sys::process::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use braidcast_sys::process::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::consts::SIGQUIT;
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -16,18 +16,21 @@ pub enum Wish {
     Reload,
     /// Make room for the binary that lies on disk now: `SIGUSR2`.
     Upgrade,
+    /// Open the log files again: `SIGUSR1`.
+    Reopen,
 }
 
 /// Each becomes readable when a signal has come.
 #[derive(Debug)]
-pub struct Signals([(Wish, UnixStream); 3]);
+pub struct Signals([(Wish, UnixStream); 4]);
 
 impl Signals {
     /// Takes the signals over. `SIGHUP` only unless it is ignored (`nohup`).
     pub fn take_over() -> anyhow::Result<Self> {
         let stop = pipe(&[SIGTERM, SIGINT, SIGQUIT])?;
         let reload = pipe(if is_ignored(SIGHUP) { &[] } else { &[SIGHUP] })?;
-        Ok(Self([(Wish::Stop, stop), (Wish::Reload, reload), (Wish::Upgrade, pipe(&[SIGUSR2])?)]))
+        let (upgrade, reopen) = (pipe(&[SIGUSR2])?, pipe(&[SIGUSR1])?);
+        Ok(Self([(Wish::Stop, stop), (Wish::Reload, reload), (Wish::Upgrade, upgrade), (Wish::Reopen, reopen)]))
     }
 
     /// The pipes, by their places.
@@ -80,8 +83,8 @@ mod tests {
         assert_eq!(signals.drain(0), Some((Wish::Stop, 0)));
         signal_hook::low_level::raise(SIGTERM).unwrap();
         signal_hook::low_level::raise(SIGUSR2).unwrap();
-        assert_eq!([0, 1, 2].map(|place| signals.drain(place).unwrap().1), [1, 0, 1]);
-        assert_eq!(signals.drain(3), None);
+        assert_eq!([0, 1, 2, 3].map(|place| signals.drain(place).unwrap().1), [1, 0, 1, 0]);
+        assert_eq!(signals.drain(4), None);
         assert!(!is_ignored(SIGTERM));
         // Rust ignores it before main.
         assert!(is_ignored(signal_hook::consts::SIGPIPE));

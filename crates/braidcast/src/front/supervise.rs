@@ -40,6 +40,7 @@ impl Front {
                 worker.state = WorkerState::Starting;
                 tracing::debug!(worker = %id, pid, "the worker is started");
                 self.timers.set(Timer::Overdue(id), now_ms + START_MS);
+                self.introduce_logs(id);
                 self.introduce_access(id);
             }
             Err(error) => {
@@ -233,6 +234,7 @@ impl Front {
             self.config.server.stop_grace
         );
         self.set_state(InstanceState::Stopping);
+        self.end_hls_sessions();
         super::notify::stopping();
         self.end_programs();
         self.watch_sockets();
@@ -271,6 +273,7 @@ impl Front {
         self.evict();
         self.balance_tick();
         self.report_pulls();
+        self.expire_hls_sessions();
         self.show_decisions();
         self.show_gauges();
         self.timers.set(Timer::Tick, now_ms + super::TICK_MS);
@@ -320,7 +323,6 @@ impl Front {
     pub(super) fn show_rows(&mut self) {
         self.page.counter(FrontCounter::Connections).store(self.registry.connections() as u64, Relaxed);
         self.page.set_moving(self.moves.len() as u64);
-        self.page.set_last_conn(self.registry.last_conn());
         for worker in &mut self.workers {
             let tally = self.registry.load(worker.id);
             let row = WorkerRow {

@@ -1,5 +1,7 @@
 //! The loop with real sockets, real processes (that only sleep) and a test that speaks for the workers.
 
+mod decisions;
+
 use super::workers::Process;
 use super::*;
 use crate::config::{Api, Http, Limits, Rtmp, Server};
@@ -14,6 +16,7 @@ use serde::Serialize;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Instant;
 
@@ -30,6 +33,12 @@ struct Stage {
 
 impl Stage {
     fn new(limits: Limits) -> Self {
+        Self::with_hooks(limits, "")
+    }
+
+    /// With what a configuration file says of hooks.
+    fn with_hooks(limits: Limits, hooks: &str) -> Self {
+        let hook = crate::config::load_text(Path::new("b.toml"), hooks).map(|loaded| loaded.config.hook).ok().unwrap();
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = directory.path();
         let server = Server {
@@ -41,7 +50,7 @@ impl Stage {
         };
         let rtmp = Rtmp { listen: vec!["127.0.0.1:0".parse().unwrap()], ..Rtmp::default() };
         let (http, api) = (Http { listen: vec![], ..Http::default() }, Api { listen: vec![], ..Api::default() });
-        let config = Config { server, rtmp, http, api, limits, ..Config::default() };
+        let config = Config { server, rtmp, http, api, limits, hook, ..Config::default() };
         let shared = SharedDir::open(&config.server, Duration::ZERO).unwrap();
         let front = Front::new(config, shared, Signals::take_over().unwrap(), None).map_err(|(error, _)| error).unwrap();
         let mut stage = Self { front, channels: Vec::new(), children: Vec::new(), _directory: directory };

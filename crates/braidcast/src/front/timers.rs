@@ -35,6 +35,8 @@ pub enum Timer {
     StartProcess(ProcessId),
     /// An attendant is started, perhaps again.
     StartAttendant(Role),
+    /// The files of certificates are looked at.
+    Certificates,
     /// An attendant should have said hello.
     AttendantOverdue(Role),
     /// A worker should have said that it is ready, or should have ended.

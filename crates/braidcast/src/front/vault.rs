@@ -68,7 +68,7 @@ impl Vault {
         }
     }
 
-    /// A row for a new connection, the lowest that is free.
+    /// A row for a new connection, or HLS session: the lowest that is free.
     pub fn take_row(&mut self) -> io::Result<RowId> {
         if let Some(Reverse(row)) = self.free_rows.pop() {
             self.clients.clear(row);

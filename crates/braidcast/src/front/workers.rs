@@ -75,9 +75,9 @@ pub struct Process {
 
 impl Worker {
     /// A place without a process.
-    pub fn new(limits: config::Worker) -> Self {
+    pub fn new(limits: config::Worker, restarts: u32) -> Self {
         let (id, state, shown) = (WorkerId(limits.id), WorkerState::Empty, WorkerRow::default());
-        Self { id, limits, state, process: None, restarts: 0, spare_permille: 1000, shown, backoff: Backoff::default(), unexplained: 0 }
+        Self { id, limits, state, process: None, restarts, spare_permille: 1000, shown, backoff: Backoff::default(), unexplained: 0 }
     }
 
     /// Whether it can take sessions.

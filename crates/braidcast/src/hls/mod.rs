@@ -6,6 +6,7 @@
 
 pub mod cli;
 mod collect;
+pub mod context;
 mod driver;
 #[cfg(test)]
 mod encoder_tests;

@@ -43,11 +43,6 @@ impl Action {
         }
     }
 
-    /// Whether the answer is waited for, because it says what happens next. What is not a decision is a notification.
-    pub fn is_decision(self) -> bool {
-        matches!(self, Self::Connect | Self::Publish | Self::Play | Self::Forward)
-    }
-
     /// The action with this name; the error says why there is none.
     pub fn parse(name: &str) -> Result<Self, String> {
         if let Some(action) = Self::ALL.into_iter().find(|action| action.name() == name) {

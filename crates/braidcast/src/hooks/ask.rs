@@ -32,7 +32,7 @@ impl Hooks {
         // What has happened before is told before.
         self.read_log();
         let mut forward = Vec::new();
-        for (hook, configured) in self.config().hooks_for(event.action, About::Stream(&event.key)) {
+        for (hook, configured) in self.config().hooks_for(event.action, About::of(event.action, &event.key)) {
             let _ = tokio::time::timeout(IN_ORDER, self.told(hook, &event.key)).await;
             let answer = match self.admit(hook) {
                 true => self.call(hook, event).await,
@@ -59,7 +59,7 @@ impl Hooks {
     }
 
     fn without_answers(&self, event: &Event) -> Verdict {
-        let mut hooks = self.config().hooks_for(event.action, About::Stream(&event.key));
+        let mut hooks = self.config().hooks_for(event.action, About::of(event.action, &event.key));
         let refusal = hooks.find_map(|(hook, _)| self.on_error(hook, event, &Fault::Crowded));
         refusal.unwrap_or(Verdict { allow: true, forward: Vec::new(), why: String::new() })
     }

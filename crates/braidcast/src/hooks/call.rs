@@ -2,9 +2,11 @@
 //!
 //! Follows no redirection, keeps no cookie, takes no proxy.
 
+use super::Place;
 use super::answer::{Answer, Fault, MAX_ANSWER_BYTES, judge};
-use super::{Place, Url};
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
+use crate::config::Hook;
+use http::Request;
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -60,21 +62,23 @@ impl Caller {
     }
 
     /// Sends a body and says what came back.
-    pub async fn call(&self, url: &Url, body: String, id: &str, timeout: Duration) -> Result<Answer, Fault> {
-        tokio::time::timeout(timeout, self.exchange(url, body, id)).await.unwrap_or(Err(Fault::Timeout))
+    pub async fn call(&self, hook: &Hook, body: String, id: &str) -> Result<Answer, Fault> {
+        let timeout = Duration::from_millis(hook.timeout.as_ms());
+        tokio::time::timeout(timeout, self.exchange(hook, body, id)).await.unwrap_or(Err(Fault::Timeout))
     }
 
-    async fn exchange(&self, url: &Url, body: String, id: &str) -> Result<Answer, Fault> {
-        let place = url.place();
+    async fn exchange(&self, hook: &Hook, body: String, id: &str) -> Result<Answer, Fault> {
+        let place = hook.url.place();
+        let request = request(hook, &place, body, id)?;
         let stream = self.connect(&place).await?;
         // What is asked and answered fits a packet or two.
         let _ = stream.set_nodelay(true);
         if !place.tls {
-            return converse(TokioIo::new(stream), url, &place, body, id).await;
+            return converse(TokioIo::new(stream), request).await;
         }
         let name = ServerName::try_from(place.host.clone()).map_err(|error| Fault::Tls(error.to_string()))?;
         let stream = self.tls.connect(name, stream).await.map_err(|error| Fault::Tls(error.to_string()))?;
-        converse(TokioIo::new(stream), url, &place, body, id).await
+        converse(TokioIo::new(stream), request).await
     }
 
     async fn connect(&self, place: &Place) -> Result<TcpStream, Fault> {
@@ -119,17 +123,23 @@ impl Caller {
     }
 }
 
-async fn converse<S: Read + Write + Unpin>(io: S, url: &Url, place: &Place, body: String, id: &str) -> Result<Answer, Fault> {
-    let broken = |error: hyper::Error| Fault::Broken(error.to_string());
-    let (mut sender, connection) = http1::Builder::new().max_header_size(MAX_HEAD_BYTES).handshake(io).await.map_err(broken)?;
-    let request = http::Request::post(url.target())
+fn request(hook: &Hook, place: &Place, body: String, id: &str) -> Result<Request<Full<Bytes>>, Fault> {
+    let mut request = Request::post(hook.url.target())
         .header(HOST, &place.authority)
         .header(CONTENT_TYPE, "application/json")
         .header(USER_AGENT, concat!("braidcast/", env!("CARGO_PKG_VERSION")))
         .header(CONNECTION, "close")
-        .header(EVENT_ID, id)
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|error| Fault::Broken(error.to_string()))?;
+        .header(EVENT_ID, id);
+    if hook.secret.is_set() {
+        request = request.header(AUTHORIZATION, format!("Bearer {}", hook.secret.expose()));
+    }
+    // A secret that is no header's value is all that can be wrong with it.
+    request.body(Full::new(Bytes::from(body))).map_err(|_| Fault::Broken("its secret cannot be sent in a header".into()))
+}
+
+async fn converse<S: Read + Write + Unpin>(io: S, request: Request<Full<Bytes>>) -> Result<Answer, Fault> {
+    let broken = |error: hyper::Error| Fault::Broken(error.to_string());
+    let (mut sender, connection) = http1::Builder::new().max_header_size(MAX_HEAD_BYTES).handshake(io).await.map_err(broken)?;
     let answer = async {
         let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| match error.downcast::<hyper::Error>() {

@@ -67,13 +67,6 @@ impl Circuit {
         before != matches!(self, Self::Closed { .. })
     }
 
-    /// Who was admitted has not called after all.
-    pub fn withdraw(&mut self, now_ms: u64) {
-        if let Self::Probing { failures } = *self {
-            *self = Self::Resting { until_ms: now_ms, failures };
-        }
-    }
-
     /// When a call may begin at the earliest; `None`: when a probe has ended.
     pub fn opens_at_ms(&self) -> Option<u64> {
         match self {
@@ -109,8 +102,6 @@ mod tests {
             assert!(circuit.admit(now) && !circuit.admit(now), "one at a time");
             assert!(circuit.opens_at_ms().is_none() && !circuit.note(false, now));
         }
-        assert!(circuit.admit(now + 8_000));
-        circuit.withdraw(now + 8_000);
         assert!(circuit.admit(now + 8_000) && circuit.note(true, now + 8_001) && !circuit.is_resting());
         assert!(circuit.admit(now + 8_001) && circuit.admit(now + 8_001));
     }

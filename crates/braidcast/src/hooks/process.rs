@@ -30,7 +30,7 @@ const SAVE_EVERY_MS: u64 = 20;
 /// See the module's head.
 pub struct Hooks {
     config: Config,
-    names: Names,
+    names: Mutex<Names>,
     caller: Arc<Caller>,
     page: HooksPage,
     shared_dir: PathBuf,
@@ -91,7 +91,7 @@ impl Hooks {
         Ok(Self {
             page,
             config,
-            names,
+            names: Mutex::new(names),
             caller,
             shared_dir: shared_dir.to_owned(),
             fingerprints,
@@ -121,6 +121,11 @@ impl Hooks {
         &self.config
     }
 
+    /// The server introduces itself like this from now on.
+    pub fn rename(&self, names: Names) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
     /// The counters.
     pub fn page(&self) -> &HooksPage {
         &self.page
@@ -136,8 +141,8 @@ impl Hooks {
     pub(super) async fn call(&self, hook: usize, event: &Event) -> Result<Answer, Fault> {
         let configured = &self.config.hook[hook];
         let begun = Instant::now();
-        let timeout = Duration::from_millis(configured.timeout.as_ms());
-        let answer = self.caller.call(&configured.url, event.body(&self.names), &event.id, timeout).await;
+        let body = event.body(&self.names.lock().unwrap_or_else(PoisonError::into_inner));
+        let answer = self.caller.call(configured, body, &event.id).await;
         let count = |counter, by| _ = self.page.counter(hook, counter).fetch_add(by, Relaxed);
         count(HookCounter::Calls, 1);
         count(HookCounter::LatencyMicros, u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
@@ -181,7 +186,7 @@ impl Hooks {
                 changing.seen = changing.seen.max(id);
                 changing.unsaved = true;
                 let Some(event) = event.map(Arc::new) else { continue };
-                for (hook, _) in self.config.hooks_for(event.action, About::Stream(&event.key)) {
+                for (hook, _) in self.config.hooks_for(event.action, About::of(event.action, &event.key)) {
                     let wanted = changing.position.wants(self.fingerprints[hook], id);
                     if wanted && !changing.queue.push(hook, &event.key.to_string(), id, Arc::clone(&event), now_ms) {
                         dropped.push((hook, Arc::clone(&event)));

@@ -165,11 +165,6 @@ impl<T: Clone> Queue<T> {
     pub fn concerns(&self, lane: usize, stream: &str) -> bool {
         self.lanes[lane].streams.contains_key(stream)
     }
-
-    /// How many wait in all, those under way included.
-    pub fn len(&self) -> usize {
-        self.waiting
-    }
 }
 
 #[cfg(test)]
@@ -202,7 +197,7 @@ mod tests {
         assert_eq!(queue.pending(0).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(queue.ended(0, "a", Outcome::Delivered, 1_030), Fate::Done);
         assert_eq!(queue.ended(0, "b", Outcome::Delivered, 1_030), Fate::Done);
-        assert_eq!(queue.len(), 0);
+        assert_eq!(queue.waiting, 0);
     }
 
     #[test]
@@ -291,7 +286,7 @@ mod tests {
                     Step::End(..) => {}
                     Step::Wait(ms) => now += ms,
                 }
-                prop_assert_eq!(queue.len(), waiting.len());
+                prop_assert_eq!(queue.waiting, waiting.len());
                 for lane in 0..2 {
                     let pending: Vec<u64> = waiting.iter().filter(|(of, ..)| *of == lane).map(|(.., id)| *id).collect();
                     prop_assert_eq!(queue.pending(lane).collect::<Vec<_>>(), pending);

@@ -6,9 +6,11 @@ use super::event::Names;
 use super::process::Hooks;
 use super::source::hook_event;
 use super::tell::Until;
+use crate::api::ids;
 use crate::attendant::{Attendant, RoleLock, Said};
 use crate::config::Config;
 use crate::control::attendants::{Decision, DecisionId};
+use crate::control::pages::FrontPage;
 use crate::events;
 use anyhow::Context;
 use std::collections::{HashMap, VecDeque};
@@ -48,15 +50,15 @@ pub async fn serve(mut attendant: Attendant) -> anyhow::Result<()> {
     let mut generation: Option<Generation> = None;
     let last = loop {
         match attendant.next().await {
-            Said::Welcome { config, .. } => {
-                if generation.as_ref().is_none_or(|old| differ(old.hooks.config(), &config)) {
-                    generation = Some(begin(&attendant, *config, &caller, generation.take())?);
-                }
-            }
+            Said::Welcome { config, .. } => match &generation {
+                Some(same) if !differ(same.hooks.config(), &config) => same.hooks.rename(names(&config, attendant.shared_dir())),
+                _ => generation = Some(begin(&attendant, *config, &caller, generation.take())?),
+            },
             Said::Decide { id, event } => {
                 let Some(Generation { hooks, .. }) = &generation else { continue };
                 answer(&attendant, id, event, Arc::clone(hooks), &answers);
             }
+            Said::Certificates(_) => tracing::error!("certificates are not for this attendant"),
             Said::Retire => break Until::Now,
             Said::End => break Until::AllIsTold,
         }
@@ -116,10 +118,10 @@ fn begin(attendant: &Attendant, config: Config, caller: &Arc<Caller>, before: Op
     Ok(Generation { hooks, until, telling })
 }
 
+/// As the API of the front that serves now has them.
 fn names(config: &Config, shared_dir: &Path) -> Names {
-    let own = std::fs::read_to_string(shared_dir.join("instance.id")).unwrap_or_default();
-    let configured = Some(config.hooks.server_id.clone()).filter(|name| !name.is_empty());
-    Names { server: configured.unwrap_or_else(|| own.trim().to_owned()), service: std::process::id().to_string() }
+    let started_wall_ms = FrontPage::open(shared_dir).map_or(0, |page| page.started_wall_ms());
+    Names { server: ids::server_id(shared_dir, &config.hooks.server_id), service: ids::service_id(shared_dir, started_wall_ms) }
 }
 
 /// Finds an answer, and gives it to whatever front there is by then. What was asked before is not asked again.

@@ -3,6 +3,7 @@
 use super::Action;
 use super::event::{Event, Segment};
 use super::position::Position;
+use crate::api::ids;
 use crate::events::{self, Follower, From, Kind};
 use serde_json::Value;
 use std::io;
@@ -59,6 +60,8 @@ fn last_start(shared_dir: &Path) -> io::Result<u64> {
 
 fn notification(event: &events::Event, id: u64) -> Option<Event> {
     let action = match event.kind {
+        // Nobody was asked about a pull.
+        Kind::Unpublish | Kind::Close if event.pulled => return None,
         Kind::Close => Action::Close,
         Kind::Unpublish => Action::Unpublish,
         Kind::Stop => Action::Stop,
@@ -78,10 +81,10 @@ pub fn hook_event(event: &events::Event, action: Action, id: String) -> Option<E
     Some(Event {
         id,
         action,
-        client: event.conn.map(|conn| conn.to_string()).unwrap_or_default(),
+        client: event.conn.map(ids::client_id).unwrap_or_default(),
         // What nobody has connected for, a pull, is this server's own.
         ip: event.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        stream_id: key.to_string(),
+        stream_id: ids::stream_id(&key),
         tc_url: text("/description/tc_url"),
         page_url: text("/description/page_url"),
         param: if param.is_empty() { param } else { format!("?{param}") },

@@ -1,8 +1,8 @@
 //! Writes `docs/metrics.md` from the table of families and the lists of counters, so that they cannot differ.
 
 use super::exposition::Family;
-use super::families::{GROUPS, of_front, of_worker};
-use crate::control::counters::{FrontCounter, WorkerCounter};
+use super::families::{GROUPS, of_front, of_hook, of_tls, of_worker};
+use crate::control::counters::{FrontCounter, HookCounter, TlsCounter, WorkerCounter};
 use std::fmt::Write;
 
 const INTRODUCTION: &str = "\
@@ -39,6 +39,10 @@ pub fn markdown() -> String {
     table(&mut out, "What the front has counted", &front);
     let workers: Vec<Family> = WorkerCounter::ALL.iter().map(|counter| of_worker(*counter).0).collect();
     table(&mut out, "What each worker has counted", &workers);
+    let hooks: Vec<Family> = HookCounter::ALL.iter().map(|counter| of_hook(*counter).0).collect();
+    table(&mut out, "What was counted of each hook", &hooks);
+    let tls: Vec<Family> = TlsCounter::ALL.iter().map(|counter| of_tls(*counter).0).collect();
+    table(&mut out, "What was counted where TLS ends", &tls);
     out
 }
 

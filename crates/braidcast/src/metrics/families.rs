@@ -2,7 +2,7 @@
 //! `docs/metrics.md` shows; the counters of the pages come from their own lists.
 
 use super::exposition::{Family, Kind};
-use crate::control::counters::{FrontCounter, WorkerCounter};
+use crate::control::counters::{FrontCounter, HookCounter, TlsCounter, WorkerCounter};
 
 /// A stream's own labels.
 const STREAM: &[&str] = &["vhost", "app", "stream"];
@@ -56,9 +56,14 @@ families! {
     "Each worker": OF_WORKERS {
         WORKER_STATE = Gauge "braidcast_worker_state" &["worker", "state"], "1 for what the worker is doing, else 0.";
         WORKER_START_TIME = Gauge "braidcast_worker_start_time_seconds" &["worker"], "When its process was started, in seconds since 1970; not there without a process.";
-        WORKER_RESTARTS = Counter "braidcast_worker_restarts_total" &["worker"], "How often it was started again since the instance began.";
+        WORKER_RESTARTS = Counter "braidcast_worker_restarts_total" &["worker"], "How often its process was started again.";
         WORKER_ALLOWED = Gauge "braidcast_worker_publishers_allowed" &["worker"], "The most publishers it may have; not there without a limit of its own.";
         WORKER_PLACED = Gauge "braidcast_worker_publishers_placed" &["worker"], "Publishers that count against that, places that were promised included.";
+    }
+    "Processes beside the workers": OF_ATTENDANTS {
+        ATTENDANT_UP = Gauge "braidcast_attendant_up" &["role"], "1 while there is a process for this, else 0: hooks, tls.";
+        HOOK_EVENTS_MISSED = Counter "braidcast_hook_events_missed_total" &[],
+            "Events that were gone from the event log before the process that calls hooks had read them.";
     }
     "Each stream": OF_STREAMS {
         STREAM_STATE_NOW = Gauge "braidcast_stream_state" STREAM_STATE, "1 for what the stream is doing, else 0; of \"other\", how many streams.";
@@ -98,9 +103,20 @@ pub fn of_worker(counter: WorkerCounter) -> (Family, f64) {
     of_page("worker", &["worker"], counter.label(), counter.help(), counter.is_gauge())
 }
 
+/// The family of a counter of a hook, and what its numbers are multiplied with.
+pub fn of_hook(counter: HookCounter) -> (Family, f64) {
+    of_page("hook", &["hook", "description"], counter.label(), counter.help(), counter.is_gauge())
+}
+
+/// The family of a counter of what takes TLS off, and what its numbers are multiplied with.
+pub fn of_tls(counter: TlsCounter) -> (Family, f64) {
+    of_page("tls", &[], counter.label(), counter.help(), counter.is_gauge())
+}
+
 /// A counter's label, in the units that the field has agreed on: seconds, and ratios from 0 to 1.
 fn of_page(whose: &str, labels: &'static [&'static str], label: &str, help: &'static str, is_gauge: bool) -> (Family, f64) {
-    const UNITS: [(&str, &str, f64, &str, &str); 3] = [
+    const UNITS: [(&str, &str, f64, &str, &str); 4] = [
+        ("_s", "_seconds", 1.0, "seconds", "seconds"),
         ("_us", "_seconds", 1e-6, "microseconds", "seconds"),
         ("_ms", "_seconds", 1e-3, "milliseconds", "seconds"),
         ("_permille", "_ratio", 1e-3, "per mille", "from 0 to 1"),
@@ -123,7 +139,10 @@ mod tests {
     fn all() -> Vec<Family> {
         let front = FrontCounter::ALL.iter().map(|counter| of_front(*counter).0);
         let workers = WorkerCounter::ALL.iter().map(|counter| of_worker(*counter).0);
-        GROUPS.iter().flat_map(|(_, families)| families.iter().cloned()).chain(front).chain(workers).collect()
+        let hooks = HookCounter::ALL.iter().map(|counter| of_hook(*counter).0);
+        let tls = TlsCounter::ALL.iter().map(|counter| of_tls(*counter).0);
+        let others = GROUPS.iter().flat_map(|(_, families)| families.iter().cloned());
+        others.chain(front).chain(workers).chain(hooks).chain(tls).collect()
     }
 
     #[test]

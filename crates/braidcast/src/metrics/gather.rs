@@ -3,15 +3,18 @@
 
 use super::exposition::{Exposition, Family, Form};
 use super::families::*;
-use super::labels::{Labelled, label_streams};
+use super::streams::{STREAM_STATES, of_streams};
+use crate::attendant::page::Page;
 use crate::config::Config;
 use crate::control::WorkerId;
-use crate::control::counters::{FrontCounter, WorkerCounter};
+use crate::control::attendants::Role;
+use crate::control::counters::{FrontCounter, HookCounter, TlsCounter, WorkerCounter};
 use crate::control::pages::{FrontPage, InstanceState, PAUSE_BOUNDS_MS, Why, WorkerState};
-use crate::status::{self, Status, Stream};
+use crate::hooks::page::HooksPage;
+use crate::status::{self, Status};
 use braidcast_stream_log::{Root, WorkerPage, WorkerView};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What is read, and how much of it is told.
@@ -67,6 +70,7 @@ pub fn gather(scope: &Scope, form: Form) -> anyhow::Result<String> {
     of_limits(&mut out, &front, &workers);
     of_front_page(&mut out, &front);
     of_workers(&mut out, &front, &workers);
+    of_attendants(&mut out, &status, &scope.shared_dir);
     of_streams(&mut out, scope, &root, &status.streams);
     Ok(out.finish())
 }
@@ -161,74 +165,35 @@ fn of_workers(out: &mut Exposition, front: &FrontPage, workers: &[Worker]) {
     }
 }
 
-fn of_streams(out: &mut Exposition, scope: &Scope, root: &Root, streams: &[Stream]) {
-    let Labelled { own, other } = label_streams(root, streams, scope.stream_labels);
-    out.family(&STREAMS_UNLABELLED).add(&[], other.len());
-    let expects = |stream: &Stream| scope.hls && stream.state == "live" && stream.hls.carries;
-    let sum = |what: &dyn Fn(&Stream) -> u64| other.iter().map(|stream| what(stream)).sum::<u64>();
-    let most = |what: &dyn Fn(&Stream) -> Option<u64>| other.iter().filter_map(|stream| what(stream)).max();
-
-    let mut states = out.family(&STREAM_STATE_NOW);
-    for state in STREAM_STATES {
-        for Stream { vhost, app, stream, state: now, .. } in &own {
-            states.add(&[vhost, app, stream, state], u8::from(*now == state));
+fn of_attendants(out: &mut Exposition, status: &Status, shared_dir: &Path) {
+    let mut up = out.family(&ATTENDANT_UP);
+    for role in Role::ALL.map(|role| role.to_string()) {
+        let mut processes = status.attendants.iter().filter(|process| process.role == role).peekable();
+        if processes.peek().is_some() {
+            up.add(&[&role], u8::from(processes.any(|process| process.state == "ready")));
         }
     }
-    if !other.is_empty() {
-        for state in STREAM_STATES {
-            states.add(&[OTHER[0], OTHER[1], OTHER[2], state], sum(&|stream| u64::from(stream.state == state)));
-        }
-    }
-    let mut counter = |family: &Family, what: &dyn Fn(&Stream) -> u64| {
-        let mut series = out.family(family);
-        for known in &own {
-            series.add(&[&known.vhost, &known.app, &known.stream], what(known));
-        }
-    };
-    counter(&STREAM_BYTES_IN, &|stream| stream.bytes);
-    counter(&STREAM_BYTES_OUT, &|stream| stream.sent_bytes);
-    counter(&STREAM_JUMPS, &|stream| stream.jumps);
-    counter(&STREAM_RECORDS, &|stream| stream.records);
-    counter(&STREAM_KEYFRAMES, &|stream| stream.keyframes);
-    counter(&STREAM_DROPPED, &|stream| stream.records_dropped);
-    counter(&STREAM_SEGMENT, &|stream| stream.segment.unwrap_or(0));
-
-    let mut summed = |family: &Family, what: &dyn Fn(&Stream) -> u64| {
-        let mut series = out.family(family);
-        for known in &own {
-            series.add(&[&known.vhost, &known.app, &known.stream], what(known));
-        }
-        if !other.is_empty() {
-            series.add(&OTHER, sum(what));
-        }
-    };
-    summed(&STREAM_RATE_IN, &|stream| stream.received_rate);
-    summed(&STREAM_RATE_OUT, &|stream| stream.sent_rate);
-    summed(&STREAM_VIEWERS, &|stream| stream.viewers);
-    summed(&STREAM_LOG_BYTES, &|stream| stream.log_bytes);
-    summed(&STREAM_EXPECTS_SEGMENTS, &|stream| u64::from(expects(stream)));
-
-    let mut longest = |family: &Family, what: &dyn Fn(&Stream) -> Option<u64>| {
-        let mut series = out.family(family);
-        for known in &own {
-            if let Some(ms) = what(known) {
-                series.add(&[&known.vhost, &known.app, &known.stream], seconds(ms));
+    // Nobody has ever called hooks, or taken TLS off, who has no page.
+    if let Ok(page) = HooksPage::open(shared_dir) {
+        out.family(&HOOK_EVENTS_MISSED).add(&[], page.missed().load(Relaxed));
+        let rows = page.rows();
+        for (index, counter) in HookCounter::ALL.iter().enumerate() {
+            let (family, factor) = of_hook(*counter);
+            let mut series = out.family(&family);
+            for (hook, row) in (1..).zip(&rows) {
+                series.add(&[&format!("{hook}"), &row.description], row.counters[index] as f64 * factor);
             }
         }
-        if let Some(ms) = most(what) {
-            series.add(&OTHER, seconds(ms));
+    }
+    if let Ok(page) = Page::open(shared_dir, Role::Tls) {
+        for counter in TlsCounter::ALL {
+            let (family, factor) = of_tls(*counter);
+            out.family(&family).add(&[], page.counter(*counter as usize).load(Relaxed) as f64 * factor);
         }
-    };
-    longest(&STREAM_SILENT, &|stream| (stream.state == "live").then_some(stream.age_ms));
-    longest(&STREAM_SEGMENT_AGE, &|stream| stream.segment_age_ms.filter(|_| expects(stream)));
-    longest(&STREAM_SEGMENT_DURATION, &|stream| stream.segment_duration_ms.filter(|_| expects(stream)));
+    }
 }
 
-/// What a stream can be doing, as [`Stream::state`] says it.
-const STREAM_STATES: [&str; 3] = ["live", "waiting", "ended"];
-/// The labels of all streams together that have none of their own; no stream has an empty vhost.
-const OTHER: [&str; 3] = ["", "", "other"];
-
-fn seconds(ms: u64) -> f64 {
+/// Milliseconds as seconds.
+pub(super) fn seconds(ms: u64) -> f64 {
     ms as f64 / 1_000.0
 }

@@ -9,6 +9,7 @@ mod families;
 mod gather;
 mod labels;
 mod own_use;
+mod streams;
 
 pub use docs::markdown;
 pub use exposition::Form;

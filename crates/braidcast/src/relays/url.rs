@@ -89,6 +89,11 @@ impl Template {
         self.example().is_ok_and(|endpoint| endpoint.scheme == Scheme::Hls)
     }
 
+    /// The port that this server connects to; `None` if another program does.
+    pub fn port(&self) -> Option<u16> {
+        self.example().ok().filter(|endpoint| endpoint.scheme != Scheme::Hls).map(|endpoint| endpoint.port)
+    }
+
     /// Whether different streams get different URLs.
     pub fn has_placeholders(&self) -> bool {
         self.0.contains('{')

@@ -3,6 +3,7 @@
 //!
 //! Numbers are of slightly different moments; each is right by itself.
 
+mod attendants;
 mod engine_streams;
 mod hooks;
 pub mod instance;
@@ -10,15 +11,13 @@ mod streams;
 mod table;
 mod text;
 
-use crate::attendant::page::Page;
-use crate::attendant::report as report_of_attendants;
 use crate::control::WorkerId;
-use crate::control::attendants::Role;
 use crate::control::counters::{FrontCounter, WorkerCounter};
 use crate::control::pages::{FrontPage, InstanceState, Listening, MoveRow, WorkerRow, WorkerState};
 use crate::engine::live::Live;
 use crate::engine::report as report_of_engine;
 use crate::relays::report::{self, Relay};
+use crate::sandbox::Standing;
 use anyhow::Context;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::{Now, Root, WorkerPage};
@@ -30,6 +29,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use utoipa::ToSchema;
 
+pub use attendants::Attendant;
 pub use hooks::Hook;
 pub use streams::Stream;
 
@@ -84,6 +84,8 @@ pub struct Instance {
     pub addresses: Map<String, Value>,
     /// The most publishers in all; `null`: no limit.
     pub allowed: Option<u32>,
+    /// What of the sandbox is in force in every worker: `on (…)`, `not whole (…)`, `off` or `no worker serves`.
+    pub sandbox: String,
 }
 
 /// What carries the streams.
@@ -125,24 +127,6 @@ pub struct Worker {
     /// Share of one core used in the last second, per mille.
     pub cpu_permille: u64,
     /// Its counters by name.
-    #[schema(value_type = HashMap<String, u64>)]
-    pub counters: Map<String, Value>,
-}
-
-/// A process beside the workers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Attendant {
-    /// `tls` or `hooks`.
-    pub role: String,
-    /// Its process; 0 if there is none.
-    pub pid: u32,
-    /// `starting`, `ready`, `restarting`, `retiring`, `stopping`.
-    pub state: String,
-    /// How often it was started again.
-    pub restarts: u32,
-    /// Seconds since its process was started; 0 if there is none.
-    pub uptime_s: u64,
-    /// The counters of its role by name.
     #[schema(value_type = HashMap<String, u64>)]
     pub counters: Map<String, Value>,
 }
@@ -218,12 +202,13 @@ pub fn read(shared_dir: &Path) -> anyhow::Result<Status> {
             uptime_s: if running { now.wall_ms.saturating_sub(front.started_wall_ms()) / 1_000 } else { 0 },
             addresses: addresses(&front.listening()),
             allowed: Some(front.allowed_in_all()).filter(|most| *most != 0),
+            sandbox: sandboxed(&root, &rows).map_or("no worker serves".to_owned(), |standing| standing.to_string()),
         },
         front: FrontCounter::ALL.iter().map(|known| (known.label().to_owned(), counter(*known).into())).collect(),
         engine: Engine { exact_takeover: engine.is_none(), kind },
         processes: engine.map_or_else(Vec::new, |engine| engine.processes),
         workers: rows.iter().map(|(id, row)| worker(&root, *id, row, now)).collect(),
-        attendants: if running { attendants(shared_dir, now) } else { Vec::new() },
+        attendants: if running { attendants::read(shared_dir, now) } else { Vec::new() },
         moves: Moves { under_way: front.moving(), last: front.moves().into_iter().map(moved).collect() },
         streams,
         relays: if running { report::read(shared_dir, &processes) } else { Vec::new() },
@@ -248,22 +233,14 @@ pub fn addresses(listening: &[Listening]) -> Map<String, Value> {
     map
 }
 
-fn attendants(shared_dir: &Path, now: Now) -> Vec<Attendant> {
-    let attendant = |process: report_of_attendants::Process| {
-        let role = Role::ALL.into_iter().find(|role| role.to_string() == process.role);
-        let page = role.and_then(|role| Page::open(shared_dir, role).ok());
-        let value = |place: usize| page.as_ref().map_or(0, |page| page.counter(place).load(Relaxed));
-        let counters = role.map_or_else(Vec::new, Role::counters).into_iter().enumerate();
-        Attendant {
-            uptime_s: if process.pid == 0 { 0 } else { now.wall_ms.saturating_sub(process.started_wall_ms) / 1_000 },
-            counters: counters.map(|(place, label)| (label.to_owned(), value(place).into())).collect(),
-            role: process.role,
-            pid: process.pid,
-            state: process.state,
-            restarts: process.restarts,
-        }
+/// What of the sandbox all workers that serve are in.
+fn sandboxed(root: &Root, rows: &[(WorkerId, WorkerRow)]) -> Option<Standing> {
+    let serving = rows.iter().filter(|(_, row)| matches!(row.state, WorkerState::Running | WorkerState::Draining));
+    let standing = |id: &WorkerId| {
+        let bits = WorkerPage::open(root, id.0).map(|view| view.counter(WorkerCounter::Sandbox as usize));
+        Standing::from_bits(bits.unwrap_or(0))
     };
-    report_of_attendants::read(shared_dir).into_iter().map(attendant).collect()
+    serving.map(|(id, _)| standing(id)).reduce(Standing::and)
 }
 
 fn moved(row: MoveRow) -> Moved {

@@ -59,6 +59,9 @@ fn instance(status: &Status) -> String {
         let list: Vec<&str> = addresses.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         lines.push(format!("{what:<5} {}", list.join(" ")));
     }
+    if instance.running {
+        lines.push(format!("sandbox of workers: {}", instance.sandbox));
+    }
     if !status.engine.exact_takeover {
         let kind = &status.engine.kind;
         lines.push(format!("engine: {kind}; connections end with the process or the worker that they go through (no exact takeover)"));
@@ -168,7 +171,11 @@ fn attendants(status: &Status) -> String {
         ]
     };
     let headings = [("ATTENDANT", Left), ("PID", Right), ("STATE", Left), ("RESTARTS", Right), ("UP", Right)];
-    columns(&headings, &status.attendants.iter().map(row).collect::<Vec<_>>())
+    let mut table = columns(&headings, &status.attendants.iter().map(row).collect::<Vec<_>>());
+    for attendant in &status.attendants {
+        attendant.notes.iter().for_each(|note| table += &format!("{}: {}\n", attendant.role, printable(note)));
+    }
+    table
 }
 
 /// A stream's name, with its vhost unless it is the default one.

@@ -5,6 +5,7 @@ use super::session::{Role, Session, Want, Wish};
 use super::{End, REPORT_MS, Worker};
 use crate::clients::{Description, Kind};
 use crate::control::{ConnId, ToFront};
+use braidcast_media::StreamKey;
 use braidcast_protocols::{http, rtmp};
 
 /// Sessions whose counters are told in one turn: some tens of microseconds.
@@ -39,25 +40,28 @@ impl Worker {
             swf_url: request.swf_url.clone(),
             param: request.params.clone(),
             agent: request.flash_version.clone(),
-            ..session.description(kind, wish)
+            ..session.description(kind, &wish.key)
         };
         self.describe(slot, &description);
     }
 
     /// Writes down who wants to play by HTTP.
     pub(super) fn describe_http(&mut self, slot: usize, wish: &Wish, request: &http::Request) {
-        let kind = match wish.what {
-            Want::Play(rendition) => kind_of(rendition.form),
-            Want::Publish => return,
-        };
-        let host = request.host.as_deref().unwrap_or(wish.key.vhost());
+        if let Want::Play(rendition) = wish.what {
+            self.describe_request(slot, kind_of(rendition.form), &wish.key, request);
+        }
+    }
+
+    /// As [`Worker::describe_http`], for a play of any kind.
+    pub(super) fn describe_request(&mut self, slot: usize, kind: Kind, key: &StreamKey, request: &http::Request) {
+        let host = request.host.as_deref().unwrap_or(key.vhost());
         let description = Description {
             // As SRS has it: players by HTTP have no such URL of their own.
-            tc_url: format!("rtmp://{host}/{}", wish.key.app()),
+            tc_url: format!("rtmp://{host}/{}", key.app()),
             page_url: request.referer.clone().unwrap_or_default(),
             param: request.query.clone(),
             agent: request.user_agent.clone().unwrap_or_default(),
-            ..self.sessions[slot].description(kind, wish)
+            ..self.sessions[slot].description(kind, key)
         };
         self.describe(slot, &description);
     }
@@ -126,12 +130,12 @@ impl Session {
     }
 
     /// What is known of it without what it said.
-    fn description(&self, kind: Kind, wish: &Wish) -> Description {
+    fn description(&self, kind: Kind, key: &StreamKey) -> Description {
         Description {
             kind,
             listener: self.listener,
             peer: self.peer,
-            key: Some(wish.key.clone()),
+            key: Some(key.clone()),
             tc_url: String::new(),
             page_url: String::new(),
             swf_url: String::new(),

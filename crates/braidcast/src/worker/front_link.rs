@@ -22,6 +22,7 @@ impl Worker {
         for _ in 0..MESSAGES_PER_TURN {
             match self.front.receive::<ToWorker>() {
                 Ok(Some((ToWorker::Listeners { listening }, fds))) => self.keep_listeners(&listening, fds),
+                Ok(Some((ToWorker::LogFiles { lines, requests }, fds))) => self.take_log_files(lines, requests, fds),
                 Ok(Some((message, fds))) => self.obey(message, fds.into_iter().next()),
                 Ok(None) => return,
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
@@ -58,13 +59,15 @@ impl Worker {
             ToWorker::EvictDownTo { stream_bytes } => self.evict_down_to(stream_bytes),
             ToWorker::Processes(processes) => self.processes_changed(processes),
             ToWorker::AccessKeys { path, content } => self.keep_access_keys(path, &content),
+            ToWorker::LogLevels(changed) => crate::logging::set_levels(&changed),
             ToWorker::OwnSecret(secret) => self.access.keep_own(&secret),
             ToWorker::CollectFrom { key, next_segment } => self.collect_from(key, next_segment),
             ToWorker::Stop => self.stop("the front says so"),
             ToWorker::Kick { conn } => self.kick(conn),
+            ToWorker::HlsSession { conn, answer } => self.hls_session(conn, answer),
             ToWorker::Ordered { ticket, said } => self.ordered(ticket, said),
             ToWorker::TurnAway { conn } => self.turn_away(conn),
-            ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } => {
+            ToWorker::Welcome { .. } | ToWorker::Hello { .. } | ToWorker::Listeners { .. } | ToWorker::LogFiles { .. } => {
                 tracing::error!("the front said what only a new one says");
             }
         }
@@ -237,7 +240,7 @@ fn question_is_for_later(config: &crate::config::Config, question: &ToFront) -> 
 }
 
 /// How long hooks may take until the front can answer, milliseconds.
-fn decisions_ms(config: &crate::config::Config, intent: Intent, key: &StreamKey) -> u64 {
+pub(super) fn decisions_ms(config: &crate::config::Config, intent: Intent, key: &StreamKey) -> u64 {
     let about = About::Stream(key);
     let connect = config.hooks_limit_ms(Action::Connect, About::App { vhost: key.vhost(), app: key.app() });
     connect

@@ -6,7 +6,7 @@
 use super::Worker;
 use super::ingest::Publisher;
 use super::rendezvous::holding;
-use super::session::{Protocol, Role, Session};
+use super::session::{Role, Session};
 use super::takeover::Departed;
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ToFront, WorkerId};
@@ -47,7 +47,8 @@ impl Worker {
         }
         let Some(&slot) = self.by_conn.get(&conn) else { return };
         let session = &self.sessions[slot];
-        let answers = matches!(session.protocol, Protocol::Client(_)) || session.answering || session.closing || session.draining;
+        let asks = matches!(session.role, Role::Asking(_) | Role::AskingSession(_));
+        let answers = asks || session.is_outgoing() || session.answering || session.closing || session.draining;
         if answers || !self.hand_over(slot, None) {
             self.tell_front(&ToFront::Stays { conn });
         }

@@ -1,6 +1,7 @@
 //! HTTP sessions: one request at a time, answered from the stream's directory or the embedded page.
 
 use super::access::Said;
+use super::hls_sessions::OfSession;
 use super::rendition::{Form, Rendition};
 use super::session::{Body, Index, IndexWish, Protocol, Role, Session, Want, Wish};
 use super::waiting::Awaited;
@@ -9,12 +10,14 @@ use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Intent, Listener};
 use crate::hls::{INDEX, serve, survey};
+use crate::tls::acme;
 use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
 use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
 use braidcast_protocols::via::Via;
 use braidcast_stream_log::{Reader, State};
+use std::fs::File;
 use std::io;
 
 /// The longest request body that is read and thrown away, or is the API's, in bytes.
@@ -26,8 +29,14 @@ const STREAM_LIST: &str = "/streams.json";
 /// How long a segment may be kept by caches, in seconds: it never changes.
 const SEGMENT_MAX_AGE: u32 = 3_600;
 
+/// Where an authority for certificates asks for its token's answer, and what that is (RFC 8555, section 8.3).
+const CHALLENGE: &str = "/.well-known/acme-challenge/";
+const CHALLENGE_TYPE: &str = "application/octet-stream";
+
 /// What somebody reads who asks for tracks that there are not.
 const BAD_TRACKS: &str = "say only=audio, only=video, or tracks=all";
+/// What somebody reads who asks for a segment of which no index told him.
+const NO_SESSION: &str = "this stream's segments are for those who have its index: ask for that first";
 /// What somebody reads who asks the API where it is not.
 const NO_API: &str = "nothing here; the API has a port of its own ([api] listen), and here only /api/v1/versions";
 
@@ -60,6 +69,7 @@ impl Worker {
             session.deadline_ms = 0;
             self.count(WorkerCounter::HttpRequests);
             self.name_client(slot, &request.forwarded);
+            self.note_request(slot, &request);
             self.answer(slot, &request)?;
         }
         Ok(consumed)
@@ -79,10 +89,16 @@ impl Worker {
             false => response::text(error.status(), &error.to_string(), false, false),
         };
         session.push_control(&answer);
+        self.log_answer(slot);
         self.close_when_sent(slot);
     }
 
     fn answer(&mut self, slot: usize, request: &Request) -> Result<(), End> {
+        self.answer_knowing(slot, request, false)
+    }
+
+    /// Answers a request. `unknown`: the front knows of no HLS session that it says to be of.
+    pub(super) fn answer_knowing(&mut self, slot: usize, request: &Request, unknown: bool) -> Result<(), End> {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
@@ -96,6 +112,9 @@ impl Worker {
             return self.respond(slot, &response::preflight(request.keep_alive));
         }
         let head_only = request.method == Method::Head;
+        if let Some(token) = request.path.strip_prefix(CHALLENGE).filter(|_| self.answers_challenges(slot)) {
+            return self.answer_challenge(slot, token, head_only);
+        }
         if self.config.relays() && self.pass_on(slot, request)? {
             return Ok(());
         }
@@ -107,9 +126,13 @@ impl Worker {
         // With other servers a stream is where it is, and vhosts are theirs.
         let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
         let route = self.which_index(route);
+        let of_session = match self.of_session(&route, request, unknown) {
+            OfSession::Ask { key, context } => return self.ask_session(slot, key, request, Some(context), false),
+            known => known,
+        };
         if let Route::Live { key, .. } | Route::LiveIndex { key, .. } | Route::NamedIndex { key, .. } | Route::Segment { key, .. } = &route
         {
-            if !self.lets_in(slot, &Said::by_request(Intent::Play, key, request))? {
+            if of_session != OfSession::Goes && !self.lets_in(slot, &Said::by_request(Intent::Play, key, request))? {
                 return Ok(());
             }
             if let Some(why) = self.loop_of(&request.via, key, false) {
@@ -117,6 +140,11 @@ impl Worker {
             }
             self.want(key, &request.via);
             self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
+        }
+        match of_session {
+            OfSession::Begin { key, context } => return self.ask_session(slot, key, request, context, true),
+            OfSession::Missing => return self.respond_text(slot, Status::FORBIDDEN, NO_SESSION, head_only),
+            _ => {}
         }
         match route {
             Route::Api(path) if path == "/api/v1/versions" => {
@@ -153,7 +181,7 @@ impl Worker {
             Route::NamedIndex { key, name, params, .. } => {
                 self.want_index(slot, IndexWish { key, index: Index::Named(name), query: params, head_only })
             }
-            Route::Segment { key, number, .. } => self.answer_segment(slot, &key, number, request),
+            Route::Segment { key, number, params } => self.answer_segment(slot, &key, number, &params, request),
             Route::Page if self.config.http.page => self.answer_asset(slot, "/", head_only),
             Route::Asset(path) if self.config.http.page && page::asset(&format!("/assets/{path}")).is_some() => {
                 self.answer_asset(slot, &format!("/assets/{path}"), head_only)
@@ -183,6 +211,20 @@ impl Worker {
                 }
             }
             other => other,
+        }
+    }
+
+    /// Whether an authority for certificates may ask here.
+    fn answers_challenges(&self, slot: usize) -> bool {
+        !self.config.acme.domains.is_empty() && matches!(self.sessions[slot].listener, Listener::Http | Listener::Https)
+    }
+
+    /// An authority looks whether a name is this server's: the attendant that fetches the certificate has laid the answer down.
+    fn answer_challenge(&mut self, slot: usize, token: &str, head_only: bool) -> Result<(), End> {
+        let file = acme::answer_at(&self.config.server.shared_dir, token).and_then(|path| File::open(path).ok());
+        match file.and_then(|file| braidcast_sys::file::read_start(file, acme::ANSWER_BYTES).ok()) {
+            Some(answer) => self.respond_with(slot, CHALLENGE_TYPE, Cache::No, &answer, head_only),
+            None => self.respond_text(slot, Status::NOT_FOUND, "no such challenge", head_only),
         }
     }
 
@@ -268,11 +310,12 @@ impl Worker {
                 return Ok(true);
             }
         };
+        self.count_for_session(&wish.key, &wish.query, text.len() as u64);
         self.respond_with(slot, content_type::PLAYLIST, Cache::No, text.as_bytes(), wish.head_only)?;
         Ok(true)
     }
 
-    fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, request: &Request) -> Result<(), End> {
+    fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, params: &str, request: &Request) -> Result<(), End> {
         let head_only = request.method == Method::Head;
         let (file, length) = match serve::segment(&self.root.hls_dir(key), number) {
             Ok(Some(segment)) => segment,
@@ -294,6 +337,7 @@ impl Worker {
         session.push_control(&head);
         if !head_only && bytes > 0 {
             self.watching.add(key, bytes, 0);
+            self.count_for_session(key, params, bytes);
             let session = &mut self.sessions[slot];
             let (Ok(offset), Ok(end)) = (u32::try_from(first), u32::try_from(first + bytes)) else {
                 return Err(End::Fault("a segment of more than 4 GiB"));
@@ -336,7 +380,7 @@ impl Worker {
         }
     }
 
-    fn respond_with(&mut self, slot: usize, media_type: &str, cache: Cache, body: &[u8], head_only: bool) -> Result<(), End> {
+    pub(super) fn respond_with(&mut self, slot: usize, media_type: &str, cache: Cache, body: &[u8], head_only: bool) -> Result<(), End> {
         let head = ResponseHead::new(Status::OK)
             .content_type(media_type)
             .cache(cache)
@@ -374,6 +418,7 @@ impl Worker {
         session.closing = !keep_alive;
         session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
         session.sent_mark = session.ledger.sent();
+        self.log_answer(slot);
         self.watch_deadline(slot);
         self.try_flush(slot)?;
         self.http_answered(slot);
@@ -424,6 +469,7 @@ impl Worker {
                 tracing::info!(conn = %session.conn, peer = %session.peer, "closed by us: the request did not come in time");
             }
             session.push_control(&response::text(Status::REQUEST_TIMEOUT, "the request did not come in time", false, false));
+            self.log_answer(slot);
             self.count(WorkerCounter::HandshakeTimeouts);
             self.close_when_sent(slot);
             return Ok(());

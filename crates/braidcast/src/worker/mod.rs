@@ -11,6 +11,7 @@ mod fan_out;
 mod front_link;
 pub mod fuzzing;
 mod handover;
+mod hls_sessions;
 mod http;
 mod identity;
 mod ingest;
@@ -23,6 +24,7 @@ mod publishers;
 mod relay;
 mod rendezvous;
 mod rendition;
+mod requests;
 mod rtmp;
 mod save;
 mod session;
@@ -41,8 +43,9 @@ use crate::config::Config;
 use crate::control::channel::Channel;
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ListeningSocket, ToWorker, WorkerId};
-use crate::logging::RateLimit;
+use crate::logging::{RateLimit, RequestLog};
 use crate::metrics::OwnUse;
+use crate::sandbox::{self, Needs};
 use crate::saved::{Heap, HeapId, Rows};
 use crate::status;
 use anyhow::{Context, bail};
@@ -53,6 +56,7 @@ use braidcast_stream_log::path::Root;
 use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
+use hls_sessions::HlsSessions;
 use ingest::Publisher;
 use metrics::Monitoring;
 use outgoing::Outgoing;
@@ -182,6 +186,7 @@ pub(crate) struct Worker {
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
+    hls_sessions: HlsSessions,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -219,6 +224,8 @@ pub(crate) struct Worker {
     peer_lines: RateLimit,
     status: status::Cached,
     clips: Clips,
+    /// Where HTTP requests are written.
+    request_log: Option<RequestLog>,
     /// Who may publish and play.
     access: Rules,
     /// Connections to other servers.
@@ -239,7 +246,7 @@ pub fn run(control: OwnedFd) -> anyhow::Result<ExitCode> {
     let (message, fds) = front.receive_blocking(Duration::from_secs(10)).context("waiting for the front's welcome")?;
     let ToWorker::Welcome { worker, workers, heap, config } = message else { bail!("the front did not begin with a welcome") };
     let config = Config::from_json(&config).context("the configuration in the front's welcome")?;
-    crate::logging::start(config.server.log_level, &format!("worker {worker}"));
+    crate::logging::start(&config, &format!("worker {worker}"));
     if fds.len() != usize::from(workers) {
         bail!("the front sent {} doorbells for {workers} workers", fds.len());
     }
@@ -307,6 +314,7 @@ impl Worker {
             rows,
             clients,
             told_clients: clients::Round::default(),
+            hls_sessions: HlsSessions::default(),
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -335,6 +343,7 @@ impl Worker {
             peer_lines: RateLimit::new(PEER_LINES_BURST, PEER_LINES_PER_SECOND),
             status: status::Cached::default(),
             clips: Clips::default(),
+            request_log: None,
             access: Rules::new(&config.access),
             outgoing,
             relays,
@@ -348,6 +357,10 @@ impl Worker {
     fn run(&mut self) -> anyhow::Result<ExitCode> {
         let terminate = watch_signals().context("signal handlers")?;
         self.poller.add(&terminate, SIGNAL, Interest::READ | Interest::EDGE)?;
+        // Everything is open that is opened once, and no client has said anything yet.
+        let needs = Needs::of_worker(format!("worker {}", self.id), &self.config);
+        let standing = sandbox::enter(&self.config, &needs).context("the sandbox")?;
+        self.set(WorkerCounter::Sandbox, standing.bits());
         self.tell_front(&crate::control::ToFront::Ready);
         tracing::info!(pid = std::process::id(), "worker {} serves", self.id);
         let mut events = Events::with_capacity(1024);
@@ -389,6 +402,7 @@ impl Worker {
             self.tell_clients();
             self.flush_front();
             if self.is_over() {
+                self.request_log.take().into_iter().for_each(RequestLog::close);
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -440,6 +454,7 @@ impl Worker {
         self.set(WorkerCounter::MemoryBytes, used.memory_bytes);
         self.set(WorkerCounter::LogLinesSuppressed, self.suppressed_before + self.peer_lines.suppressed());
         self.set(WorkerCounter::EventFollowers, self.api.followers());
+        self.flush_requests();
         self.report_gauges();
         self.report_outgoing();
         self.report_clients();
@@ -486,7 +501,7 @@ fn stream_most_bytes(config: &Config) -> anyhow::Result<u64> {
 fn watch_signals() -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, write)?;
-    for ignored in [signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
+    for ignored in [signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP, signal_hook::consts::SIGUSR1] {
         signal_hook::flag::register(ignored, Arc::default())?;
     }
     Ok(read)

@@ -6,7 +6,7 @@ use super::session::{Role, Session};
 use super::{CONTROL, NEWCOMER, RENDEZVOUS, Worker};
 use crate::control::channel::Channel;
 use crate::control::{HeldPlace, Holding, Inventory, PROTOCOL, ToFront, ToWorker, WorkerId};
-use braidcast_sys::{Interest, Poller, net};
+use braidcast_sys::{Interest, Poller, net, privileges};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -20,16 +20,18 @@ pub fn socket_path(shared_dir: &Path, worker: WorkerId) -> PathBuf {
 #[derive(Debug)]
 pub struct Rendezvous {
     listener: OwnedFd,
+    /// Who fronts are.
+    front_uid: u32,
     /// Connected, and has not said what it wants.
     newcomer: Option<Channel>,
 }
 
 impl Rendezvous {
-    /// Listens for fronts.
+    /// Listens for fronts, which are of the user that this process is now.
     pub fn open(shared_dir: &Path, worker: WorkerId, poller: &Poller) -> io::Result<Self> {
         let listener = net::listen_local(&socket_path(shared_dir, worker), 8)?;
         poller.add(&listener, RENDEZVOUS, Interest::READ)?;
-        Ok(Self { listener, newcomer: None })
+        Ok(Self { listener, front_uid: privileges::effective_uid(), newcomer: None })
     }
 }
 
@@ -37,6 +39,11 @@ impl Worker {
     /// Somebody connects. Only the newest one is listened to.
     pub(super) fn meet(&mut self) {
         while let Ok(socket) = net::accept_local(&self.rendezvous.listener) {
+            // Other workers are another user's than the front.
+            if net::peer_uid(&socket).ok() != Some(self.rendezvous.front_uid) {
+                tracing::error!("a process of another user came by the shared directory as if it were a front: it is not heard");
+                continue;
+            }
             let Ok(channel) = Channel::new(socket) else { continue };
             if let Some(before) = self.rendezvous.newcomer.take()
                 && let Err(error) = self.poller.delete(&before)
@@ -124,6 +131,9 @@ impl Worker {
         self.say_who_keeps();
         // Questions that the other front did not answer.
         for (_, session) in &self.sessions {
+            if let Role::AskingSession(question) = &session.role {
+                self.front.send(&question.message(session.conn), Vec::new())?;
+            }
             if let (Role::Placing(_), Some(asked)) = (&session.role, &session.asked) {
                 self.front.send(&asked.question(session.conn), Vec::new())?;
             }

@@ -101,6 +101,8 @@ impl Worker {
                     if payload.ends_with(b"braidcast-test-crash") {
                         std::process::abort();
                     }
+                    #[cfg(feature = "faults")]
+                    crate::sandbox::trial::run(&payload, &self.config.server.shared_dir);
                     if let Role::Publishing(publisher) = session.role {
                         self.append(publisher, kind, timestamp_ms, &payload)?;
                     }
@@ -204,13 +206,18 @@ impl Worker {
                 let bytes = rtmp.take_outbox();
                 session.push_control(&bytes);
             }
-            Protocol::Http(_) => session.push_control(&http::live_head(form, &via)),
+            Protocol::Http(_) => self.begin_live(slot, &http::live_head(form, &via)),
             Protocol::WebSocket(socket) => {
                 let head = socket.head();
-                session.push_control(&head);
+                self.begin_live(slot, &head);
             }
             Protocol::Prefix(_) | Protocol::Unknown | Protocol::Relay(_) => {}
         }
+    }
+
+    fn begin_live(&mut self, slot: usize, head: &[u8]) {
+        self.begin_endless(slot, head);
+        self.sessions[slot].push_control(head);
     }
 
     /// Tells a client why its wish was refused.
@@ -223,8 +230,8 @@ impl Worker {
             let plays = self.sessions[slot].asked.as_ref().is_some_and(|asked| asked.intent == Intent::Play);
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
-                Refusal::ByHook if plays => status::PLAY_FAILED,
-                Refusal::PublishersFull | Refusal::DirectoryFull | Refusal::ByHook => status::PUBLISH_DENIED,
+                Refusal::ByHook | Refusal::Kicked if plays => status::PLAY_FAILED,
+                Refusal::PublishersFull | Refusal::DirectoryFull | Refusal::ByHook | Refusal::Kicked => status::PUBLISH_DENIED,
                 Refusal::Unavailable | Refusal::Unwelcome => status::CONNECT_REJECTED,
             };
             return self.refuse_rtmp(slot, code, &text);

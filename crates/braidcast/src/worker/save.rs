@@ -7,6 +7,7 @@ use super::session::{IndexWish, Protocol, Role, Session, Wish};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, Origin};
 use crate::events::Kind;
+use crate::logging::Requested;
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
 use braidcast_protocols::proxy::PrefixReader;
@@ -41,6 +42,8 @@ pub struct Checkpoint {
     pub deadline_left_ms: Option<u64>,
     /// HTTP: the servers that pass the answer on.
     pub via: Option<Box<Via>>,
+    /// HTTP: what is still to be written to the access log.
+    pub requested: Option<Box<Requested>>,
     pub peer_ended: bool,
     pub answering: bool,
     pub last_request: bool,
@@ -168,7 +171,7 @@ impl Worker {
         let session = &self.sessions[slot];
         let now_ms = self.now.mono_ms;
         let role = match &session.role {
-            Role::Idle | Role::Asking(_) => SavedRole::Idle,
+            Role::Idle | Role::Asking(_) | Role::AskingSession(_) => SavedRole::Idle,
             Role::Placing(wish) => SavedRole::Placing(wish.clone()),
             Role::Opening(wish, _) => SavedRole::Opening(wish.clone()),
             Role::Waiting(wish) => SavedRole::Waiting(wish.clone()),
@@ -198,6 +201,7 @@ impl Worker {
             asked: session.asked.clone(),
             deadline_left_ms: (session.deadline_ms != 0).then(|| session.deadline_ms.saturating_sub(now_ms)),
             via: session.via.clone(),
+            requested: session.requested.clone(),
             peer_ended: session.peer_ended,
             answering: session.answering,
             last_request: session.last_request,

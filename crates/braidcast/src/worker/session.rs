@@ -5,12 +5,14 @@
 
 use super::End;
 use super::api::{Following, Reply};
+use super::hls_sessions::HlsQuestion;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
 use super::outgoing::Client;
 use super::rendition::Rendition;
 use super::websocket::WebSocket;
 use crate::control::{Asked, ConnId, Listener, Origin};
+use crate::logging::Requested;
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::{Clip, RequestReader};
 use braidcast_protocols::proxy::PrefixReader;
@@ -58,6 +60,8 @@ pub struct Session {
     pub head: Vec<u8>,
     /// HTTP: the servers that pass the answer on.
     pub via: Option<Box<Via>>,
+    /// HTTP: what was asked, until it is written to the access log.
+    pub requested: Option<Box<Requested>>,
     /// What body extents of the ledger are of.
     pub body: Option<Body>,
     /// HTTP: bytes of the connection that were sent when the client's pace was looked at last.
@@ -152,6 +156,8 @@ pub enum Role {
     WaitingForIndex(IndexWish),
     /// The front, threads, or processes of another server are asked for what is to be answered.
     Asking(Box<Reply>),
+    /// The front was asked which HLS session its request is of.
+    AskingSession(Box<HlsQuestion>),
     /// It follows the events, by an endless answer.
     Following(Box<Following>),
     /// It publishes; slot of the publisher.

@@ -86,6 +86,7 @@ impl Worker {
             control: Vec::new(),
             head: Vec::new(),
             via: None,
+            requested: None,
             body: None,
             sent_mark: 0,
             unfinished_bytes: 0,
@@ -354,6 +355,7 @@ impl Worker {
                 self.not_found(slot)
             }
             Role::Asking(_) => self.reply_overdue(slot),
+            Role::AskingSession(_) => self.refuse_session(slot, crate::control::Refusal::Unavailable),
             Role::Placing(wish) => {
                 tracing::warn!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "the front did not say in time where a connection belongs");
                 self.refuse(slot, crate::control::Refusal::Unavailable)
@@ -388,6 +390,7 @@ impl Worker {
             self.count(WorkerCounter::IdleTimeouts);
         }
         self.log_end(slot, &end);
+        self.end_endless(slot);
         self.leave_role(slot, &end);
         let session = self.sessions.remove(slot);
         self.unwatch(&session);
@@ -417,6 +420,7 @@ impl Worker {
             Role::Viewing { stream, .. } => self.streams.get(*stream).map(|stream| &stream.key),
             Role::Placing(wish) | Role::Opening(wish, _) | Role::Waiting(wish) => Some(&wish.key),
             Role::WaitingForIndex(wish) => Some(&wish.key),
+            Role::AskingSession(question) => Some(&question.key),
             Role::Idle | Role::Asking(_) | Role::Following(_) => None,
         }
     }
@@ -445,7 +449,7 @@ impl Worker {
             Role::Opening(wish, _) => self.waiting.remove(&(Awaited::Lock, wish.key), slot),
             Role::WaitingForIndex(wish) => self.waiting.remove(&(Awaited::Index, wish.key), slot),
             Role::Following(_) => self.end_following(slot),
-            Role::Idle | Role::Placing(_) | Role::Asking(_) => {}
+            Role::Idle | Role::Placing(_) | Role::Asking(_) | Role::AskingSession(_) => {}
         }
     }
 
@@ -497,7 +501,12 @@ impl Session {
     pub(super) fn may_read(&self) -> bool {
         match self.role {
             _ if self.draining => true,
-            Role::Placing(_) | Role::Opening(..) | Role::Waiting(_) | Role::WaitingForIndex(_) | Role::Asking(_) => false,
+            Role::Placing(_)
+            | Role::Opening(..)
+            | Role::Waiting(_)
+            | Role::WaitingForIndex(_)
+            | Role::Asking(_)
+            | Role::AskingSession(_) => false,
             Role::Idle | Role::Publishing(_) | Role::Viewing { .. } | Role::Following(_) => {
                 !self.closing && !self.answering && self.control.len() < MAX_CONTROL_BYTES
             }

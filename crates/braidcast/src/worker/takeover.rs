@@ -103,6 +103,7 @@ impl Worker {
         session.asked = checkpoint.asked;
         session.forward.clone_from(&adoption.forward);
         session.via = checkpoint.via;
+        session.requested = checkpoint.requested;
         session.peer_ended = checkpoint.peer_ended;
         session.answering = checkpoint.answering;
         session.last_request = checkpoint.last_request;

@@ -154,6 +154,13 @@ pub fn carried_query(query: &str) -> String {
     carried
 }
 
+/// A multivariant playlist (RFC 8216 section 4.3.4) whose one variant is beside it: `name`, with `query`. How many bits the variant has is
+/// not known here, and SRS says 1.
+pub fn leading_to(name: &str, query: &str) -> String {
+    let (name, query) = (utf8_percent_encode(name, PATH_SEGMENT), utf8_percent_encode(query, QUERY));
+    format!("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1,AVERAGE-BANDWIDTH=1\n{name}?{query}\n")
+}
+
 /// An index with `prefix` before, and `?query` (if not empty) after each of its URIs.
 pub fn rewrite(index: &str, prefix: &str, query: &str) -> String {
     let mut text = String::with_capacity(index.len() + index.len() / 4);

@@ -33,6 +33,8 @@ pub struct Request {
     pub method: Method,
     /// The path, percent-decoded once: valid UTF-8 without control characters and dot segments, starts with `/`; or `*`.
     pub path: String,
+    /// The minor version of HTTP/1: 0 or 1.
+    pub minor_version: u8,
     /// The query as it was sent, without the `?`; empty if there was none.
     pub query: String,
     /// The authority of the target or of the `Host` header, port included.
@@ -240,6 +242,7 @@ pub(super) fn parse(head: &[u8], any_method: bool) -> Result<Request, HttpError>
     Ok(Request {
         method,
         path: target.path,
+        minor_version: minor,
         query: target.query,
         host: target.authority.or(fields.host).filter(|host| !host.is_empty()),
         keep_alive: !fields.close && (minor == 1 || fields.keep_alive),

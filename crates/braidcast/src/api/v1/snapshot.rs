@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::control::counters::{FrontCounter, WorkerCounter};
 use crate::control::pages::FrontPage;
 use crate::control::{ConnId, WorkerId};
+use crate::watched;
 use anyhow::Context;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::{Reader, Root, State, WorkerPage};
@@ -79,10 +80,12 @@ impl Stream {
     }
 
     /// What its log says.
-    fn see(&mut self, reader: &Reader) {
+    fn see(&mut self, root: &Root, reader: &Reader) {
         let counters = reader.counters();
         self.active = reader.state() == State::Live;
         (self.frames, self.received) = (counters.video, counters.bytes);
+        // Also to viewers that are gone; who views now is not asked for.
+        self.sent = watched::read(root, &self.key, |_| 0).sent_bytes;
         if self.active {
             self.tracks = Tracks::of(reader);
         }
@@ -90,11 +93,11 @@ impl Stream {
 
     fn count(&mut self, client: &Record) {
         self.clients += 1;
-        self.sent += client.bytes_out;
         self.bits_out += client.bits_out;
         if client.description.kind.publishes() {
             self.publisher = Some(client.conn);
             self.tc_url = shown(&client.description.tc_url);
+            self.sent += client.bytes_out;
             self.bits_in += client.bits_in;
         }
     }
@@ -113,7 +116,7 @@ impl Snapshot {
         clients.sort_unstable_by_key(|record| record.conn);
         let workers: Vec<WorkerPageTotals> = (1..=front.workers()).map(|id| WorkerPageTotals::read(&root, WorkerId(id))).collect();
         Ok(Self {
-            server: ids::server_id(shared_dir),
+            server: ids::server_id(shared_dir, &config.hooks.server_id),
             service: ids::service_id(shared_dir, front.started_wall_ms()),
             pid: front.counter(FrontCounter::Pid).load(Relaxed),
             started_wall_ms: front.started_wall_ms(),
@@ -171,7 +174,7 @@ fn streams(root: &Root, clients: &[Record]) -> anyhow::Result<Vec<Stream>> {
     for key in root.keys().context("the list of streams")? {
         // A stream that cannot be read (removed in this moment, made by another version) does not hide the others.
         if let Ok(Some(reader)) = Reader::open(root, &key) {
-            streams.entry(key.clone()).or_insert_with(|| Stream::new(key)).see(&reader);
+            streams.entry(key.clone()).or_insert_with(|| Stream::new(key)).see(root, &reader);
         }
     }
     for client in clients {

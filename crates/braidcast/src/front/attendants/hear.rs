@@ -125,6 +125,7 @@ impl Front {
         }
         if protocol == PROTOCOL {
             self.welcome_attendant(pid, role)?;
+            self.introduce_levels(pid);
             if role == Role::Hooks {
                 self.ask_hooks_again();
             }
@@ -142,6 +143,9 @@ impl Front {
         if held {
             self.tell_attendant(pid, &ToAttendant::Hold(true), Vec::new());
         }
+        if role == Role::Tls {
+            self.pass_certificates();
+        }
         Ok(())
     }
 
@@ -153,7 +157,7 @@ impl Front {
     }
 
     /// False: it is not connected.
-    pub(super) fn tell_attendant(&mut self, pid: u32, message: &ToAttendant, fds: Vec<OwnedFd>) -> bool {
+    pub(in crate::front) fn tell_attendant(&mut self, pid: u32, message: &ToAttendant, fds: Vec<OwnedFd>) -> bool {
         let Some(link) = self.attendants.link_of(pid) else { return false };
         let Some(Some(to)) = self.attendants.links.get_mut(link) else { return false };
         if let ToAttendant::Hold(held) = message {

@@ -2,6 +2,7 @@
 //!
 //! What they do is theirs. An attendant outlives the front: the next one finds it by its note, and waits until it says hello.
 
+mod certificates;
 mod hear;
 mod process;
 
@@ -12,6 +13,7 @@ use crate::attendant::report;
 use crate::config::Config;
 use crate::control::attendants::{Role, ToAttendant, file_of, program, socket_path};
 use braidcast_sys::{Interest, net};
+pub use certificates::check as check_certificates;
 use hear::Link;
 use process::{Place, Process, Stage};
 use std::io;
@@ -35,6 +37,8 @@ pub struct Attendants {
     /// The workers have ended, and they were told to end too.
     ending: bool,
     shown: Vec<report::Process>,
+    /// The files of certificates as they were passed on last.
+    certificates: Vec<certificates::Stamp>,
 }
 
 /// Whether there is something to do for a role.
@@ -67,6 +71,7 @@ impl Attendants {
             retired: Vec::new(),
             ending: false,
             shown: Vec::new(),
+            certificates: Vec::new(),
         })
     }
 
@@ -81,6 +86,11 @@ impl Attendants {
             tracing::warn!(%role, pid = process.pid, "the attendant has not ended in time: killing it");
             process.kill();
         }
+    }
+
+    /// Those that run.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes().map(|(_, process)| process.pid).collect()
     }
 
     fn processes(&self) -> impl Iterator<Item = (Role, &Process)> {
@@ -143,10 +153,15 @@ impl Front {
     /// Finds the attendants of the front before, starts those that are missing.
     pub(super) fn begin_attendants(&mut self) -> io::Result<()> {
         self.poller.add(&self.attendants.listener, super::token(super::ATTENDANT, 0), Interest::READ)?;
+        let before = report::read(self.shared.path());
         for role in Role::ALL {
             match orphans::noted_at(&file_of(self.shared.path(), role, NOTE)) {
                 Some((pid, handle)) => {
-                    let process = Process::new(pid, handle, self.now_ms);
+                    let mut process = Process::new(pid, handle, self.now_ms);
+                    if let Some(before) = before.iter().find(|before| before.pid == pid) {
+                        process.since_wall_ms = before.started_wall_ms;
+                        self.attendants.place(role).restarts = before.restarts;
+                    }
                     self.poller.add(&process.handle, super::token(super::ATTENDANT_PROCESS, pid as usize), Interest::READ)?;
                     tracing::info!(%role, pid, "the attendant of the front before goes on");
                     self.attendants.place(role).process = Some(process);
@@ -278,8 +293,7 @@ impl Front {
             return;
         }
         self.attendants.ending = true;
-        let pids: Vec<u32> = self.attendants.processes().map(|(_, process)| process.pid).collect();
-        for pid in pids {
+        for pid in self.attendants.pids() {
             if let Some(process) = self.attendants.process_mut(pid) {
                 process.stage = Stage::Stopping;
             }

@@ -1,23 +1,29 @@
 //! How a process of another server is started: its directory, its configuration, its command line.
 
 use super::process::Ports;
-use crate::config::{self, Engine, EngineKind};
+use crate::config::{self, Config, Engine, EngineKind};
 use crate::control::ProcessId;
 use crate::engine::{process_dir, words};
+use crate::sandbox;
 use crate::srs_conf::{Note, Place, Site};
 use anyhow::{Context, bail};
 use braidcast_media::key::DEFAULT_VHOST;
 use braidcast_sys::child;
+use braidcast_sys::privileges::Identity;
 use std::collections::HashMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The name of a process's configuration in its directory.
 const CONF: &str = "server.conf";
+
+/// Rights that files of a process lack whose directories are the workers' group's.
+const FOR_THE_GROUP_TOO: u32 = 0o002;
 
 /// What all processes are made from.
 #[derive(Debug)]
@@ -66,8 +72,11 @@ impl Recipe {
         }
     }
 
-    /// Writes a process's configuration and starts it. Returns its number.
-    pub fn start(&self, engine: &Engine, program: &Path, shared_dir: &Path, id: ProcessId, ports: Ports) -> anyhow::Result<u32> {
+    /// Writes a process's configuration and starts it. Returns its number. A process of SRS is of the front's user, because its site writes
+    /// where that one can; of others we know nothing, and they are of the workers' user, if workers have one of their own.
+    pub fn start(&self, config: &Config, program: &Path, id: ProcessId, ports: Ports) -> anyhow::Result<u32> {
+        let (engine, shared_dir) = (&config.engine, &config.server.shared_dir);
+        let identity = sandbox::identity(&config.sandbox);
         let directory = process_dir(shared_dir, id);
         let (hls_dir, conf) = (directory.join("hls"), directory.join(CONF));
         // There are servers that make the last directory of a path alone.
@@ -112,7 +121,16 @@ impl Recipe {
         // What it says goes where our own lines go. Its own process group keeps a Ctrl-C from it.
         let lines = || io::stderr().as_fd().try_clone_to_owned().map_or_else(|_| Stdio::null(), Stdio::from);
         command.stdin(Stdio::null()).stdout(lines()).stderr(lines());
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.process_group(0);
+        match (self, identity) {
+            (_, None) => {}
+            // Workers take the segments away.
+            (Self::Srs(_), Some(_)) => child::set_umask(&mut command, FOR_THE_GROUP_TOO),
+            (Self::External { .. }, Some(Identity { uid, gid })) => {
+                chown(&conf, Some(uid), Some(gid)).context("handing over its configuration")?;
+                command.uid(uid).gid(gid);
+            }
+        }
         let child = child::spawn(command, &[]).with_context(|| format!("{} cannot be run", program.display()))?;
         Ok(child.id())
     }

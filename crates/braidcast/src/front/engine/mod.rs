@@ -7,11 +7,11 @@ mod process;
 
 use super::Front;
 use super::placement::Load;
-use super::registry::{Answer, Circumstances, Question};
+use super::registry::{Circumstances, Question};
 use super::timers::Timer;
 use crate::control::counters::FrontCounter;
 use crate::control::pages::WorkerState;
-use crate::control::{ConnId, EngineProcess, Intent, Placement, ProcessId, ToFront, ToWorker, WorkerId};
+use crate::control::{ConnId, EngineProcess, Intent, ProcessId, ToFront, ToWorker, WorkerId};
 use crate::engine::{process_dir, report};
 use crate::srs_conf::NoteKind;
 use anyhow::Context;
@@ -157,7 +157,7 @@ impl Front {
             return;
         };
         let started = Ports::free().map_err(anyhow::Error::from).and_then(|ports| {
-            let pid = recipe.start(&self.config.engine, &process.program, &shared_dir, id, ports)?;
+            let pid = recipe.start(&self.config, &process.program, id, ports)?;
             process.started(&process_dir(&shared_dir, id), pid, ports, now_ms)?;
             Ok((pid, ports))
         });
@@ -365,7 +365,7 @@ impl Front {
         };
         let asked = question.clone();
         match self.registry.place_at_process(worker, question, &loads, &around, now_ms) {
-            Ok(Some(Answer { placement, .. })) if !actions.is_empty() && !matches!(placement, Placement::Refused(_)) => {
+            Ok(Some(_)) if self.registry.is_undecided(conn, number) => {
                 self.engine.gone(conn);
                 self.hold((conn, number), intent, key, actions);
             }

@@ -1,0 +1,237 @@
+//! HLS viewers as sessions: they begin and end here, whichever workers their requests come to. To the registry, the event log and the API a
+//! session is a client like any other, with an id and a record, that no worker has and that has no connection.
+//!
+//! A front that comes finds them in the client table.
+
+use super::Front;
+use super::addresses::Addresses;
+use super::registry::Question;
+use crate::clients::{self, Description, Kind, Record};
+use crate::control::counters::FrontCounter;
+use crate::control::{ConnId, HeldPlace, HlsAnswer, HlsSession, Holding, Intent, Origin, Placement, Refusal, ToWorker, WorkerId};
+use crate::hls::context;
+use crate::saved::RowId;
+use braidcast_media::StreamKey;
+use braidcast_sys::clock;
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+/// Requests that wait for the same session to begin; a player has one or two.
+const MAX_ASKERS: usize = 16;
+/// How long it is remembered that a session was kicked, milliseconds.
+const KICKED_MS: u64 = 600_000;
+/// The most of those that are remembered; past that the oldest may come again.
+const MAX_KICKED: usize = 4_096;
+/// A session ends when nothing was asked for by it for so many times the live index's window, as in SRS.
+const WINDOWS: u64 = 2;
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub struct HlsSessions {
+    sessions: HashMap<ConnId, Session>,
+    by_context: HashMap<(StreamKey, String), ConnId>,
+    /// Which were kicked, and until when that is remembered; oldest first.
+    kicked: Vec<((StreamKey, String), u64)>,
+    addresses: Addresses,
+    /// Makes contexts that nobody can guess.
+    secret: RandomState,
+}
+
+#[derive(Debug)]
+struct Session {
+    row: RowId,
+    key: StreamKey,
+    context: String,
+    client: IpAddr,
+    /// Who waits for it to begin; `None`: it has begun.
+    askers: Option<Vec<(WorkerId, ConnId)>>,
+}
+
+impl HlsSessions {
+    fn new_context(&self, conn: ConnId) -> String {
+        format!("{:016x}", self.secret.hash_one(conn))
+    }
+
+    fn is_kicked(&mut self, key: &StreamKey, context: &str, now_ms: u64) -> bool {
+        self.kicked.retain(|(_, until_ms)| *until_ms > now_ms);
+        self.kicked.iter().any(|((kicked, its), _)| kicked == key && its == context)
+    }
+
+    fn insert(&mut self, conn: ConnId, session: Session) {
+        self.addresses.opened(session.client);
+        self.by_context.insert((session.key.clone(), session.context.clone()), conn);
+        self.sessions.insert(conn, session);
+    }
+
+    fn remove(&mut self, conn: ConnId) -> Option<Session> {
+        let session = self.sessions.remove(&conn)?;
+        self.addresses.closed(session.client);
+        self.by_context.remove(&(session.key.clone(), session.context.clone()));
+        Some(session)
+    }
+}
+
+impl Front {
+    /// A worker asks which session a request is of.
+    pub(super) fn hls_session(&mut self, worker: WorkerId, conn: ConnId, key: StreamKey, context: Option<String>, begins: bool) {
+        if self.registry.worker_of(conn) != Some(worker) {
+            return;
+        }
+        let now_ms = self.now_ms;
+        let context = context.filter(|context| context::is_sound(context));
+        if let Some(context) = &context {
+            if self.hls_sessions.is_kicked(&key, context, now_ms) {
+                return self.answer_hls(worker, conn, HlsAnswer::Refused(Refusal::Kicked));
+            }
+            if let Some(known) = self.hls_sessions.by_context.get(&(key.clone(), context.clone())).copied() {
+                return self.join_hls_session(worker, conn, known);
+            }
+        }
+        if !begins {
+            return self.answer_hls(worker, conn, HlsAnswer::Unknown);
+        }
+        if let Err(refusal) = self.begin_hls_session(worker, conn, key, context) {
+            self.answer_hls(worker, conn, HlsAnswer::Refused(refusal));
+        }
+    }
+
+    /// A session that is asked for is there, or about to begin.
+    fn join_hls_session(&mut self, worker: WorkerId, conn: ConnId, known: ConnId) {
+        let Some(session) = self.hls_sessions.sessions.get_mut(&known) else { return };
+        match &mut session.askers {
+            None => {
+                let answer = HlsAnswer::Goes(HlsSession { conn: known, row: session.row, context: session.context.clone() });
+                self.answer_hls(worker, conn, answer);
+            }
+            Some(askers) if askers.len() < MAX_ASKERS => askers.push((worker, conn)),
+            Some(_) => self.answer_hls(worker, conn, HlsAnswer::Refused(Refusal::Unavailable)),
+        }
+    }
+
+    fn begin_hls_session(&mut self, worker: WorkerId, asker: ConnId, key: StreamKey, context: Option<String>) -> Result<(), Refusal> {
+        let row_of_asker = self.registry.row_of(asker).ok_or(Refusal::Unavailable)?;
+        let said = self.vault.clients().read(row_of_asker).filter(|record| record.conn == asker).map(|record| record.description);
+        let said = said.filter(|said| said.kind == Kind::HlsPlay && said.key.as_ref() == Some(&key)).ok_or(Refusal::Unavailable)?;
+        let origin = self.registry.origin_of(asker).ok_or(Refusal::Unavailable)?;
+        let client = said.peer.ip();
+        let (most, most_of_one) = (self.config.limits.connections, self.config.limits.connections_per_address);
+        let too_many = self.hls_sessions.sessions.len() >= most as usize;
+        let of_one = !self.registry.is_proxy(client) && self.hls_sessions.addresses.count(client) >= most_of_one;
+        if too_many || of_one || self.is_stopping() {
+            self.count(FrontCounter::RefusedHlsSessions);
+            if self.peer_lines.allow(self.now_ms) {
+                let rule = if too_many { "connections" } else { "connections_per_address" };
+                tracing::warn!(stream = %key, peer = %client, "HLS session refused: [limits] {rule}");
+            }
+            return Err(Refusal::Unavailable);
+        }
+        let row = self.vault.take_row().map_err(|error| {
+            tracing::error!(peer = %client, %error, "an HLS session cannot begin: no memory for its row");
+            Refusal::DirectoryFull
+        })?;
+        let conn = self.registry.connected(WorkerId::NONE, Origin { peer: said.peer, ..origin }, row);
+        self.events.note_conn(conn);
+        let context = context.unwrap_or_else(|| self.hls_sessions.new_context(conn));
+        let record = Description { context: context.clone(), ..said };
+        let (row_ms, now_ms) = (clock::wall_ms(), self.now_ms);
+        let table = self.vault.clients();
+        table.describe(row, conn, &record, row_ms);
+        table.tell(row, 0, 0, now_ms);
+        let askers = Some(vec![(worker, asker)]);
+        self.hls_sessions.insert(conn, Session { row, key: key.clone(), context, client, askers });
+        let question =
+            Question { conn, intent: Intent::Play, key, credential: 0, pinned: true, found_at: None, number: 1, undecided: false };
+        self.answer(WorkerId::NONE, question);
+        Ok(())
+    }
+
+    /// It is decided whether a session begins.
+    pub(super) fn hls_placed(&mut self, conn: ConnId, placement: &Placement) {
+        let Some(session) = self.hls_sessions.sessions.get_mut(&conn) else { return };
+        let askers = session.askers.take().unwrap_or_default();
+        let answer = match placement {
+            Placement::Refused(refusal) => HlsAnswer::Refused(*refusal),
+            _ => HlsAnswer::Goes(HlsSession { conn, row: session.row, context: session.context.clone() }),
+        };
+        if matches!(answer, HlsAnswer::Refused(_)) {
+            self.forget_hls_session(conn);
+        }
+        for (worker, asker) in askers {
+            self.answer_hls(worker, asker, answer.clone());
+        }
+    }
+
+    fn answer_hls(&mut self, worker: WorkerId, conn: ConnId, answer: HlsAnswer) {
+        self.send(worker, &ToWorker::HlsSession { conn, answer }, Vec::new());
+    }
+
+    /// Once a second: sessions of which nothing was heard for too long are over.
+    pub(super) fn expire_hls_sessions(&mut self) {
+        let (now_ms, patience_ms) = (self.now_ms, WINDOWS * self.config.hls.window.as_ms());
+        let mut over = Vec::new();
+        for (conn, session) in &self.hls_sessions.sessions {
+            let told_ms = self.vault.clients().told_ms(session.row);
+            if session.askers.is_none() && now_ms.saturating_sub(told_ms) >= patience_ms {
+                over.push(*conn);
+            }
+        }
+        over.into_iter().for_each(|conn| self.end_hls_session(conn, "it asked for nothing any more"));
+    }
+
+    /// The server ends, and all sessions with it.
+    pub(super) fn end_hls_sessions(&mut self) {
+        for conn in self.hls_sessions.sessions.keys().copied().collect::<Vec<_>>() {
+            self.end_hls_session(conn, "the server stops");
+        }
+        self.deliver();
+    }
+
+    /// An operator wants a session gone. Who asks for it again is refused for a while.
+    pub(super) fn kick_hls_session(&mut self, conn: ConnId) {
+        let Some(Session { key, context, .. }) = self.hls_sessions.sessions.get(&conn) else { return };
+        let kicked = ((key.clone(), context.clone()), self.now_ms + KICKED_MS);
+        if self.hls_sessions.kicked.len() >= MAX_KICKED {
+            self.hls_sessions.kicked.remove(0);
+        }
+        self.hls_sessions.kicked.push(kicked);
+        self.end_hls_session(conn, "kicked by the API");
+    }
+
+    fn end_hls_session(&mut self, conn: ConnId, why: &str) {
+        if let Some(Session { key, client, .. }) = self.hls_sessions.sessions.get(&conn) {
+            tracing::debug!(stream = %key, %conn, peer = %client, "an HLS session ends: {why}");
+        }
+        self.forget_hls_session(conn);
+    }
+
+    fn forget_hls_session(&mut self, conn: ConnId) {
+        self.hls_sessions.remove(conn);
+        let closed = self.registry.closed(conn, WorkerId::NONE, self.now_ms);
+        debug_assert!(closed.is_ok(), "a session is in the registry for as long as it is here");
+    }
+
+    /// Sessions of the front before go on.
+    pub(super) fn inherit_hls_sessions(&mut self, found: Vec<(RowId, Record)>) {
+        for (row, Record { conn, description, .. }) in found {
+            let Description { key: Some(key), context, peer, listener, .. } = description else { continue };
+            let place =
+                HeldPlace { intent: Intent::Play, key: key.clone(), credential: 0, process: None, admitted: true, forward: Vec::new() };
+            let local = SocketAddr::from(([0, 0, 0, 0], 0));
+            let origin = Origin { listener, peer, local };
+            let holding = Holding { conn, row, origin, client: peer, departed: false, pull: None, place: Some(place) };
+            self.registry.inherited(WorkerId::NONE, holding, self.now_ms);
+            self.hls_sessions.insert(conn, Session { row, key, context, client: peer.ip(), askers: None });
+        }
+    }
+}
+
+/// The sessions in the client table: those that had begun.
+pub(super) fn found(shared_dir: &Path) -> Vec<(RowId, Record)> {
+    let Ok(mut table) = clients::Table::open(shared_dir) else { return Vec::new() };
+    let is_session =
+        |record: &Record| record.description.kind == Kind::HlsPlay && !record.description.context.is_empty() && record.began_ms != 0;
+    table.all().filter(|(_, record)| is_session(record)).collect()
+}
