@@ -182,10 +182,10 @@ fn changes(request: &Request) -> bool {
     in_query || !matches!(request.method, Method::Get | Method::Head)
 }
 
-/// The head that answers a preflight, but for whose pages it is.
-pub fn preflight() -> ResponseHead {
+/// The head that answers a preflight, but for whose pages it is. `allow` are the methods of what is asked about, if that is known.
+pub fn preflight(allow: Option<&str>) -> ResponseHead {
     ResponseHead::new(Status::NO_CONTENT)
-        .field("Allow", METHODS)
+        .field("Allow", allow.unwrap_or(METHODS))
         .field("Access-Control-Allow-Methods", METHODS)
         .field("Access-Control-Allow-Headers", FIELDS)
         .field("Access-Control-Max-Age", PREFLIGHT_S)

@@ -23,6 +23,7 @@ const RATE_BLOCKS: usize = 64;
 
 /// A stream that has a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = StreamStatus)]
 pub struct Stream {
     /// Its vhost.
     pub vhost: String,

@@ -113,7 +113,8 @@ impl Worker {
         match verdict {
             Verdict::Admitted => Ok(Some(reply)),
             Verdict::Preflight => {
-                let head = gate::preflight().origins(reply.origins).keep_alive(self.keeps_alive(slot)).build();
+                let allow = endpoints::allowed(&request.path);
+                let head = gate::preflight(allow.as_deref()).origins(reply.origins).keep_alive(self.keeps_alive(slot)).build();
                 self.respond(slot, &head).map(|()| None)
             }
             Verdict::Refused(refusal) => {
