@@ -43,7 +43,7 @@ const NO_API: &str = "nothing here; the API has a port of its own ([api] listen)
 impl Worker {
     pub(super) fn http_settings(&self, listener: Listener) -> Settings {
         let passes_on = self.config.relays();
-        let keeps_all = listener.has_api() && !passes_on;
+        let keeps_all = (listener.has_api() || listener == Listener::Metrics) && !passes_on;
         Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on, keeps_all }
     }
 

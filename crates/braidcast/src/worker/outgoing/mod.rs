@@ -211,6 +211,11 @@ impl Worker {
                     dial.socket = Some(socket);
                     return;
                 }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let port = address.port();
+                    dial.error =
+                        Some(format!("{address}: {error}; workers may not connect to port {port}, unless [sandbox] connect names it"));
+                }
                 Err(error) => dial.error = Some(format!("{address}: {error}")),
             }
         }
