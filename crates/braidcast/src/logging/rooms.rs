@@ -41,7 +41,7 @@ rooms! {
     Tls = "tls": "TLS", "braidcast::tls";
     Attendants = "attendants": "processes beside the workers", "braidcast::attendant" "braidcast::front::attendants";
     Events = "events": "the event log", "braidcast::events" "braidcast::front::events";
-    Api = "api": "the HTTP API", "braidcast::api" "braidcast::worker::api" "braidcast::worker::asking";
+    Api = "api": "the HTTP API", "braidcast::api" "braidcast::worker::api";
     Moves = "moves": "sessions that move, and how they are saved",
         "braidcast::front::moves" "braidcast::front::balance" "braidcast::worker::handover" "braidcast::worker::takeover" "braidcast::worker::save";
     Metrics = "metrics": "metrics", "braidcast::metrics" "braidcast::worker::metrics";
