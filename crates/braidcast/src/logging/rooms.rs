@@ -33,7 +33,7 @@ rooms! {
     Worker = "worker": "sessions, publishers, viewers, taking over", "braidcast::worker";
     Rtmp = "rtmp": "RTMP", "braidcast::worker::rtmp" "braidcast::worker::play" "braidcast::worker::relay::rtmp";
     Http = "http": "HTTP of viewers", "braidcast::worker::http" "braidcast::worker::websocket" "braidcast::worker::relay::http";
-    Hls = "hls": "segments and indexes", "braidcast::hls";
+    Hls = "hls": "segments, indexes, viewers' sessions", "braidcast::hls" "braidcast::worker::hls_sessions" "braidcast::front::hls_sessions";
     Relays = "relays": "forwards and pulls", "braidcast::relays" "braidcast::worker::outgoing" "braidcast::front::pulls";
     Engine = "engine": "processes of another server", "braidcast::engine" "braidcast::front::engine" "braidcast::worker::relay" "braidcast::srs_conf";
     Access = "access": "rules of access", "braidcast::access" "braidcast::front::access" "braidcast::worker::access";
