@@ -60,12 +60,15 @@ impl Front {
         }
         let Some(row) = self.registry.row_of(*conn) else { return VecDeque::new() };
         let entry = self.events.entry(row, *conn);
-        if entry.is_in(*intent, key) {
-            // It goes on after a takeover.
+        let goes_on = entry.is_in(*intent, key);
+        if goes_on && self.registry.has_begun(*conn) {
             return VecDeque::new();
         }
         let connects = !entry.connected && self.speaks_rtmp(row, *conn);
         let actions: &[Action] = match intent {
+            // Its worker did not hear what the front before had decided, and this one does not know where its stream is to go.
+            Intent::Publish if goes_on && !self.config.relays() => &[Action::Forward],
+            _ if goes_on => &[],
             Intent::Publish if self.config.relays() => &[Action::Connect, Action::Publish],
             Intent::Publish => &[Action::Connect, Action::Publish, Action::Forward],
             Intent::Play => &[Action::Connect, Action::Play],

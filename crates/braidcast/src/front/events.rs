@@ -84,7 +84,7 @@ impl Front {
         self.note_write(written.map(drop));
     }
 
-    /// As [`Front::log`], of what a client can cause as often as it likes.
+    /// As [`Front::log`], of what clients can cause as often as they like, or of which many happen at once.
     pub(super) fn log_some(&mut self, event: &Event) {
         if self.event_lines.allow(self.now_ms) {
             self.log(event);
