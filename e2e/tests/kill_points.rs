@@ -45,7 +45,7 @@ fn scenario(point: &str, pass: u32, flag: &std::path::Path) -> Scenario {
 
 /// Runs it with one death at a point; `drain` has sessions moved all the time. False: nobody came by the point so often.
 fn dies_at(point: &str, pass: u32, drain: bool, undisturbed: &[Segment]) -> Result<bool> {
-    let directory = tempfile::tempdir()?;
+    let directory = open_directory()?;
     let flag = directory.path().join("killed");
     let outcome = scenario(point, pass, &flag).run(|server, round| {
         if drain {

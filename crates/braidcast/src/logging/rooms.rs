@@ -45,6 +45,8 @@ rooms! {
     Api = "api": "the HTTP API", "braidcast::api" "braidcast::worker::api" "braidcast::worker::asking";
     Moves = "moves": "sessions that move, and how they are saved",
         "braidcast::front::moves" "braidcast::front::balance" "braidcast::worker::handover" "braidcast::worker::takeover" "braidcast::worker::save";
+    Metrics = "metrics": "metrics", "braidcast::metrics" "braidcast::worker::metrics";
+    Sandbox = "sandbox": "what processes may do", "braidcast::sandbox";
     Logging = "logging": "logging itself", "braidcast::logging";
 }
 

@@ -72,6 +72,8 @@ impl Needs {
         if relays {
             write.push(shared.join(engine::DIRECTORY));
         }
+        #[cfg(feature = "faults")]
+        write.extend(std::env::var_os("BRAIDCAST_KILL_ONCE").and_then(|flag| PathBuf::from(flag).parent().map(Path::to_owned)));
         let servers = ports_of_servers(config);
         let names = !relays && !servers.is_empty();
         let connect = match (relays, servers.is_empty()) {

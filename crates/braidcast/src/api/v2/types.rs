@@ -1,7 +1,9 @@
 //! What the native API answers with and is asked with, beside what [`crate::status`] has.
 
+use super::tracks::Track;
 use crate::clients::{Kind, Record};
 use crate::events::Line;
+use crate::status;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::net::IpAddr;
@@ -61,6 +63,18 @@ pub struct KickRequest {
     /// Those of this kind, as in `kind` of a session.
     #[serde(default)]
     pub kind: Option<String>,
+}
+
+/// A stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Stream {
+    /// As in the status.
+    #[serde(flatten)]
+    pub stream: status::Stream,
+    /// Its tracks, videos first.
+    pub tracks: Vec<Track>,
+    /// How far its newest keyframes are apart on average, milliseconds; `null`: it has no video, or not two of them yet.
+    pub key_interval_ms: Option<u64>,
 }
 
 /// A client's session.

@@ -40,6 +40,13 @@ pub fn answer_at(shared_dir: &Path, token: &str) -> Option<PathBuf> {
     is_token.then(|| shared_dir.join(CHALLENGES).join(token))
 }
 
+/// Uses the certificate that was fetched before, if it is for what the configuration asks for.
+pub fn use_kept(server: &Server) {
+    let config = server.settings().config.clone();
+    let wanted = !config.acme.domains.is_empty();
+    server.use_fetched(wanted.then(|| State::of(&config.server.state_dir).certificate(&config.acme)).flatten());
+}
+
 /// Keeps the certificate that the configuration asks for, for ever.
 pub async fn keep(server: Arc<Server>) {
     let mut changed = server.changed();
