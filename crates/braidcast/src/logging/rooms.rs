@@ -41,7 +41,6 @@ rooms! {
     Tls = "tls": "TLS", "braidcast::tls";
     Attendants = "attendants": "processes beside the workers", "braidcast::attendant" "braidcast::front::attendants";
     Events = "events": "the event log", "braidcast::events" "braidcast::front::events";
-    Sandbox = "sandbox": "what workers and attendants give away", "braidcast::sandbox" "braidcast::front::ownership";
     Api = "api": "the HTTP API", "braidcast::api" "braidcast::worker::api" "braidcast::worker::asking";
     Moves = "moves": "sessions that move, and how they are saved",
         "braidcast::front::moves" "braidcast::front::balance" "braidcast::worker::handover" "braidcast::worker::takeover" "braidcast::worker::save";
