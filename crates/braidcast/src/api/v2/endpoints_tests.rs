@@ -121,7 +121,9 @@ fn every_reference_of_the_document_leads_somewhere() {
 #[test]
 fn lists_of_different_things_are_different_types() {
     let document: Value = serde_json::from_str(openapi::document()).unwrap();
-    for (path, item) in [("workers", "Worker"), ("streams", "Stream"), ("sessions", "Session"), ("relays", "Relay"), ("processes", "Process")] {
+    for (path, item) in
+        [("workers", "Worker"), ("streams", "Stream"), ("sessions", "Session"), ("relays", "Relay"), ("processes", "Process")]
+    {
         let answer = &document["paths"][format!("{PREFIX}/{path}")]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
         assert_eq!(answer["$ref"], format!("#/components/schemas/PageOf{item}"));
         let items = &document["components"]["schemas"][format!("PageOf{item}")]["properties"]["items"]["items"];
