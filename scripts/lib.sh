@@ -128,6 +128,20 @@ os.remove(wheel)
 unpack
 }
 
+# The Python package that asks an HTTP API everything that its document says, for tests only.
+schemathesis_package=schemathesis==4.32.5
+
+# need_schemathesis: that package and what it needs, in target/tools/schemathesis, a virtual environment of its own.
+need_schemathesis() {
+  local directory="$PWD/target/tools/schemathesis" stamp
+  stamp="$directory/.installed"
+  [ "$(cat "$stamp" 2>/dev/null || true)" != "$schemathesis_package" ] || return 0
+  python3 -m ensurepip --version >/dev/null 2>&1 || need_packages python3 python3-venv
+  attended python3 -m venv "$directory" || die "python3 cannot make a virtual environment in $directory"
+  attended "$directory/bin/pip" install --quiet --disable-pip-version-check "$schemathesis_package" || die "pip could not install $schemathesis_package"
+  printf '%s\n' "$schemathesis_package" >"$stamp"
+}
+
 # bundle_page: writes console/dist; files that would not change are left alone, so cargo has nothing to do again.
 bundle_page() {
   need_node

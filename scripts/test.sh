@@ -6,7 +6,7 @@
 
 . "$(dirname "$0")/lib.sh"
 
-steps=9
+steps=10
 logs=target/test-logs
 mkdir -p "$logs"
 rm -f "$logs"/*.log
@@ -81,6 +81,7 @@ need_packages ffmpeg chromium fonts-dejavu-core iproute2 curl prometheus haproxy
 need_rust rustfmt clippy
 need_node
 need_ffmpeg_next
+need_schemathesis
 
 step 'bundling the web page and checking its types' 'a few seconds'
 needed page npm run --silent build --workspace console
@@ -103,6 +104,9 @@ part e2e cargo_test -p braidcast-e2e
 
 step 'browser tests' 'about 1 minute'
 part browser npm run --silent test --workspace e2e/browser
+
+step 'the API against its own document' 'about 1 minute'
+part api scripts/api-contract.sh
 
 step 'looking for what was left behind' 'a second'
 leftovers() {

@@ -2,6 +2,7 @@
 //!
 //! Everything that is started is ended and everything that is made is removed when its handle is dropped, also when a test fails.
 
+pub mod api;
 pub mod chaos;
 pub mod engine;
 pub mod hooks;
@@ -17,6 +18,7 @@ pub mod tls;
 pub mod tools;
 pub mod viewer;
 
+pub use api::Api;
 pub use server::{Server, ServerOptions};
 pub use tools::{Tool, eventually, http_get};
 pub use viewer::{Record, Viewer};

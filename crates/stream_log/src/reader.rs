@@ -107,6 +107,13 @@ impl Reader {
         (newest.block >= self.head.oldest() && self.block(newest.block).is_some()).then_some(newest)
     }
 
+    /// The keyframes that are committed and still there, newest first, as many as are listed; without video, audio records a second or so apart.
+    pub fn keyframes(&self) -> impl Iterator<Item = Position> + '_ {
+        let commit = self.head.commit();
+        let listed = self.head.keyframes().filter(move |position| *position < commit);
+        listed.take_while(|position| position.block >= self.head.oldest() && self.block(position.block).is_some())
+    }
+
     /// Where a new viewer starts: at the newest keyframe, else at the first record of the newest block.
     pub fn start(&self) -> Option<Position> {
         self.newest_keyframe().or_else(|| {

@@ -560,6 +560,7 @@ impl Front {
 
     /// After the last worker: writes down what is to stay, removes what is not.
     fn end(mut self) -> anyhow::Result<ExitCode> {
+        self.end_decisions();
         self.show_rows();
         self.show_gauges();
         self.page.counter(FrontCounter::StateDropped).fetch_add(self.numbers.dropped(), Relaxed);

@@ -193,7 +193,7 @@ impl Worker {
         let room = self.make_journal_room(slot, if publishes { buffer.len() } else { COMMAND_BYTES });
         let session = &mut self.sessions[slot];
         let result = match Self::receive(&mut self.heap, session, &mut buffer[..room]) {
-            Ok(0) if !session.draining && session.is_endless() && matches!(session.protocol, Protocol::Http(_)) => {
+            Ok(0) if !session.draining && session.viewing().is_some() && matches!(session.protocol, Protocol::Http(_)) => {
                 session.readable = false;
                 Ok(())
             }

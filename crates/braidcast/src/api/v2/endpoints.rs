@@ -1,13 +1,13 @@
 //! The one table of the native API's endpoints: requests are led by it, and the OpenAPI document is written from it.
 
-use super::types::{Following, KickRequest, Kicked, Limits, Ordered, Page, Problem, Session};
+use super::types::{Following, KickRequest, Kicked, LevelRequest, Limits, Ordered, Page, Problem, Session, Stream};
 use crate::engine::report::Process;
 use crate::relays::report::Relay;
-use crate::status::{Directory, Moves, Status, Stream, Worker};
+use crate::status::{Directory, Moves, Status, Worker};
 use braidcast_protocols::http::{parameters, percent_decode};
 use std::borrow::Cow;
-use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// What all paths begin with.
 pub const PREFIX: &str = "/api/v2";
@@ -42,6 +42,7 @@ pub enum Operation {
     Rebalance,
     Upgrade,
     Reload,
+    LogLevels,
     Document,
     Page,
 }
@@ -118,6 +119,11 @@ const fn shape<T: ToSchema>() -> Shape {
     Shape { name: T::name, schema: T::schema, parts: T::schemas }
 }
 
+/// Lists of different things are different types.
+const fn list<T: ToSchema>() -> Shape {
+    Shape { name: || Cow::Owned(format!("PageOf{}", T::name())), schema: Page::<T>::schema, parts: Page::<T>::schemas }
+}
+
 /// The shape of errors.
 pub const PROBLEM: Shape = shape::<Problem>();
 /// The shape of an event.
@@ -183,6 +189,9 @@ const ORDERED: (u16, &str, Content) =
     (202, "The order is being carried out; the events tell how it goes on.", Content::Json(shape::<Ordered>()));
 const REFUSED: (u16, &str) = (409, "The order cannot be carried out now; `detail` says why.");
 
+const WITH_CONTENT: &[(u16, &str)] =
+    &[(409, "It cannot be done now; with another engine, requests have no content."), (415, "The content is not `application/json`.")];
+
 const fn get(
     operation: Operation,
     path: &'static str,
@@ -228,10 +237,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         about: "The same as `braidcast status --json`, at most a second old.",
         ..get(Operation::Status, "/status", "status", "instance", "Everything about the instance", shape::<Status>())
     },
-    Endpoint {
-        query: PAGED,
-        ..get(Operation::Workers, "/workers", "workers", "workers", "The workers, by number", shape::<Page<Worker>>())
-    },
+    Endpoint { query: PAGED, ..get(Operation::Workers, "/workers", "workers", "workers", "The workers, by number", list::<Worker>()) },
     Endpoint { errors: NO_SUCH, ..get(Operation::Worker, "/workers/{worker}", "worker", "workers", "A worker", shape::<Worker>()) },
     Endpoint {
         errors: &[REFUSED],
@@ -245,14 +251,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         query: PAGED,
-        ..get(
-            Operation::Processes,
-            "/processes",
-            "processes",
-            "processes",
-            "The processes of another server, by number",
-            shape::<Page<Process>>(),
-        )
+        ..get(Operation::Processes, "/processes", "processes", "processes", "The processes of another server, by number", list::<Process>())
     },
     order(
         Operation::DrainProcess,
@@ -268,7 +267,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             Parameter { name: "vhost", form: Form::Text, about: "Only streams of this vhost." },
             Parameter { name: "app", form: Form::Text, about: "Only streams of this app." },
         ],
-        ..get(Operation::Streams, "/streams", "streams", "streams", "The streams, by name", shape::<Page<Stream>>())
+        ..get(Operation::Streams, "/streams", "streams", "streams", "The streams, by name", list::<Stream>())
     },
     Endpoint {
         errors: NO_SUCH,
@@ -287,11 +286,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
             Parameter { name: "kind", form: Form::Text, about: "Only those of this kind." },
         ],
         about: "Who is connected and what for. What may be a secret is left out: queries, and the URL that a client has connected to.",
-        ..get(Operation::Sessions, "/sessions", "sessions", "sessions", "The sessions, by connection", shape::<Page<Session>>())
+        ..get(Operation::Sessions, "/sessions", "sessions", "sessions", "The sessions, by connection", list::<Session>())
     },
     Endpoint { errors: NO_SUCH, ..get(Operation::Session, "/sessions/{conn}", "session", "sessions", "A session", shape::<Session>()) },
     Endpoint {
         verb: Verb::Delete,
+        errors: NO_SUCH,
         success: (202, "It is being ended.", Content::Json(shape::<Kicked>())),
         ..get(
             Operation::KickSession,
@@ -307,10 +307,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         about: "Ends those that fit all that is said, a thousand at once; `left` says how many are left.",
         body: Some(shape::<KickRequest>()),
         success: (202, "They are being ended.", Content::Json(shape::<Kicked>())),
-        errors: &[
-            (409, "Not with another engine, where requests have no content: end them one by one."),
-            (415, "The content is not `application/json`."),
-        ],
+        errors: WITH_CONTENT,
         ..get(
             Operation::KickSessions,
             "/sessions/kick",
@@ -323,14 +320,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     get(Operation::Moves, "/moves", "moves", "instance", "Sessions that move between workers, and the last that have", shape::<Moves>()),
     Endpoint {
         query: PAGED,
-        ..get(
-            Operation::Relays,
-            "/relays",
-            "relays",
-            "streams",
-            "Streams that go to other servers, or come from them",
-            shape::<Page<Relay>>(),
-        )
+        ..get(Operation::Relays, "/relays", "relays", "streams", "Streams that go to other servers, or come from them", list::<Relay>())
     },
     get(Operation::Directory, "/directory", "directory", "instance", "The shared directory and its budget", shape::<Directory>()),
     get(Operation::Limits, "/limits", "limits", "instance", "The limits, and how often each was met", shape::<Limits>()),
@@ -347,6 +337,11 @@ pub const ENDPOINTS: &[Endpoint] = &[
     order(Operation::Rebalance, "/rebalance", "rebalance", "instance", "Have sessions move until every worker has its share"),
     order(Operation::Upgrade, "/upgrade", "upgrade", "instance", "Have the program that lies on disk now take over"),
     order(Operation::Reload, "/reload", "reload", "instance", "Have the configuration read anew"),
+    Endpoint {
+        body: Some(shape::<LevelRequest>()),
+        errors: WITH_CONTENT,
+        ..order(Operation::LogLevels, "/log-levels", "logLevels", "instance", "Have rooms log more, or less")
+    },
     Endpoint {
         success: (200, "The document.", Content::AnyJson),
         ..get(Operation::Document, "/openapi.json", "document", "about", "This document", PROBLEM)
@@ -394,6 +389,16 @@ pub fn is_shape_only(path: &str) -> bool {
     path.strip_prefix(PREFIX).is_some_and(|rest| shapes.into_iter().any(|endpoint| endpoint.path == rest))
 }
 
+/// The methods that a path has, as a field says them; `None`: there is no such path.
+pub fn allowed(path: &str) -> Option<String> {
+    let rest = path.strip_prefix(PREFIX)?;
+    let at_path: Vec<(&Endpoint, usize)> =
+        ENDPOINTS.iter().filter_map(|endpoint| Some((endpoint, fit(endpoint.path, rest)?.len()))).collect();
+    let fewest = at_path.iter().map(|(_, values)| *values).min()?;
+    let verbs = at_path.iter().filter(|(_, values)| *values == fewest).map(|(endpoint, _)| endpoint.verb.allows());
+    Some(verbs.collect::<Vec<_>>().join(", ") + ", OPTIONS")
+}
+
 /// Finds what a request asks for. `path` is decoded and begins with [`PREFIX`]; `query` is as it was sent.
 ///
 /// # Errors
@@ -405,11 +410,8 @@ pub fn find(verb: Option<Verb>, path: &str, query: &str) -> Result<Found, Fault>
     // What is written out goes before what stands for anything.
     let fewest = at_path.iter().map(|(_, values)| values.len()).min().ok_or(Fault::NoPath)?;
     let mut at_path = at_path.into_iter().filter(|(_, values)| values.len() == fewest);
-    let allowed = || {
-        let verbs = ENDPOINTS.iter().filter(|endpoint| fit(endpoint.path, rest).is_some_and(|values| values.len() == fewest));
-        Fault::NoMethod(verbs.map(|endpoint| endpoint.verb.allows()).collect::<Vec<_>>().join(", ") + ", OPTIONS")
-    };
-    let (endpoint, mut values) = at_path.find(|(endpoint, _)| verb == Some(endpoint.verb)).ok_or_else(allowed)?;
+    let no_method = || Fault::NoMethod(allowed(path).unwrap_or_default());
+    let (endpoint, mut values) = at_path.find(|(endpoint, _)| verb == Some(endpoint.verb)).ok_or_else(no_method)?;
     for (name, value) in &values {
         let parameter = PATH_PARAMETERS.iter().find(|parameter| parameter.name == *name).expect("the table names no others");
         check(parameter, value).map_err(Fault::Parameter)?;

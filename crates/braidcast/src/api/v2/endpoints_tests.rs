@@ -40,6 +40,8 @@ fn other_methods_are_told_which_there_are() {
     assert_eq!(no(Some(Verb::Post), "/workers"), "GET, HEAD, OPTIONS");
     assert_eq!(no(Some(Verb::Get), "/sessions/kick"), "POST, OPTIONS");
     assert_eq!(no(None, "/sessions/c1"), "GET, HEAD, DELETE, OPTIONS");
+    assert_eq!(allowed("/api/v2/sessions/c1").as_deref(), Some("GET, HEAD, DELETE, OPTIONS"));
+    assert_eq!(allowed("/api/v2/nothing"), None);
 }
 
 #[test]
@@ -113,6 +115,19 @@ fn every_reference_of_the_document_leads_somewhere() {
     for reference in found {
         let pointer = reference.strip_prefix('#').unwrap();
         assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
+#[test]
+fn lists_of_different_things_are_different_types() {
+    let document: Value = serde_json::from_str(openapi::document()).unwrap();
+    for (path, item) in
+        [("workers", "Worker"), ("streams", "Stream"), ("sessions", "Session"), ("relays", "Relay"), ("processes", "Process")]
+    {
+        let answer = &document["paths"][format!("{PREFIX}/{path}")]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+        assert_eq!(answer["$ref"], format!("#/components/schemas/PageOf{item}"));
+        let items = &document["components"]["schemas"][format!("PageOf{item}")]["properties"]["items"]["items"];
+        assert_eq!(items["$ref"], format!("#/components/schemas/{item}"), "{items}");
     }
 }
 

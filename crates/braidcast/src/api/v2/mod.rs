@@ -7,25 +7,28 @@ pub mod endpoints;
 pub mod follow;
 pub mod limits;
 pub mod openapi;
+pub mod tracks;
 pub mod types;
 
 use super::answer::Answer;
 use crate::clients::Table;
 use crate::config::Config;
 use crate::control::ConnId;
+use crate::control::orders::Order;
 use crate::events::Kind;
 use crate::status::{self, Status};
 use anyhow::Context;
 use braidcast_media::StreamKey;
 use braidcast_media::key::DEFAULT_VHOST;
 use braidcast_protocols::http::{Status as Code, response::content_type};
+use braidcast_stream_log::{Reader, Root};
 use braidcast_sys::clock;
 use endpoints::{Fault, Found, MOST, Operation, PAGE};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use types::{KickRequest, Kicked, Page, Session};
+use types::{KickRequest, Kicked, LevelRequest, Page, Session, Stream};
 
 /// The page for people.
 const DOCS: &str = include_str!("docs.html");
@@ -92,14 +95,19 @@ impl Library {
                     found.value("vhost").is_none_or(|vhost| stream.vhost == vhost) && found.value("app").is_none_or(|app| stream.app == app)
                 };
                 let streams: Vec<&status::Stream> = status.streams.iter().filter(fits).collect();
-                paged(found, &streams, |stream| name_of(stream), |stream| name_of(stream))
+                let page = page(found, &streams, |stream| name_of(stream), |stream| name_of(stream));
+                Answer::json(&Page {
+                    items: page.items.iter().map(|stream| self.stream(stream)).collect(),
+                    next: page.next,
+                    total: page.total,
+                })
             }
             Operation::Stream => {
                 let named = |name| found.value(name).unwrap_or_default();
                 let fits = |stream: &&status::Stream| {
                     stream.vhost == named("vhost") && stream.app == named("app") && stream.stream == named("stream")
                 };
-                one(status.streams.iter().find(fits))
+                one(status.streams.iter().find(fits).map(|stream| self.stream(stream)).as_ref())
             }
             Operation::Moves => Answer::json(&status.moves),
             Operation::Relays => {
@@ -112,6 +120,16 @@ impl Library {
             Operation::Limits => Answer::json(&self.limits.now(status)),
             _ => Answer::json(status),
         }
+    }
+
+    /// A stream, and what its log says.
+    fn stream(&self, stream: &status::Stream) -> Stream {
+        let key = StreamKey::new(&stream.vhost, &stream.app, &stream.stream).ok();
+        let reader = key.and_then(|key| Reader::open(&Root::new(self.shared_dir.clone()), &key).ok().flatten());
+        let tracks = reader.as_ref().map(tracks::tracks_of).unwrap_or_default();
+        let has_video = tracks.iter().any(|track| track.kind == "video");
+        let key_interval_ms = reader.as_ref().filter(|_| has_video).and_then(tracks::key_interval_ms);
+        Stream { stream: stream.clone(), tracks, key_interval_ms }
     }
 
     /// Everybody who fits, by connection.
@@ -196,6 +214,19 @@ fn wanted(body: &[u8]) -> Result<Wanted, String> {
         return Err("say at least one of stream, client and kind".into());
     }
     Ok(Wanted { stream: stream.as_deref().map(stream_name).transpose()?, client, kind })
+}
+
+/// The order that a request for other levels of log lines stands for.
+///
+/// # Errors
+/// The content is not what it has to be.
+pub fn log_levels(body: &[u8]) -> Result<Order, String> {
+    let LevelRequest { reset, set } =
+        serde_json::from_slice(body).map_err(|error| format!("the content is not what it has to be: {error}"))?;
+    match set.is_empty() && !reset {
+        true => Err("say set, or reset".into()),
+        false => Ok(Order::LogLevels { reset, set }),
+    }
 }
 
 /// `vhost/app/stream` or `app/stream`; what has more levels begins with its vhost.

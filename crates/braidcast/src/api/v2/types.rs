@@ -1,7 +1,10 @@
 //! What the native API answers with and is asked with, beside what [`crate::status`] has.
 
+use super::tracks::Track;
 use crate::clients::{Kind, Record};
 use crate::events::Line;
+use crate::logging::RoomLevel;
+use crate::status;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::net::IpAddr;
@@ -61,6 +64,31 @@ pub struct KickRequest {
     /// Those of this kind, as in `kind` of a session.
     #[serde(default)]
     pub kind: Option<String>,
+}
+
+/// Which levels of log lines are to change; see `braidcast log-level`.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LevelRequest {
+    /// First all levels become what is configured.
+    #[serde(default)]
+    pub reset: bool,
+    /// Rooms and their levels: `http=debug`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub set: Vec<RoomLevel>,
+}
+
+/// A stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Stream {
+    /// As in the status.
+    #[serde(flatten)]
+    pub stream: status::Stream,
+    /// Its tracks, videos first.
+    pub tracks: Vec<Track>,
+    /// How far its newest keyframes are apart on average, milliseconds; `null`: it has no video, or not two of them yet.
+    pub key_interval_ms: Option<u64>,
 }
 
 /// A client's session.
