@@ -11,7 +11,7 @@ use super::variables::rtmp_listen;
 use crate::config;
 use crate::hooks::Action;
 use std::fmt::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// The one vhost whose name need not be said.
@@ -151,7 +151,13 @@ impl Native {
                 None => Some(everywhere(port)),
                 Some(addresses) => addresses,
             };
-            match listen {
+            // As the API without TLS: it stays on loopback unless the site named an address.
+            let near = |address: SocketAddr| match address.ip() {
+                ip if !ip.is_unspecified() || key != "https_api" => address,
+                IpAddr::V4(_) => (Ipv4Addr::LOCALHOST, address.port()).into(),
+                IpAddr::V6(_) => (Ipv6Addr::LOCALHOST, address.port()).into(),
+            };
+            match listen.map(|addresses| addresses.into_iter().map(near).collect::<Vec<_>>()) {
                 Some(addresses) => self.key("tls", key, &list(&addresses), (&block.origin, path)),
                 None => self.leave(&block.origin, path, "its listen is no place to listen"),
             }
