@@ -107,7 +107,7 @@ pub struct Event {
 
 impl Events {
     /// The next one.
-    pub fn next(&mut self) -> Result<Event> {
+    pub fn read(&mut self) -> Result<Event> {
         let mut event = Event { id: 0, kind: String::new(), data: Value::Null };
         let deadline = Instant::now() + PATIENCE;
         loop {
