@@ -14,6 +14,7 @@ pub mod proxies;
 pub mod relays;
 pub mod rtmp;
 pub mod server;
+pub mod tls;
 pub mod tools;
 pub mod viewer;
 

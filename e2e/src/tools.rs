@@ -110,6 +110,13 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 
+/// A directory in which workers, who are another user, may make files too.
+pub fn open_directory() -> Result<tempfile::TempDir> {
+    let directory = tempfile::tempdir()?;
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+    Ok(directory)
+}
+
 /// GET of `http://host:port/path`, read until the server closes.
 pub fn http_get(url: &str) -> Result<Answer> {
     http("GET", url)

@@ -7,6 +7,7 @@ use braidcast_media::{RecordKind, flv};
 use braidcast_protocols::rtmp::{ClientOutput, ClientRole};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread::JoinHandle;
@@ -135,6 +136,13 @@ impl Viewer {
         Ok(Self::spawn(seen, move |seen| watch_flv(&mut stream, seen, u64::MAX)))
     }
 
+    /// Watches what a program writes into `stream`: FLV without an HTTP head. Keeps every record.
+    pub fn flv_body(mut stream: UnixStream) -> Result<Self> {
+        stream.set_read_timeout(Some(LOOK))?;
+        let seen = Seen { keep: true, ..Seen::default() };
+        Ok(Self::spawn(seen, move |seen| watch_flv_after(FlvAnswer::Plain, &mut stream, seen, u64::MAX)))
+    }
+
     fn ask_flv(address: SocketAddr, path: &str) -> Result<TcpStream> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(LOOK))?;
@@ -235,8 +243,12 @@ fn is_timeout(error: &std::io::Error) -> bool {
 }
 
 fn watch_flv(stream: &mut impl Read, seen: &Seen, most: u64) -> Result<()> {
+    watch_flv_after(FlvAnswer::Head(Vec::new()), stream, seen, most)
+}
+
+fn watch_flv_after(mut answer: FlvAnswer, stream: &mut impl Read, seen: &Seen, most: u64) -> Result<()> {
     let mut judge = Judge::new(seen);
-    let (mut answer, mut bytes, mut begun) = (FlvAnswer::Head(Vec::new()), Vec::new(), false);
+    let (mut bytes, mut begun) = (Vec::new(), false);
     let mut buffer = [0; 64 << 10];
     while !seen.stop.load(Ordering::Relaxed) && seen.video_frames.load(Ordering::Relaxed) < most {
         match stream.read(&mut buffer) {

@@ -275,8 +275,16 @@ fn what_the_server_fetches_for_itself_is_let_in() -> Result<()> {
     let file = format!(
         "[[access]]\nstreams = '**'\nintent = 'publish'\nallow = ['192.0.2.1']\n[[pull]]\nstream = 'live/y'\nfrom = '{index}'\nwhen = 'always'\n"
     );
-    let edge = Server::start(ServerOptions { file, ..ServerOptions::workers(2) })?;
+    let options = ServerOptions { file, ..ServerOptions::workers(2) };
+    let options = options.environment("BRAIDCAST_ACCESS_2_STREAMS", "live/y").environment("BRAIDCAST_ACCESS_2_TOKENS", TOKEN);
+    let edge = Server::start(options)?;
     edge.wait_live("y")?;
+    ensure!(status(&edge.http("live/y.flv"), "")? == 401, "the variables set nothing");
+    // What the front was given by its environment, no other process has.
+    for worker in 1..=2 {
+        let environment = std::fs::read(format!("/proc/{}/environ", edge.worker_pid(worker)?))?;
+        ensure!(!String::from_utf8_lossy(&environment).contains(CANARY), "worker {worker} has it in its environment");
+    }
     is_refused(&edge.rtmp("z"), ClientRole::Publish)
 }
 
@@ -295,9 +303,30 @@ fn no_secret_is_anywhere(server: &Server) -> Result<()> {
         PATIENCE,
     )?;
     clean("the status for people", text.as_bytes())?;
-    for path in ["api/v1/versions", "api/v2/status", "api/v1/streams/", "api/v1/clients/", "api/v2/streams", "api/v2/sessions", "metrics"] {
-        clean(path, &http_get(&format!("http://{}/{path}", server.address("api")))?.body)?;
+    let api = |path: &str| http_get(&format!("http://{}/{path}", server.address("api")));
+    for path in [
+        "api/v1/summaries",
+        "api/v1/vhosts/",
+        "api/v1/streams/",
+        "api/v1/clients/?count=100",
+        "api/v2/status",
+        "api/v2/streams",
+        "api/v2/sessions",
+        "api/v2/relays",
+        "api/v2/limits",
+        "api/v2/moves",
+    ] {
+        let answer = api(path)?;
+        ensure!(answer.status == 200, "{path}: {}", answer.head);
+        clean(path, &answer.body)?;
     }
+    // It is all there, but for the secrets.
+    for path in ["api/v1/clients/?count=100", "api/v2/sessions"] {
+        let text = api(path)?.text();
+        ensure!(text.contains("\"publish\":true") || text.contains("\"publishes\":true"), "{path} has no publisher: {text}");
+    }
+    clean("the events", &events(server)?)?;
+    clean("no such path", &api(&format!("api/v2/nothing?token={TOKEN}"))?.body)?;
     clean("streams.json", &http_get(&server.http("streams.json"))?.body)?;
     for pid in processes_of(&server.shared_dir) {
         for file in ["cmdline", "environ", "comm"] {
@@ -323,6 +352,20 @@ fn no_secret_is_anywhere(server: &Server) -> Result<()> {
         clean(&text, &bytes)?;
     }
     Ok(())
+}
+
+/// What the API tells of events, up to the first publish.
+fn events(server: &Server) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server.address("api"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /api/v2/events?after=0 HTTP/1.1\r\nHost: {}\r\n\r\n", server.address("api"))?;
+    let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&text).contains("\"kind\":\"publish\"") {
+        let read = stream.read(&mut buffer)?;
+        ensure!(read > 0, "the events end: {}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&buffer[..read]);
+    }
+    Ok(text)
 }
 
 fn gather(directory: &Path, files: &mut Vec<std::path::PathBuf>) -> Result<()> {

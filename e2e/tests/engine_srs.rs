@@ -390,3 +390,29 @@ fn check_lists_what_is_changed_of_a_site() -> Result<()> {
     ensure!(said.contains("srs.conf"), "{said}");
     Ok(())
 }
+
+#[test]
+fn rules_of_access_hold_before_the_processes() -> Result<()> {
+    let (mut options, _directory) = options(2, SITE)?;
+    options.file = "[[access]]\nstreams = 'live/closed*'\ntokens = ['some-token-of-the-test']\n".to_owned();
+    let server = Server::start(options)?;
+    let token = "token=some-token-of-the-test";
+    for role in [ClientRole::Publish, ClientRole::Play] {
+        let mut client = RtmpClient::connect(&server.rtmp("closed"), role)?;
+        let error = client.wait_started().err().context("let in without a token")?.to_string();
+        ensure!(error.contains("a token or a signature is needed"), "{error}");
+    }
+    let _publisher = media::publish_live(&format!("{}?{token}", server.rtmp("closed")))?;
+    server.process_of("closed")?;
+    ensure!(http_get(&server.http("live/closed.flv"))?.status == 401, "FLV without a token");
+    ensure!(http_get(&server.http("live/closed.m3u8?token=wrong"))?.status == 403, "an index with a wrong one");
+    let mut player = RtmpClient::connect(&format!("{}?{token}", server.rtmp("closed")), ClientRole::Play)?;
+    player.wait_started()?;
+    // What another server could read differently is refused.
+    ensure!(http_get(&server.http(&format!("live/closed.flv?{token}&vhost=a.example&vhost=b.example")))?.status == 400, "two vhosts");
+    // WebRTC: by the query alone, and nothing in it twice.
+    let rtc = |path: &str| http("POST", &server.http(path)).map(|answer| answer.status);
+    ensure!(rtc("rtc/v1/whip/?app=live&stream=closed")? == 401 && rtc("rtc/v1/whep/?app=live&stream=closed")? == 401, "WHIP and WHEP");
+    ensure!(rtc("rtc/v1/whip/?app=live&stream=open&stream=closed")? == 400 && rtc("rtc/v1/play/")? == 403, "other ways");
+    Ok(())
+}

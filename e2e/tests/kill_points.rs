@@ -1,8 +1,9 @@
 //! A worker killed at every step of saving, moving, writing and segmenting: at each, whoever goes on goes on exactly.
 
 use anyhow::{Context, Result, ensure};
+use braidcast_e2e::ServerOptions;
 use braidcast_e2e::chaos::{Scenario, Segment};
-use braidcast_e2e::{ServerOptions, eventually};
+use braidcast_e2e::tools::{eventually, open_directory};
 use std::time::Duration;
 
 /// Every step that a worker which serves a stream goes through.
@@ -45,7 +46,7 @@ fn scenario(point: &str, pass: u32, flag: &std::path::Path) -> Scenario {
 
 /// Runs it with one death at a point; `drain` has sessions moved all the time. False: nobody came by the point so often.
 fn dies_at(point: &str, pass: u32, drain: bool, undisturbed: &[Segment]) -> Result<bool> {
-    let directory = tempfile::tempdir()?;
+    let directory = open_directory()?;
     let flag = directory.path().join("killed");
     let outcome = scenario(point, pass, &flag).run(|server, round| {
         if drain {

@@ -1,6 +1,7 @@
 //! What monitoring sees: the series of a live server, over a worker's death; a real Prometheus with the dashboard and the alerts of `deploy/`.
 
 use anyhow::{Context, Result, ensure};
+use braidcast_e2e::hooks::{HookServer, Reply};
 use braidcast_e2e::media::publish_live;
 use braidcast_e2e::monitoring::{Prometheus, Scrape};
 use braidcast_e2e::rtmp::Pump;
@@ -10,8 +11,6 @@ use braidcast_e2e::{Server, ServerOptions, Viewer};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -141,8 +140,14 @@ fn only_so_many_streams_have_series_of_their_own() -> Result<()> {
 
 #[test]
 fn prometheus_reads_the_server_and_knows_what_dashboard_and_alerts_ask() -> Result<()> {
-    let hook = format!("[[hook]]\nevents = [\"on_play\", \"on_hls\"]\nurl = \"http://{}/hook\"\n", yes_sayer()?);
-    let server = Server::start(ServerOptions { file: hook, ..monitored(3).set("hls.fragment=1s") })?;
+    let hooks = HookServer::start(|_| Reply::yes())?;
+    let keys = tempfile::tempdir()?;
+    let [key, cert] = ["key.pem", "cert.pem"].map(|name| keys.path().join(name).display().to_string());
+    let made =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "90", "-subj", "/CN=localhost"];
+    run_ok("openssl", &[&made[..], &["-addext", "subjectAltName=DNS:localhost", "-keyout", &key, "-out", &cert]].concat(), PATIENCE)?;
+    let file = format!("{}\n[[certificate]]\ncert = {cert:?}\nkey = {key:?}\n", hooks.hook(&["on_play", "on_hls"], ""));
+    let server = Server::start(ServerOptions { file, ..monitored(3).set("hls.fragment=1s").set("tls.https=127.0.0.1:0") })?;
     let _publishers = [publish_live(&server.rtmp("one"))?, publish_live(&server.rtmp("two"))?];
     server.wait_live("one")?;
     server.wait_live("two")?;
@@ -171,26 +176,6 @@ fn prometheus_reads_the_server_and_knows_what_dashboard_and_alerts_ask() -> Resu
     let lost = || prometheus.query("braidcast_instance_state{state=\"lost\"} == 1").ok().filter(|found| !found.is_empty());
     eventually(PATIENCE, lost).context("the front's death is not seen")?;
     Ok(())
-}
-
-/// A web server that says yes to everything.
-fn yes_sayer() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    std::thread::spawn(move || {
-        while let Ok((mut socket, _)) = listener.accept() {
-            let _ = socket.set_read_timeout(Some(Duration::from_secs(1)));
-            let mut request = Vec::new();
-            let mut piece = [0; 4096];
-            while !request.ends_with(b"}")
-                && let Ok(read @ 1..) = socket.read(&mut piece)
-            {
-                request.extend_from_slice(&piece[..read]);
-            }
-            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n0");
-        }
-    });
-    Ok(address)
 }
 
 /// All that a dashboard asks, as it is asked of everything in the last minute.

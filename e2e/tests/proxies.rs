@@ -6,7 +6,7 @@ use braidcast_e2e::hostile;
 use braidcast_e2e::media;
 use braidcast_e2e::proxies::{PROXY, Proxy, connect_from, documented, proxy_line};
 use braidcast_e2e::rtmp::RtmpClient;
-use braidcast_e2e::tools::{Tool, eventually, run, run_ok};
+use braidcast_e2e::tools::{Tool, eventually, open_directory, run, run_ok};
 use braidcast_e2e::{Record, Server, ServerOptions, Viewer};
 use braidcast_media::RecordKind;
 use braidcast_protocols::rtmp::{ClientOutput, ClientRole};
@@ -363,7 +363,7 @@ fn a_publisher_that_comes_back_is_known_by_its_own_address() -> Result<()> {
 #[test]
 fn a_worker_that_dies_before_the_front_has_heard_whose_a_connection_is_costs_nothing() -> Result<()> {
     for point in ["received", "naming", "named", "checkpoint", "row_saved"] {
-        let directory = tempfile::tempdir()?;
+        let directory = open_directory()?;
         let flag = directory.path().join("killed");
         let options = ServerOptions { faults: true, ..trusting(ServerOptions::workers(2)).set("limits.connections_per_address=1") };
         // A worker passes the points of saving when the connection is new; the second time is behind the header.

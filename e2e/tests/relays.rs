@@ -474,7 +474,10 @@ fn redirections_are_followed_but_not_for_ever() -> Result<()> {
     let round = answer_once(|own| format!("HTTP/1.1 302 Found\r\nLocation: http://{own}/again.flv\r\n\r\n"))?;
     let file = pull("live/away", &format!("http://{away}/x.flv"), "when = 'always'")
         + &pull("live/round", &format!("http://{round}/x.flv"), "when = 'always'");
-    let edge = Server::start(with(1, &file))?;
+    // Where to is not in the configuration.
+    let closed = Server::start(with(1, &file))?;
+    wait_relay(&closed, "live/away", |relay| relay["error"].as_str().is_some_and(|error| error.contains("[sandbox] connect")))?;
+    let edge = Server::start(with(1, &file).set(&format!("sandbox.connect={}", origin.address("http").port())))?;
     wait_state(&edge, "live/away", "running")?;
     let row = wait_relay(&edge, "live/round", |relay| relay["error"].as_str().is_some_and(|error| error.contains("redirections")))?;
     ensure!(row["state"] == "waiting", "{row}");

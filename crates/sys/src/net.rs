@@ -86,6 +86,11 @@ pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
     Ok(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw())
 }
 
+/// The process at the other end of a local connection when it was made (`SO_PEERCRED`, unix(7)).
+pub fn peer_pid(socket: impl AsFd) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(socket)?.pid.as_raw_nonzero().get().cast_unsigned())
+}
+
 /// Makes an inherited or received socket non-blocking.
 pub fn set_nonblocking(socket: impl AsFd) -> io::Result<()> {
     Ok(rustix::io::ioctl_fionbio(socket, true)?)

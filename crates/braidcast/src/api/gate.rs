@@ -117,6 +117,14 @@ impl Gate {
         }
     }
 
+    /// Decides about the metrics: who connects on loopback is asked for nothing, all others if there is anything to ask for.
+    pub fn judge_metrics(&self, request: &Request, from: IpAddr, on_loopback: bool, failures: &Failures, now_s: u64) -> Verdict {
+        if !on_loopback && self.demands() {
+            return self.judge(request, from, false, failures, now_s);
+        }
+        if on_loopback && !is_local(request.host.as_deref()) { Verdict::Refused(Refusal::Host) } else { Verdict::Admitted }
+    }
+
     fn credentials(&self, request: &Request, from: IpAddr, failures: &Failures, now_s: u64) -> Result<Role, Refusal> {
         if let Some(after_s) = failures.held_s(from, self.failures, now_s) {
             return Err(Refusal::TooMany { after_s });

@@ -151,3 +151,20 @@ fn refusals_say_what_to_do() {
     let held = Refusal::TooMany { after_s: 7 }.answer();
     assert_eq!((held.status, held.fields), (Status::TOO_MANY_REQUESTS, vec![("Retry-After", "7".to_owned())]));
 }
+
+#[test]
+fn metrics_are_free_on_loopback_and_elsewhere_ask_if_there_is_anything_to_ask_for() {
+    let asks = |site: &Site, on_loopback, host: &str, fields: &str| {
+        site.gate.judge_metrics(&request("GET", host, fields), ELSEWHERE.parse().unwrap(), on_loopback, &site.failures, 1)
+    };
+    let (bare, site) = (Site::new(""), Site::new(WITH_ALL));
+    for gate in [&bare, &site] {
+        assert_eq!(asks(gate, true, "localhost:9972", ""), Verdict::Admitted);
+        assert_eq!(asks(gate, true, "evil.example:9972", ""), Verdict::Refused(Refusal::Host));
+    }
+    assert_eq!(asks(&bare, false, "braidcast.example:9972", ""), Verdict::Admitted);
+    assert_eq!(asks(&site, false, "braidcast.example:9972", ""), Verdict::Refused(Refusal::Nobody { users: true }));
+    let read = "Authorization: Bearer read-of-it-0123456789\r\n";
+    assert_eq!(asks(&site, false, "braidcast.example:9972", read), Verdict::Admitted);
+    assert!(matches!(asks(&site, false, "h", "Authorization: Bearer read-of-it-012345678\r\n"), Verdict::Refused(Refusal::Wrong { .. })));
+}

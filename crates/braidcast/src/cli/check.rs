@@ -248,7 +248,7 @@ fn state_directory(directory: &Path, running: Option<u32>, findings: &mut Findin
         Ok(Ok(system)) if system.is_tmpfs => {
             findings.add(Verdict::Warn, format!("{name}: in memory: after a reboot segment numbers begin at 1 again"));
         }
-        Ok(_) => findings.add(Verdict::Ok, name),
+        Ok(_) => findings.add(Verdict::Ok, format!("{name}: can be written to")),
         Err(fault) => {
             findings.add(Verdict::Error, format!("{name}: {fault}"));
             findings.mend(format!(

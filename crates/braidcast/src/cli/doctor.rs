@@ -5,6 +5,7 @@ use super::check;
 use super::findings::{Finding, Findings, Verdict};
 use super::print;
 use super::serve::ConfigArgs;
+use crate::attendant::report;
 use crate::config::{self, Config};
 use crate::control::WorkerId;
 use crate::control::counters::WorkerCounter;
@@ -108,7 +109,8 @@ fn outer_sandbox(config: &Config, findings: &mut Findings) {
         Err(error) => findings.add(Verdict::Error, format!("sandbox: {error:#}")),
     }
     for lack in sandbox::lacks(&settled) {
-        findings.add(Verdict::Warn, format!("sandbox: {lack}"));
+        findings.add(Verdict::Warn, format!("sandbox: {}", lack.said));
+        findings.mend(lack.mend);
     }
 }
 
@@ -130,13 +132,19 @@ fn processes(config: &Config, findings: &mut Findings) {
             continue;
         }
         let bits = WorkerPage::open(&Root::new(shared_dir.clone()), id.0).map(|page| page.counter(WorkerCounter::Sandbox as usize));
-        inside(config, &name, pid, Standing::from_bits(bits.unwrap_or(0)), findings);
+        let standing = Standing::from_bits(bits.unwrap_or(0));
+        inside(config, &name, pid, &format!("; sandbox: {standing}"), findings);
         descriptors(&name, pid, findings);
+    }
+    for attendant in report::read(shared_dir).into_iter().filter(|attendant| attendant.pid != 0) {
+        let name = format!("attendant {}", attendant.role);
+        inside(config, &name, attendant.pid, "", findings);
+        descriptors(&name, attendant.pid, findings);
     }
 }
 
 /// What the kernel says of a process that should be in the sandbox.
-fn inside(config: &Config, name: &str, pid: u32, standing: Standing, findings: &mut Findings) {
+fn inside(config: &Config, name: &str, pid: u32, standing: &str, findings: &mut Findings) {
     let line = |name| process::status_line(pid, name);
     let (Some(users), Some(capabilities)) = (line("Uid"), line("CapEff")) else {
         return findings.add(Verdict::Error, format!("{name}: process {pid} is gone"));
@@ -158,10 +166,10 @@ fn inside(config: &Config, name: &str, pid: u32, standing: Standing, findings: &
         faults.push("its system calls are not filtered".to_owned());
     }
     if faults.is_empty() {
-        findings.add(Verdict::Ok, format!("{name}: process {pid}, user {effective}; sandbox: {standing}"));
+        findings.add(Verdict::Ok, format!("{name}: process {pid}, user {effective}, no capabilities, calls filtered{standing}"));
     } else {
         let verdict = if config.sandbox.enabled { Verdict::Error } else { Verdict::Warn };
-        findings.add(verdict, format!("{name}: process {pid}, user {effective}: {}; sandbox: {standing}", faults.join(", ")));
+        findings.add(verdict, format!("{name}: process {pid}, user {effective}: {}{standing}", faults.join(", ")));
         findings.mend("set [sandbox] enabled = true, and start the server anew");
     }
 }
@@ -187,7 +195,7 @@ fn kernel(findings: &mut Findings) {
         if let Err(error) = try_it() {
             all = false;
             findings.add(Verdict::Error, format!("{name}: has not {what}: {error}"));
-            findings.mend("a newer kernel, or a container runtime that does not refuse it");
+            findings.mend("apt-get install linux-image-amd64 && reboot    # or a container runtime that does not refuse it");
         }
     }
     if all {
@@ -234,7 +242,7 @@ fn text_of(findings: &Findings) -> String {
         }
     }
     let count = |verdict| findings.all().iter().filter(|finding| finding.verdict == verdict).count();
-    writeln!(out, "\n{} errors, {} warnings", count(Verdict::Error), count(Verdict::Warn)).expect("writing to a string does not fail");
+    writeln!(out, "\nerrors: {}, warnings: {}", count(Verdict::Error), count(Verdict::Warn)).expect("writing to a string does not fail");
     out
 }
 
@@ -259,13 +267,13 @@ mod tests {
         findings.add(Verdict::Warn, "long topic: is so so (pid 7)");
         findings.mend("do this");
         let text =
-            "ok     a           is good\nwarn   long topic  is so so (pid 7)\n                   > do this\n\n0 errors, 1 warnings\n";
+            "ok     a           is good\nwarn   long topic  is so so (pid 7)\n                   > do this\n\nerrors: 0, warnings: 1\n";
         assert_eq!(text_of(&findings), text);
         assert!(
             json_of(&findings, None)
                 .contains("{\"verdict\":\"warn\",\"topic\":\"long topic\",\"said\":\"is so so (pid 7)\",\"mend\":\"do this\"}")
         );
         own(&mut findings, 7);
-        assert!(text_of(&findings).ends_with("0 errors, 0 warnings\n"));
+        assert!(text_of(&findings).ends_with("errors: 0, warnings: 0\n"));
     }
 }

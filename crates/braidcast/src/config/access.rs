@@ -105,3 +105,43 @@ pub(super) fn contradictions(found: &mut Vec<Finding>, config: &Config) {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::load_text;
+    use std::path::Path;
+
+    fn findings(text: &str) -> (Vec<String>, Vec<String>) {
+        match load_text(Path::new("b.toml"), text) {
+            Ok(loaded) => (Vec::new(), loaded.warnings.iter().map(|warning| warning.message.clone()).collect()),
+            Err(problems) => (problems.0.iter().map(|problem| problem.message.clone()).collect(), Vec::new()),
+        }
+    }
+
+    #[test]
+    fn rules_that_make_no_sense_are_refused_or_told_of() {
+        let rule = |keys: &str| findings(&format!("[[access]]\nstreams = 'live/*'\n{keys}\n"));
+        assert_eq!(rule("tokens = ['0123456789abcdef']\nallow = ['10.0.0.0/8']\nreferers = ['a.b', 'none']"), Default::default());
+        for (keys, fault) in [
+            ("referers = ['https://a.b/']", "no host"),
+            ("referers = ['*.a.b']", "no host"),
+            ("vhost = 'a/b'", "vhost"),
+            ("allow = ['10.0.0.1/8']", "allow"),
+            ("intent = 'watch'", "not one of these"),
+            ("tokens = [1]", "tokens = ***"),
+            ("sign_secret_file = '/nowhere'", "sign_secret_file"),
+        ] {
+            let (errors, _) = rule(keys);
+            assert!(errors.len() == 1 && errors[0].contains(fault), "{keys}: {errors:?}");
+        }
+        for (keys, warning) in
+            [("", "asks for nothing"), ("tokens = ['canary']", "can be guessed"), ("jwt_secret = 'canary'", "can be guessed")]
+        {
+            let (errors, warnings) = rule(keys);
+            assert!(errors.is_empty() && warnings.len() == 1 && warnings[0].contains(warning), "{keys}: {errors:?} {warnings:?}");
+            assert!(!warnings[0].contains("canary"), "{warnings:?}");
+        }
+        assert!(findings("[[access]]\nintent = 'play'\n").0[0].contains("without streams"));
+    }
+}

@@ -250,6 +250,14 @@ fn weak_api(found: &mut Vec<Finding>, config: &Config) {
             );
         }
     }
+    if let Some(address) = config.metrics.listen.iter().find(|address| !address.ip().to_canonical().is_loopback())
+        && !config.api_asks()
+    {
+        let message = format!(
+            "[metrics] listen = {address} can be reached from elsewhere and asks nobody who he is: names of streams, numbers of viewers; say [api] read_token"
+        );
+        found.push(Finding { key: ("metrics", "listen"), message, harmless: true });
+    }
 }
 
 fn tls(found: &mut Vec<Finding>, config: &Config) {

@@ -52,3 +52,22 @@ impl Value for Vec<RoomLevel> {
         format!("{:?}", self.iter().map(ToString::to_string).collect::<Vec<_>>())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::load_text;
+    use std::path::Path;
+
+    #[test]
+    fn levels_of_rooms_are_checked() {
+        let load = |levels: &str| load_text(Path::new("b.toml"), &format!("[logging]\nlevels = {levels}\n"));
+        let loaded = load("['http=debug', 'hooks = warn']").unwrap().config;
+        let shown: Vec<String> = loaded.logging.levels.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["http=debug", "hooks=warn"]);
+        for (bad, fault) in [("['htp=debug']", "no room"), ("['http=loud']", "no level"), ("['http']", "ROOM=LEVEL"), ("1", "not")] {
+            let message = load(bad).unwrap_err().to_string();
+            assert!(message.contains(fault), "{bad}: {message}");
+        }
+    }
+}

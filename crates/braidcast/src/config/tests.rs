@@ -69,7 +69,7 @@ fn the_keys_are_those_that_were_promised() {
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",
             "logging: format file levels access_log",
-            "hls: enabled fragment window hls_dispose stream_budget retention",
+            "hls: enabled fragment window hls_dispose stream_budget retention sessions",
             "relay: answer silent retry_max ffmpeg",
             "hooks: server_id queue queue_per_hook retry_max",
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes unfinished_in_all amf_depth name_bytes http_head_bytes",

@@ -131,10 +131,8 @@ counters! {
         WakeUps = "wake_ups",
         /// Gauge: memory of the process alone, without what it shares with others, in bytes.
         MemoryBytes = "memory_bytes",
-        /// Requests to `/metrics` that were answered.
+        /// Requests for `/metrics` that were taken up.
         MetricsRequests = "metrics_requests",
-        /// Refused: requests to `/metrics`, because too many waited already.
-        RefusedMetrics = "refused_metrics",
         /// Not let in by a rule of access: the client's address.
         AccessAddress = "access_refused_address",
         /// Not let in by a rule of access: the page that the client is on.

@@ -190,6 +190,15 @@ pub struct Line {
     pub event: Event,
 }
 
+/// As [`Line`], for writing one.
+#[derive(Serialize)]
+pub(super) struct LineOf<'a> {
+    pub id: u64,
+    pub at_ms: u64,
+    #[serde(flatten)]
+    pub event: &'a Event,
+}
+
 /// Connections are named in lines as everywhere.
 mod conn_name {
     use crate::control::ConnId;

@@ -1,6 +1,7 @@
 //! The front's end of the log: appends lines, begins new files, deletes old ones, keeps the table of what has begun.
 
 use super::begun::Begun;
+use super::event::LineOf;
 use super::{Entry, Event, FILE_BYTES, KEPT_FILES, Kind, Line, MAX_LINE_BYTES, file_of, files};
 use crate::control::{ConnId, Intent};
 use crate::saved::RowId;
@@ -279,12 +280,11 @@ impl Writer {
     }
 
     fn write_line(&mut self, event: &Event) -> io::Result<u64> {
-        let mut line = Line { id: self.next_id, at_ms: clock::wall_ms(), event: event.clone() };
-        let mut text = serde_json::to_vec(&line)?;
+        let (id, at_ms) = (self.next_id, clock::wall_ms());
+        let mut text = serde_json::to_vec(&LineOf { id, at_ms, event })?;
         if text.len() >= MAX_LINE_BYTES {
-            line.event.record = None;
-            line.event.why = line.event.why.map(|why| why.chars().take(MAX_LINE_BYTES / 16).collect());
-            text = serde_json::to_vec(&line)?;
+            let why = event.why.as_ref().map(|why| why.chars().take(MAX_LINE_BYTES / 16).collect());
+            text = serde_json::to_vec(&LineOf { id, at_ms, event: &Event { record: None, why, ..event.clone() } })?;
         }
         text.push(b'\n');
         if self.file.is_none() || self.bytes >= self.file_bytes {
@@ -298,7 +298,7 @@ impl Writer {
         }
         self.bytes += text.len() as u64;
         self.next_id += 1;
-        Ok(line.id)
+        Ok(id)
     }
 
     fn begin_file(&mut self) -> io::Result<()> {

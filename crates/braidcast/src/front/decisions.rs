@@ -60,12 +60,15 @@ impl Front {
         }
         let Some(row) = self.registry.row_of(*conn) else { return VecDeque::new() };
         let entry = self.events.entry(row, *conn);
-        if entry.is_in(*intent, key) {
-            // It goes on after a takeover.
+        let goes_on = entry.is_in(*intent, key);
+        if goes_on && self.registry.has_begun(*conn) {
             return VecDeque::new();
         }
         let connects = !entry.connected && self.speaks_rtmp(row, *conn);
         let actions: &[Action] = match intent {
+            // Its worker did not hear what the front before had decided, and this one does not know where its stream is to go.
+            Intent::Publish if goes_on && !self.config.relays() => &[Action::Forward],
+            _ if goes_on => &[],
             Intent::Publish if self.config.relays() => &[Action::Connect, Action::Publish],
             Intent::Publish => &[Action::Connect, Action::Publish, Action::Forward],
             Intent::Play => &[Action::Connect, Action::Play],
@@ -84,13 +87,8 @@ impl Front {
             return;
         }
         let event = self.event_of(conn, intent, &key);
-        let full = self.decisions.len() >= MAX_HELD;
         let held = Held { intent, key, actions, until_ms: 0, event, forward: Vec::new(), promised: false, verdict: None };
         self.decisions.0.insert(id, held);
-        if full {
-            self.count(FrontCounter::HookOverflow);
-            return self.without_answer(id, "too many questions wait for hooks");
-        }
         self.put_question(id);
     }
 
@@ -99,6 +97,16 @@ impl Front {
         let now_ms = self.now_ms;
         let Some(held) = self.decisions.0.get_mut(&id) else { return };
         let Some(action) = held.actions.front().copied() else { return self.conclude(id, true) };
+        if self.decisions.len() > MAX_HELD {
+            self.count(FrontCounter::HookOverflow);
+            self.without_answer(id, "too many questions wait for hooks");
+            // One that was refused is not kept: nobody was asked.
+            if !self.registry.is_undecided(id.0, id.1) {
+                self.forget_question(id);
+            }
+            return;
+        }
+        let Some(held) = self.decisions.0.get_mut(&id) else { return };
         held.until_ms = now_ms + self.config.hooks_limit_ms(action, about(action, &held.key));
         self.timers.set_sooner(Timer::Decisions, held.until_ms);
         self.count(FrontCounter::HookQuestions);
@@ -119,7 +127,8 @@ impl Front {
 
     /// There is a process again that asks hooks: what was asked before may be lost.
     pub(super) fn ask_hooks_again(&mut self) {
-        for id in self.decisions.0.keys().copied().collect::<Vec<_>>() {
+        let undecided = |id: &&(ConnId, u32)| self.registry.is_undecided(id.0, id.1);
+        for id in self.decisions.0.keys().filter(undecided).copied().collect::<Vec<_>>() {
             self.send_question(id);
         }
     }
@@ -145,14 +154,14 @@ impl Front {
             }
             return;
         }
-        if !allow {
+        if !allow && action != Action::Forward {
             let (stream, peer) = (held.key.clone(), held.event.client.map(tracing::field::display));
             if self.peer_lines.allow(self.now_ms) {
                 tracing::info!(%stream, %conn, peer, "{action} is refused by a hook: {message}");
             }
             return self.conclude(id, false);
         }
-        self.allowed(id, forward);
+        self.allowed(id, if allow { forward } else { Vec::new() });
     }
 
     /// One action of a question is allowed.
@@ -180,10 +189,10 @@ impl Front {
         let Some(held) = self.decisions.0.get_mut(&id) else { return };
         let Some(action) = held.actions.front().copied() else { return };
         if !self.registry.is_undecided(id.0, id.1) {
-            self.decisions.0.remove(&id);
-            return;
+            return self.forget_question(id);
         }
-        let allow = self.config.hooks_allow_on_error(action, about(action, &held.key));
+        // Where a stream is to be pushed to is no reason to refuse it.
+        let allow = action == Action::Forward || self.config.hooks_allow_on_error(action, about(action, &held.key));
         // What a hook says later is still heard, so that it hears of the end of what it has allowed.
         held.until_ms = self.now_ms + KEPT_MS;
         let (stream, peer) = (held.key.clone(), held.event.client.map(tracing::field::display));
@@ -210,11 +219,9 @@ impl Front {
             }
             return;
         }
-        let answered = self.answer_held(id, allowed);
-        if let Some(held) = self.decisions.0.remove(&id)
-            && (!answered || !allowed)
-        {
-            self.log_unkept(held);
+        match self.answer_held(id, allowed) && allowed {
+            true => drop(self.decisions.0.remove(&id)),
+            false => self.forget_question(id),
         }
     }
 
@@ -228,6 +235,20 @@ impl Front {
         let (Some(answer), Some(worker)) = (answer, self.registry.worker_of(conn)) else { return false };
         self.note_answer(worker, conn, intent, &key, is_new, &answer);
         true
+    }
+
+    /// Nothing can come of a question any more.
+    fn forget_question(&mut self, id: (ConnId, u32)) {
+        if let Some(held) = self.decisions.0.remove(&id) {
+            self.log_unkept(held);
+        }
+    }
+
+    /// The server ends: what was not decided does not begin.
+    pub(super) fn end_decisions(&mut self) {
+        for id in self.decisions.0.keys().copied().collect::<Vec<_>>() {
+            self.forget_question(id);
+        }
     }
 
     /// A hook let somebody publish or play, who then did not: both its begin and its end are told.
@@ -254,7 +275,7 @@ impl Front {
             let decided = self.decisions.0.get(&id).is_some_and(|held| held.verdict.is_some());
             match decided {
                 // Nobody has come to hear it.
-                true => self.decisions.0.remove(&id).into_iter().for_each(|held| self.log_unkept(held)),
+                true => self.forget_question(id),
                 false => self.without_answer(id, "no hook has answered in time, or the process that asks them is not there"),
             }
         }

@@ -18,17 +18,16 @@ use std::path::Path;
 impl Front {
     /// Writes down what the registry says has happened.
     pub(super) fn write_happenings(&mut self) {
-        while let Some(Happening { conn, row, client, worker, what }) = self.registry.poll_happening() {
+        while let Some(Happening { conn, row, client, worker, pulled, what }) = self.registry.poll_happening() {
             let record = self.vault.clients().read(row).filter(|record| record.conn == conn);
-            let event = Event { client: Some(client), ..with_record(Event::default().conn(conn).worker(worker), record.as_ref()) };
+            let event = with_record(Event::default().conn(conn).worker(worker), record.as_ref());
+            let event = Event { client: Some(client).filter(|_| !pulled), pulled, ..event };
             match what {
                 What::Began(intent, key) => {
-                    let event = Event { pulled: self.pulls.has(conn), ..event.of_stream(&key) };
-                    self.begins(row, conn, Mark::Place(intent, &key), event);
+                    self.begins(row, conn, Mark::Place(intent, &key), event.of_stream(&key));
                 }
                 What::Ended(intent, key) => {
-                    let event = Event { pulled: self.pulls.has(conn), ..event.of_stream(&key) };
-                    let written = self.events.end(row, conn, Mark::Place(intent, &key), event);
+                    let written = self.events.end(row, conn, Mark::Place(intent, &key), event.of_stream(&key));
                     self.note_write(written.map(drop));
                 }
                 What::Closed => {
@@ -85,7 +84,7 @@ impl Front {
         self.note_write(written.map(drop));
     }
 
-    /// As [`Front::log`], of what a client can cause as often as it likes.
+    /// As [`Front::log`], of what clients can cause as often as they like, or of which many happen at once.
     pub(super) fn log_some(&mut self, event: &Event) {
         if self.event_lines.allow(self.now_ms) {
             self.log(event);
@@ -107,6 +106,10 @@ impl Front {
         if let Some(duration_ms) = duration_ms
             && number >= self.numbers.next(key)
         {
+            let about = match self.registry.publisher_of(key) {
+                Some(conn) => self.event_of(conn, Intent::Publish, key),
+                None => Event::default().of_stream(key),
+            };
             let (directory, path) = (self.shared.root().hls_dir(key), format!("/{}/{}", key.app(), key.stream()));
             self.log(&Event {
                 number: Some(number),
@@ -115,7 +118,8 @@ impl Front {
                 url: Some(format!("{path}/{number}.ts")),
                 index: Some(directory.join(INDEX).display().to_string()),
                 index_url: Some(format!("{path}.m3u8")),
-                ..Event::new(Kind::Segment).of_stream(key)
+                kind: Kind::Segment,
+                ..about
             });
         }
         self.numbers.raise(key, next);

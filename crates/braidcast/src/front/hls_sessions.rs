@@ -13,8 +13,8 @@ use crate::hls::context;
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use braidcast_sys::clock;
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -34,7 +34,7 @@ pub struct HlsSessions {
     sessions: HashMap<ConnId, Session>,
     by_context: HashMap<(StreamKey, String), ConnId>,
     /// Which were kicked, and until when that is remembered; oldest first.
-    kicked: Vec<((StreamKey, String), u64)>,
+    kicked: VecDeque<((StreamKey, String), u64)>,
     addresses: Addresses,
     /// Makes contexts that nobody can guess.
     secret: RandomState,
@@ -58,6 +58,13 @@ impl HlsSessions {
     fn is_kicked(&mut self, key: &StreamKey, context: &str, now_ms: u64) -> bool {
         self.kicked.retain(|(_, until_ms)| *until_ms > now_ms);
         self.kicked.iter().any(|((kicked, its), _)| kicked == key && its == context)
+    }
+
+    fn note_kicked(&mut self, key: StreamKey, context: String, now_ms: u64) {
+        if self.kicked.len() >= MAX_KICKED {
+            self.kicked.pop_front();
+        }
+        self.kicked.push_back(((key, context), now_ms + KICKED_MS));
     }
 
     fn insert(&mut self, conn: ConnId, session: Session) {
@@ -192,11 +199,8 @@ impl Front {
     /// An operator wants a session gone. Who asks for it again is refused for a while.
     pub(super) fn kick_hls_session(&mut self, conn: ConnId) {
         let Some(Session { key, context, .. }) = self.hls_sessions.sessions.get(&conn) else { return };
-        let kicked = ((key.clone(), context.clone()), self.now_ms + KICKED_MS);
-        if self.hls_sessions.kicked.len() >= MAX_KICKED {
-            self.hls_sessions.kicked.remove(0);
-        }
-        self.hls_sessions.kicked.push(kicked);
+        let (key, context) = (key.clone(), context.clone());
+        self.hls_sessions.note_kicked(key, context, self.now_ms);
         self.end_hls_session(conn, "kicked by the API");
     }
 
@@ -234,4 +238,46 @@ pub(super) fn found(shared_dir: &Path) -> Vec<(RowId, Record)> {
     let is_session =
         |record: &Record| record.description.kind == Kind::HlsPlay && !record.description.context.is_empty() && record.began_ms != 0;
     table.all().filter(|(_, record)| is_session(record)).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn key(stream: &str) -> StreamKey {
+        StreamKey::new("v", "live", stream).unwrap()
+    }
+
+    fn session(sessions: &HlsSessions, conn: u64, stream: &str) -> Session {
+        let context = sessions.new_context(ConnId(conn));
+        Session { row: RowId(conn as u32), key: key(stream), context, client: [192, 0, 2, 1].into(), askers: None }
+    }
+
+    #[test]
+    fn a_session_is_found_by_its_stream_and_context_until_it_is_over() {
+        let mut sessions = HlsSessions::default();
+        let (one, two) = (session(&sessions, 1, "x"), session(&sessions, 2, "x"));
+        let context = one.context.clone();
+        assert!(context::is_sound(&context) && context != two.context);
+        sessions.insert(ConnId(1), one);
+        sessions.insert(ConnId(2), two);
+        assert_eq!(sessions.by_context.get(&(key("x"), context.clone())), Some(&ConnId(1)));
+        assert_eq!(sessions.by_context.get(&(key("y"), context.clone())), None, "of another stream it means nothing");
+        assert_eq!(sessions.addresses.count([192, 0, 2, 1].into()), 2);
+        assert!(sessions.remove(ConnId(1)).is_some() && sessions.remove(ConnId(1)).is_none());
+        assert_eq!((sessions.by_context.len(), sessions.addresses.count([192, 0, 2, 1].into())), (1, 1));
+    }
+
+    #[test]
+    fn who_was_kicked_is_remembered_for_a_while_and_not_without_bound() {
+        let mut sessions = HlsSessions::default();
+        for n in 0..MAX_KICKED as u64 + 5 {
+            sessions.note_kicked(key("x"), format!("k{n}"), 1_000 + n);
+        }
+        assert_eq!(sessions.kicked.len(), MAX_KICKED);
+        assert!(!sessions.is_kicked(&key("x"), "k4", 2_000) && sessions.is_kicked(&key("x"), "k5", 2_000));
+        assert!(!sessions.is_kicked(&key("y"), "k5", 2_000));
+        assert!(!sessions.is_kicked(&key("x"), "k5", 1_005 + KICKED_MS), "it may come again");
+    }
 }

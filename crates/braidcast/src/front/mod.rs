@@ -560,6 +560,7 @@ impl Front {
 
     /// After the last worker: writes down what is to stay, removes what is not.
     fn end(mut self) -> anyhow::Result<ExitCode> {
+        self.end_decisions();
         self.show_rows();
         self.show_gauges();
         self.page.counter(FrontCounter::StateDropped).fetch_add(self.numbers.dropped(), Relaxed);
@@ -687,6 +688,9 @@ impl Opened {
             tracing::info!("{} streams of an earlier instance were found: their indexes are rebuilt", streams.len());
         }
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
+        if let Some(identity) = sandbox::identity(&config.sandbox).filter(|_| config.tls.is_on()) {
+            ownership::hand_over_certificates(config, identity).context("the state directory cannot be used")?;
+        }
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
         let engine = Engine::open(config, clock::monotonic_ms())?;
         let attendants = Attendants::open(shared.path()).context("listening for attendants")?;

@@ -136,7 +136,7 @@ impl Front {
         if moving.why != Why::Placed {
             let event = Event { from: Some(from.0), duration_ms: Some(pause_ms), ..Event::new(Kind::Move).conn(conn).worker(worker) };
             let event = self.registry.stream_of(conn).map(|key| event.clone().of_stream(key)).unwrap_or(event);
-            self.log(&Event { client: self.registry.address_of(conn), ..event.why(moving.why.label()) });
+            self.log_some(&Event { client: self.registry.address_of(conn), ..event.why(moving.why.label()) });
         }
         let (stream, peer) = (self.registry.stream_of(conn), self.registry.address_of(conn));
         let (stream, peer) = (stream.map(tracing::field::display), peer.map(tracing::field::display));

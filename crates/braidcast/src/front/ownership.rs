@@ -7,9 +7,10 @@ use crate::config::Config;
 use crate::control::{ProcessId, attendants};
 use crate::engine::{self, process_dir};
 use crate::events;
+use crate::tls::acme;
 use anyhow::{Context, bail};
 use braidcast_sys::Dir;
-use braidcast_sys::privileges::Identity;
+use braidcast_sys::privileges::{self, Identity};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::AsFd;
@@ -25,7 +26,7 @@ const ADD: u32 = 0o3770;
 /// Directories within each other that are looked into, at most: those of a process of another server have the most levels.
 const MAX_DEPTH: usize = 16;
 /// What workers write all over.
-const OF_WORKERS: [&str; 4] = ["workers", "sessions", "streams", attendants::DIRECTORY];
+const OF_WORKERS: [&str; 5] = ["workers", "sessions", "streams", attendants::DIRECTORY, acme::CHALLENGES];
 
 /// Hands the directory to the group of the workers, with what an earlier instance has left in it.
 ///
@@ -42,6 +43,28 @@ pub fn hand_over(config: &Config, identity: Identity) -> anyhow::Result<()> {
     show(&top.create_dir(events::DIRECTORY)?, identity.gid).context("showing the event log to the workers")?;
     if config.relays() {
         hand_over_engine(config, &top, identity.gid).context("handing the processes' directories to the workers")?;
+    }
+    Ok(())
+}
+
+/// Hands what is kept of certificates that are fetched to the user who fetches them: a directory in the state directory, which its group may
+/// pass and not read.
+///
+/// # Errors
+/// It cannot be changed.
+pub fn hand_over_certificates(config: &Config, identity: Identity) -> anyhow::Result<()> {
+    let state_dir = &config.server.state_dir;
+    check_way(state_dir, identity)?;
+    let top = Dir::open(state_dir)?;
+    let mode = as_file(&top)?.metadata()?.mode();
+    set(&top, privileges::effective_uid(), identity.gid, mode & 0o700 | 0o010)?;
+    let directory = top.create_dir(acme::state::DIRECTORY)?;
+    set(&directory, identity.uid, identity.gid, 0o700)?;
+    for name in directory.names()? {
+        let Some(Ok(file)) = name.to_str().map(|name| directory.open_regular(name, false)) else { continue };
+        if file.metadata()?.nlink() == 1 {
+            fchown(&file, Some(identity.uid), Some(identity.gid))?;
+        }
     }
     Ok(())
 }

@@ -273,7 +273,7 @@ impl Front {
         };
         let row = self.vault.take_row().context("no memory for its row")?;
         let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let conn = self.registry.connected(worker, Origin { listener: Listener::Rtmp, peer: nobody, local: nobody }, row);
+        let conn = self.registry.pulls(worker, Origin { listener: Listener::Rtmp, peer: nobody, local: nobody }, row);
         self.events.note_conn(conn);
         let Some(pull) = self.pulls.pulls.get_mut(key) else { return Ok(()) };
         pull.conn = Some((conn, worker));

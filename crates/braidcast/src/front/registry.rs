@@ -3,17 +3,19 @@
 //! Pure: events go in, messages for workers come out of [`Registry::poll_message`], which the caller drains after every
 //! input. It never sees a descriptor, a byte a client sent, or a clock of its own.
 
+mod undecided;
+
 use super::addresses::Addresses;
 use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{Network, PlayPolicy, PublishPolicy};
-use crate::control::{ConnId, HeldPlace, Holding, Intent, Listener, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
+use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
 use crate::engine::report::Published;
-use crate::events::Found;
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+pub use undecided::{Happening, What};
 
 /// The most streams that are known at once: published, waiting for their publisher, or ended and not deleted yet.
 pub const MAX_STREAMS: usize = 65_536;
@@ -116,32 +118,6 @@ impl std::fmt::Display for Mismatch {
     }
 }
 
-/// What has happened to a connection, for the event log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happening {
-    /// Which one.
-    pub conn: ConnId,
-    /// Where it is saved.
-    pub row: RowId,
-    /// Its client's address.
-    pub client: IpAddr,
-    /// Who has it, or had it.
-    pub worker: WorkerId,
-    /// What.
-    pub what: What,
-}
-
-/// See [`Happening`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
-    /// It is admitted to a stream.
-    Began(Intent, StreamKey),
-    /// It does that no more.
-    Ended(Intent, StreamKey),
-    /// It is over.
-    Closed,
-}
-
 /// A session that needs another worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Homeless {
@@ -179,6 +155,8 @@ struct Conn {
     address: IpAddr,
     /// The client that a proxy named is not let in: the worker was told so.
     turned_away: bool,
+    /// A worker has opened it, to fetch a stream.
+    pulled: bool,
     place: Option<Place>,
     /// What the front before was asked for it: it may have begun.
     asked_before: Option<(Intent, StreamKey)>,
@@ -200,17 +178,9 @@ struct Place {
     forward: Vec<String>,
 }
 
-/// What a connection had before it asked anew.
-struct Before {
-    /// It did this, or another front was asked for it.
-    place: Option<(Intent, StreamKey)>,
-    /// It did what it asks for, and goes on.
-    has_begun: bool,
-}
-
 impl Conn {
     fn new(worker: WorkerId, row: RowId, origin: Origin, address: IpAddr) -> Self {
-        Self { worker, row, origin, suspect: None, address, turned_away: false, place: None, asked_before: None }
+        Self { worker, row, origin, suspect: None, address, turned_away: false, pulled: false, place: None, asked_before: None }
     }
 }
 
@@ -296,13 +266,20 @@ impl Registry {
         conn
     }
 
+    /// As [`Registry::connected`], of a connection that the worker is to open: a pull.
+    pub fn pulls(&mut self, worker: WorkerId, origin: Origin, row: RowId) -> ConnId {
+        let conn = self.connected(worker, origin, row);
+        self.conns.get_mut(&conn).into_iter().for_each(|held| held.pulled = true);
+        conn
+    }
+
     /// A connection that was there before this front. Its id is not given again.
     pub fn inherited(&mut self, worker: WorkerId, holding: Holding, now_ms: u64) {
-        let Holding { conn, row, origin, client, place, .. } = holding;
+        let Holding { conn, row, origin, client, place, pull, .. } = holding;
         let address = client.ip();
         self.next_conn = self.next_conn.max(conn.0);
         let asked_before = place.as_ref().filter(|place| !place.admitted).map(|place| (place.intent, place.key.clone()));
-        self.conns.insert(conn, Conn { asked_before, ..Conn::new(worker, row, origin, address) });
+        self.conns.insert(conn, Conn { asked_before, pulled: pull.is_some(), ..Conn::new(worker, row, origin, address) });
         self.opened(worker, address);
         self.tally(worker).sessions += 1;
         if let Some(HeldPlace { intent, key, credential, process, admitted: true, forward }) = place {
@@ -310,12 +287,7 @@ impl Registry {
             if !taken {
                 self.happens(conn, What::Began(intent, key.clone()));
                 let question = Question { conn, intent, key, credential, pinned: false, found_at: None, number: 0, undecided: false };
-                self.reserve(question, worker, now_ms);
-                self.conns
-                    .get_mut(&conn)
-                    .and_then(|held| held.place.as_mut())
-                    .into_iter()
-                    .for_each(|place| place.forward = forward.clone());
+                self.reserve(question, worker, forward, now_ms);
                 if let Some((process, has_taken)) = process {
                     self.reserve_process(conn, process);
                     if has_taken {
@@ -356,11 +328,6 @@ impl Registry {
     /// What a worker holds.
     pub fn load(&self, worker: WorkerId) -> Tally {
         self.tallies.get(&worker).copied().unwrap_or_default()
-    }
-
-    /// What has happened, for the event log. Drained after every input, before the messages.
-    pub fn poll_happening(&mut self) -> Option<Happening> {
-        self.happenings.pop_front()
     }
 
     /// Whether the stream is known: published, or its directory not deleted yet.
@@ -411,10 +378,10 @@ impl Registry {
         };
         let (placement, replaced) = match decided {
             Ok((worker, holder)) => {
-                let replaced = self.make_way(&question, holder, before, now_ms);
+                let replaced = self.make_way(&question, holder, &before, now_ms);
                 let next_segment = if question.intent == Intent::Publish { (around.next_segment)(&question.key) } else { 0 };
                 let undecided = question.undecided;
-                self.reserve(question, worker, now_ms);
+                self.reserve(question, worker, before.forward.clone(), now_ms);
                 let placement = if worker == asking { Placement::Here { next_segment } } else { Placement::MoveTo(worker) };
                 if undecided {
                     return Ok(Answer { placement, replaced });
@@ -426,7 +393,8 @@ impl Registry {
                 (Placement::Refused(refusal), None)
             }
         };
-        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward: Vec::new() }));
+        let forward = self.forward_of(conn).to_vec();
+        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward }));
         Ok(Answer { placement, replaced })
     }
 
@@ -456,9 +424,9 @@ impl Registry {
         };
         let (placement, replaced) = match decided {
             Ok((process, holder)) => {
-                let replaced = self.make_way(&question, holder, before, now_ms);
+                let replaced = self.make_way(&question, holder, &before, now_ms);
                 let undecided = question.undecided;
-                self.reserve(question, asking, now_ms);
+                self.reserve(question, asking, Vec::new(), now_ms);
                 self.reserve_process(conn, process);
                 if undecided {
                     return Ok(Some(Answer { placement: Placement::Process(process), replaced }));
@@ -472,118 +440,6 @@ impl Registry {
         };
         self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward: Vec::new() }));
         Ok(Some(Answer { placement, replaced }))
-    }
-
-    /// Hooks have decided about a connection's place: it is answered now. With `forward`, where a publisher's stream is pushed to as well.
-    /// `None`: it has none that is undecided; it is gone, or somebody else came first.
-    pub fn decided(
-        &mut self,
-        (conn, number): (ConnId, u32),
-        allowed: bool,
-        forward: Vec<String>,
-        next_segment: &dyn Fn(&StreamKey) -> u64,
-        now_ms: u64,
-    ) -> Option<Answer> {
-        let held = self.conns.get_mut(&conn)?;
-        let (place, asking) = (held.place.as_mut().filter(|place| place.undecided == Some(number))?, held.worker);
-        if !allowed {
-            self.vacate(conn, Gone::InOrder, now_ms);
-            let placement = Placement::Refused(Refusal::ByHook);
-            self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward: Vec::new() }));
-            return Some(Answer { placement, replaced: None });
-        }
-        (place.undecided, place.since_ms) = (None, now_ms);
-        place.forward.clone_from(&forward);
-        let (intent, key, worker, process) = (place.intent, place.key.clone(), place.worker, place.process);
-        let mut replaced = None;
-        if intent == Intent::Publish {
-            self.claims.remove(&key);
-            replaced = self.publishers.get(&key).copied();
-            if let Some(holder) = replaced {
-                self.evict(holder, now_ms);
-            }
-            self.lifecycle.published(&key);
-            self.publishers.insert(key.clone(), conn);
-        }
-        let next_segment = if intent == Intent::Publish { next_segment(&key) } else { 0 };
-        let placement = match process {
-            Some((process, _)) => Placement::Process(process),
-            None if worker == asking => Placement::Here { next_segment },
-            None => Placement::MoveTo(worker),
-        };
-        self.happens(conn, What::Began(intent, key));
-        self.messages.push_back((asking, ToWorker::Placed { conn, placement: placement.clone(), forward }));
-        Some(Answer { placement, replaced })
-    }
-
-    /// Whether a connection's place waits for hooks, by the question with this number.
-    pub fn is_undecided(&self, conn: ConnId, number: u32) -> bool {
-        self.conns.get(&conn).and_then(|held| held.place.as_ref()).is_some_and(|place| place.undecided == Some(number))
-    }
-
-    /// The connections that are there, for the event log.
-    pub fn connections_found(&self) -> HashMap<ConnId, Found> {
-        let place = |held: &Conn| held.place.as_ref().map(|place| (place.intent, place.key.clone())).or(held.asked_before.clone());
-        self.conns.iter().map(|(conn, held)| (*conn, Found { row: held.row, place: place(held) })).collect()
-    }
-
-    /// Where a connection came in.
-    pub fn listener_of(&self, conn: ConnId) -> Option<Listener> {
-        Some(self.origin_of(conn)?.listener)
-    }
-
-    /// Where a connection came in, from whom.
-    pub fn origin_of(&self, conn: ConnId) -> Option<Origin> {
-        Some(self.conns.get(&conn)?.origin)
-    }
-
-    /// Where a publisher's stream is pushed to besides what the configuration says.
-    pub fn forward_of(&self, conn: ConnId) -> &[String] {
-        self.conns.get(&conn).and_then(|held| held.place.as_ref()).map_or(&[], |place| &place.forward)
-    }
-
-    /// Gives up what a connection had before it asks anew. For what it has it needs no decision.
-    fn step_back(&mut self, question: Question, now_ms: u64) -> (Before, Question) {
-        let conn = question.conn;
-        let place = self.vacate(conn, Gone::InOrder, now_ms).filter(|place| place.undecided.is_none());
-        let asked_before = self.conns.get_mut(&conn).and_then(|held| held.asked_before.take());
-        let has_begun = place.as_ref().is_some_and(|place| place.intent == question.intent && place.key == question.key);
-        let question = Question { undecided: question.undecided && !has_begun, ..question };
-        (Before { place: place.map(|place| (place.intent, place.key)).or(asked_before), has_begun }, question)
-    }
-
-    /// A question is about to get its place: says what ends and begins by it, and lets go of who has the stream. Who claims it is turned away at
-    /// once, who publishes it when hooks have allowed it.
-    fn make_way(&mut self, question: &Question, holder: Option<ConnId>, before: Before, now_ms: u64) -> Option<ConnId> {
-        let Before { place, has_begun } = before;
-        let goes_on = place.as_ref().is_some_and(|(intent, key)| *intent == question.intent && *key == question.key);
-        if !goes_on {
-            self.ended(question.conn, place);
-        }
-        if question.intent == Intent::Publish
-            && let Some(claimant) = self.claims.get(&question.key).copied()
-        {
-            self.evict(claimant, now_ms);
-        }
-        let replaced = holder.filter(|_| !question.undecided);
-        if let Some(holder) = replaced {
-            self.evict(holder, now_ms);
-        }
-        if !question.undecided && !has_begun {
-            self.happens(question.conn, What::Began(question.intent, question.key.clone()));
-        }
-        replaced
-    }
-
-    fn ended(&mut self, conn: ConnId, place: Option<(Intent, StreamKey)>) {
-        if let Some((intent, key)) = place {
-            self.happens(conn, What::Ended(intent, key));
-        }
-    }
-
-    fn happens(&mut self, conn: ConnId, what: What) {
-        let Some(Conn { worker, row, address, .. }) = self.conns.get(&conn) else { return };
-        self.happenings.push_back(Happening { conn, row: *row, client: *address, worker: *worker, what });
     }
 
     /// The process that a stream is published at, once that has taken the publisher.
@@ -912,7 +768,7 @@ impl Registry {
         workers.iter().map(filled).collect()
     }
 
-    fn reserve(&mut self, question: Question, worker: WorkerId, now_ms: u64) {
+    fn reserve(&mut self, question: Question, worker: WorkerId, forward: Vec<String>, now_ms: u64) {
         let Question { conn, intent, key, credential, undecided, number, .. } = question;
         let undecided = undecided.then_some(number);
         match intent {
@@ -928,7 +784,7 @@ impl Registry {
             Intent::Play => self.tally(worker).viewers += 1,
         }
         let held = self.conns.get_mut(&conn).expect("the question came from this connection's worker");
-        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None, undecided, forward: Vec::new() });
+        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None, undecided, forward });
     }
 
     fn evict(&mut self, conn: ConnId, now_ms: u64) {

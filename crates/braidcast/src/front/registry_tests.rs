@@ -366,6 +366,8 @@ fn a_place_is_reserved_and_not_told_of_until_it_is_decided() {
     assert_eq!(desk.happenings(), [(1, What::Began(Intent::Publish, key("a")))]);
     assert_eq!(desk.registry.forward_of(publisher), ["rtmp://h/a/b"]);
     assert_eq!(desk.decide(publisher, 1, false, 2), None, "it is decided");
+    desk.ask(W1, publisher, Intent::Publish, "a", 2);
+    assert_eq!(desk.messages(), [told(publisher, HERE, &["rtmp://h/a/b"])], "asked once more, it still goes there");
     let refused = Placement::Refused(Refusal::ByHook);
     assert_eq!(desk.decide(viewer, 1, false, 2).map(|answer| answer.placement), Some(refused.clone()));
     assert_eq!((desk.messages(), desk.happenings()), (vec![told(viewer, refused, &[])], vec![]));
@@ -403,9 +405,9 @@ fn a_session_that_is_asked_for_again_goes_on_and_another_one_begins() {
     desk.ask(W1, conn, Intent::Play, "a", 0);
     let [began, ended] = [What::Began(Intent::Play, key("a")), What::Ended(Intent::Play, key("a"))];
     assert_eq!(desk.happenings(), [(1, began)]);
-    // By the worker that goes on with it.
-    desk.ask(W1, conn, Intent::Play, "a", 0);
-    assert_eq!(desk.happenings(), []);
+    // By the worker that goes on with it, for which it is decided.
+    desk.ask_so(W1, undecided(conn, Intent::Play, "a", 1), 0);
+    assert!(desk.happenings().is_empty() && desk.registry.has_begun(conn));
     desk.ask(W1, conn, Intent::Play, "b", 0);
     assert_eq!(desk.happenings(), [(1, ended), (1, What::Began(Intent::Play, key("b")))]);
     desk.workers.clear();
@@ -436,6 +438,7 @@ fn what_a_front_before_was_asked_may_have_begun() {
     assert_eq!(desk.registry.load(W1), Tally { sessions: 3, publishers: 0, viewers: 1 });
     assert!(desk.registry.connections_found().values().all(|found| found.place == Some((Intent::Play, key("a")))));
     desk.ask(W1, ConnId(8), Intent::Play, "b", 0);
+    desk.ask_so(W1, undecided(ConnId(9), Intent::Play, "a", 1), 0);
     desk.registry.closed(ConnId(9), W1, 0).unwrap();
     assert_eq!(desk.happenings(), [(8, ended.clone()), (8, What::Began(Intent::Play, key("b"))), (9, ended), (9, What::Closed)]);
 }

@@ -20,6 +20,9 @@ directory; nobody is asked, and no stream waits for it. `Accept` decides between
 
 For Prometheus and Grafana there are, in [deploy/](../deploy/): an example of a scrape configuration, alert rules, and a dashboard.
 
+Who connects to it on loopback is asked for nothing. Elsewhere `Authorization: Bearer TOKEN` has to be sent if the API asks for one (`[api] read_token` will do, or
+`token`, or a user); if it does not, anybody may read, and `braidcast check` says so.
+
 Counters only rise: they go on when a worker or the front dies and another process takes its place. They begin anew with a new shared directory.
 
 ## How many series

@@ -17,17 +17,17 @@ pub struct Labelled<'a> {
 /// Parts them: the oldest `most` have series of their own.
 pub fn label_streams<'a>(root: &Root, streams: &'a [Stream], most: usize) -> Labelled<'a> {
     let mut own: Vec<&Stream> = streams.iter().collect();
-    if own.len() <= most {
-        return Labelled { own, other: Vec::new() };
+    let mut other = Vec::new();
+    if own.len() > most {
+        own.sort_by_cached_key(|stream| (made(root, stream), name(stream)));
+        other = own.split_off(most);
     }
-    own.sort_by_cached_key(|stream| (made(root, stream), name(stream)));
-    let other = own.split_off(most);
-    own.sort_by_key(|stream| name(stream));
+    own.sort_by(|one, other| name(one).cmp(&name(other)));
     Labelled { own, other }
 }
 
-fn name(stream: &Stream) -> [String; 3] {
-    [stream.vhost.clone(), stream.app.clone(), stream.stream.clone()]
+fn name(stream: &Stream) -> [&str; 3] {
+    [&stream.vhost, &stream.app, &stream.stream]
 }
 
 /// When a stream's directory was made; one of which that is not known counts as the newest.

@@ -10,6 +10,9 @@ mod gather;
 mod labels;
 mod own_use;
 mod streams;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 pub use docs::markdown;
 pub use exposition::Form;

@@ -119,3 +119,30 @@ fn compile(rules: Rules, otherwise: SeccompAction, fitting: SeccompAction) -> an
     let machine: TargetArch = std::env::consts::ARCH.try_into().context("this machine's system calls are not known")?;
     Ok(SeccompFilter::new(rules, otherwise, fitting, machine)?.try_into()?)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn filters_can_be_made_for_whatever_is_needed() {
+        for bits in 0..16 {
+            let is = |bit: u32| bits & (1 << bit) != 0;
+            let connect = if is(0) { Connect::Anywhere } else { Connect::Nowhere };
+            let (who, read, write) = (String::new(), Vec::new(), Vec::new());
+            let needs = Needs { who, read, write, connect, names: is(1), listens: is(2), local: is(3), signals: is(3) };
+            for filter in [refused(&needs), newer(), known()] {
+                // linux/filter.h: BPF_MAXINSNS.
+                assert!(filter.unwrap().len() <= 4_096, "{needs:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_both_needed_and_hostile() {
+        let needed: HashSet<_> = [INPUT_OUTPUT, FILES, SOCKETS, PROCESS].into_iter().flatten().collect();
+        assert!(HOSTILE.iter().chain(SIGNALS).all(|call| !needed.contains(call)));
+    }
+}

@@ -44,27 +44,44 @@ pub fn settle(sandbox: &mut Sandbox) -> anyhow::Result<()> {
         None => (sandbox.user, sandbox.group) = (String::new(), String::new()),
     }
     for lack in lacks(sandbox) {
-        tracing::warn!("the sandbox of workers is not whole: {lack}");
+        tracing::warn!("the sandbox of workers is not whole: {}; `braidcast doctor` says what mends it", lack.said);
     }
     Ok(())
 }
 
-/// What this machine or this user does not allow of a settled sandbox, for people.
-pub fn lacks(sandbox: &Sandbox) -> Vec<&'static str> {
+/// Something that there is not, and what mends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// For people.
+    pub said: &'static str,
+    /// A command, or what to do.
+    pub mend: &'static str,
+}
+
+/// What this machine or this user does not allow of a settled sandbox.
+pub fn lacks(sandbox: &Sandbox) -> Vec<Lack> {
     let mut lacks = Vec::new();
     if privileges::effective_uid() == 0 && sandbox.user.is_empty() {
-        lacks.push("this root may not become another user (it lacks CAP_SETUID, CAP_SETGID or CAP_CHOWN): workers run as root, without capabilities");
+        lacks.push(Lack {
+            said: "this root may not become another user (it lacks CAP_SETUID, CAP_SETGID or CAP_CHOWN): workers stay root, without capabilities",
+            mend: "docker run --cap-add SETUID --cap-add SETGID --cap-add CHOWN …    # or --user, so that nothing is root",
+        });
     }
     if !calls::are_filtered_here() {
-        lacks.push("the kernel does not filter system calls (CONFIG_SECCOMP_FILTER): workers have all of them");
+        lacks.push(Lack {
+            said: "the kernel does not filter system calls: workers have all of them",
+            mend: "a kernel with CONFIG_SECCOMP_FILTER, on x86-64, ARM64 or RISC-V",
+        });
     }
     match privileges::landlock_abi() {
-        None | Some(0..LANDLOCK_LEAST) => {
-            lacks.push("the kernel has no Landlock of Linux 5.19 or later, or has it switched off (lsm=landlock,…): files and ports are not restricted");
-        }
-        Some(abi) if abi < LANDLOCK_CONNECT => {
-            lacks.push("the kernel's Landlock does not know ports yet (Linux 6.7): connections to others are not restricted")
-        }
+        None | Some(0..LANDLOCK_LEAST) => lacks.push(Lack {
+            said: "the kernel has no Landlock of Linux 5.19 or later, or has it switched off: files and ports are not restricted",
+            mend: "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&lsm=landlock,lockdown,yama,apparmor,bpf /' /etc/default/grub && update-grub && reboot",
+        }),
+        Some(abi) if abi < LANDLOCK_CONNECT => lacks.push(Lack {
+            said: "the kernel's Landlock does not know ports yet: where workers connect to is not restricted",
+            mend: "a kernel of Linux 6.7 or later",
+        }),
         Some(_) => {}
     }
     lacks

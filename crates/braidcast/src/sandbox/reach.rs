@@ -6,6 +6,8 @@
 use crate::config::{Config, Forward, Pull};
 use crate::control::attendants::{self, Role};
 use crate::engine;
+use crate::hooks::Action;
+use crate::tls::acme;
 use anyhow::Context;
 use braidcast_sys::privileges;
 use landlock::{
@@ -21,6 +23,8 @@ use std::path::{Path, PathBuf};
 const KNOWN: ABI = ABI::V6;
 /// What looking a name up takes: the resolver's files wherever they are linked to, and its modules.
 const RESOLVER: [&str; 7] = ["/etc", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/usr/lib", "/lib", "/lib64"];
+/// Where servers are expected that a hook's answer or a redirection names.
+const RTMP_PORT: u16 = 1_935;
 /// Who has the lock of a stream's log is read there.
 const LOCKS: &str = "/proc/locks";
 /// From which ports the kernel takes those that nobody has asked for.
@@ -68,14 +72,16 @@ impl Needs {
         if relays {
             write.push(shared.join(engine::DIRECTORY));
         }
+        #[cfg(feature = "faults")]
+        write.extend(std::env::var_os("BRAIDCAST_KILL_ONCE").and_then(|flag| PathBuf::from(flag).parent().map(Path::to_owned)));
         let servers = ports_of_servers(config);
+        let names = !relays && !servers.is_empty();
         let connect = match (relays, servers.is_empty()) {
             // The processes get free ports at each start.
             (true, _) => Connect::Ports(servers.into_iter().chain(free_ports()).collect()),
             (false, true) => Connect::Nowhere,
             (false, false) => Connect::Ports(servers),
         };
-        let names = !config.forward.is_empty() || !config.pull.is_empty() || !config.sandbox.connect.is_empty();
         Self { who, read: vec![shared.clone(), LOCKS.into()], write, connect, names, listens: false, local: false, signals: relays }
     }
 
@@ -87,10 +93,15 @@ impl Needs {
         read.extend(AUTHORITIES.map(PathBuf::from));
         // What OpenSSL's tools obey too.
         read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from));
+        let mut write = vec![shared.join(attendants::DIRECTORY)];
+        if role == Role::Tls {
+            write.extend([shared.join(acme::CHALLENGES), config.server.state_dir.join(acme::state::DIRECTORY)]);
+            read.extend(Some(PathBuf::from(&config.acme.ca_file)).filter(|path| !path.as_os_str().is_empty()));
+        }
         Self {
             who: format!("the attendant {role}"),
             read,
-            write: vec![shared.join(attendants::DIRECTORY)],
+            write,
             connect: Connect::Anywhere,
             names: true,
             listens: role == Role::Tls,
@@ -107,7 +118,10 @@ const AUTHORITIES: [&str; 5] = ["/etc/ssl", "/etc/pki", "/usr/share/ca-certifica
 fn ports_of_servers(config: &Config) -> BTreeSet<u16> {
     let to = config.forward.iter().flat_map(|Forward { to, .. }| to.0.iter().filter_map(crate::relays::Template::port));
     let from = config.pull.iter().filter_map(|Pull { from, .. }| from.0.port());
-    to.chain(from).chain(config.sandbox.connect.iter().copied()).collect()
+    // Whom a hook or a redirection names is not known yet.
+    let hooked = config.hook.iter().any(|hook| hook.events.0.contains(&Action::Forward));
+    let named = Some(RTMP_PORT).filter(|_| hooked || !config.pull.is_empty() || !config.forward.is_empty());
+    to.chain(from).chain(named).chain(config.sandbox.connect.iter().copied()).collect()
 }
 
 /// The ports that the kernel gives to who asks for none in particular.
@@ -181,5 +195,52 @@ impl Reach {
         let RestrictionStatus { ruleset, .. } = self.rules.restrict_self()?;
         anyhow::ensure!(ruleset != RulesetStatus::NotEnforced, "the kernel has Landlock and did not take the rules");
         Ok(self.abi)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::config::{EngineKind, load_text};
+
+    fn needs(text: &str) -> Needs {
+        Needs::of_worker("worker 1".into(), &load_text(Path::new("b.toml"), text).unwrap().config)
+    }
+
+    #[test]
+    fn workers_connect_to_what_is_configured() {
+        let alone = needs("");
+        assert_eq!((&alone.connect, alone.names, alone.signals), (&Connect::Nowhere, false, false));
+        let relay = needs(
+            "[[forward]]\nstreams = 'a/b'\nto = ['rtmp://h/a/b', 'rtmp://h:1936/a/b']\n\
+             [[pull]]\nstream = 'a/c'\nfrom = 'http://h/c.flv'\n\
+             [[pull]]\nstream = 'a/d'\nfrom = 'https://h:8443/d.m3u8'\n[sandbox]\nconnect = [7000]",
+        );
+        let ports = [1_935, 1_936, 80, 7_000].into();
+        assert_eq!((relay.connect, relay.names), (Connect::Ports(ports), true), "who fetches HLS is another program");
+        let asked = needs("[[hook]]\nevents = ['on_forward']\nurl = 'http://127.0.0.1:9999/'");
+        assert_eq!((asked.connect, asked.names), (Connect::Ports([RTMP_PORT].into()), true));
+        assert_eq!(needs("[[hook]]\nevents = ['on_play']\nurl = 'http://127.0.0.1:9999/'").connect, Connect::Nowhere);
+    }
+
+    #[test]
+    fn relays_before_processes_connect_to_free_ports_and_may_end_them() {
+        let mut config = Config::default();
+        config.engine.kind = EngineKind::Srs;
+        let needs = Needs::of_worker("worker 1".into(), &config);
+        let Connect::Ports(ports) = &needs.connect else { panic!("{:?}", needs.connect) };
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        assert!(ports.contains(&free) && !ports.contains(&22) && needs.signals && !needs.names);
+        assert!(needs.write.contains(&config.server.shared_dir.join("engine")));
+    }
+
+    #[test]
+    fn rules_can_be_made_for_everybody() {
+        let config = Config::default();
+        let of_roles = Role::ALL.map(|role| Needs::of_attendant(role, &config));
+        for needs in of_roles.into_iter().chain([Needs::of_worker("worker 1".into(), &config)]) {
+            assert_eq!(prepare(&needs).unwrap().is_some(), privileges::landlock_abi() >= Some(super::super::LANDLOCK_LEAST));
+        }
     }
 }

@@ -79,8 +79,8 @@ pub(super) const SILENT: &[&str] = &[
 pub(super) const REASONS: &[(&str, &str)] = &[
     ("pid", "this server keeps no pid file; its supervisor knows its pid"),
     ("work_dir", "paths are absolute here"),
-    ("srs_log_tank", "log lines go to standard error; let the supervisor write them where they belong"),
-    ("srs_log_file", "log lines go to standard error; let the supervisor write them where they belong"),
+    ("srs_log_tank", "log lines go to standard error, unless [logging] file names a file"),
+    ("srs_log_file", "log lines go to standard error, unless [logging] file names a file"),
     ("ff_log_dir", "ffmpeg is started for pulls of HLS alone, and logs with the server"),
     ("ff_log_level", "ffmpeg is started for pulls of HLS alone, and logs with the server"),
     ("chunk_size", "chunks are as large as fits the frames"),

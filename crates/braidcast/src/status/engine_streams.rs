@@ -1,7 +1,7 @@
 //! The streams that processes of another server have: those that are published through relays, as the front says; those that SRS says it
 //! has, whoever brought them; those whose segments are still there.
 
-use super::streams::{Stream, StreamHls, newest_segment};
+use super::streams::{Stream, newest_segment};
 use crate::engine::api::LiveStream;
 use crate::engine::live::Live;
 use crate::engine::report::{Published, Report};
@@ -63,27 +63,8 @@ fn unpublished(root: &Root, key: &StreamKey, state: &'static str) -> Stream {
         app: key.app().to_owned(),
         stream: key.stream().to_owned(),
         state,
-        worker: None,
-        process: None,
-        publisher: None,
-        video: None,
-        audio: None,
-        hls: StreamHls::default(),
-        bytes: 0,
-        records: 0,
-        keyframes: 0,
-        records_dropped: 0,
-        epoch: 0,
         segment: newest_segment(&root.hls_dir(key)),
-        log_bytes: 0,
-        age_ms: 0,
-        received_rate: 0,
-        viewers: 0,
-        sent_bytes: 0,
-        sent_rate: 0,
-        jumps: 0,
-        segment_age_ms: None,
-        segment_duration_ms: None,
+        ..Stream::default()
     }
 }
 

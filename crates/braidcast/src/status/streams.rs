@@ -22,7 +22,7 @@ const LEAST_RATE_MS: u64 = 1_000;
 const RATE_BLOCKS: usize = 64;
 
 /// A stream that has a log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = StreamStatus)]
 pub struct Stream {
     /// Its vhost.

@@ -73,13 +73,19 @@ pub struct Settings {
 pub async fn serve(mut attendant: Attendant) -> anyhow::Result<()> {
     let Said::Welcome { config, sockets } = attendant.next().await else { return Ok(()) };
     let server = Arc::new(Server::new(&attendant, *config)?);
-    let lock = attendant.lock();
-    let accepting = tokio::spawn(accept(server.clone(), lock, sockets));
+    // Begun when the certificates are there.
+    let mut waiting = Some((attendant.lock(), sockets));
+    let mut accepting = JoinSet::new();
     let drained = loop {
         tokio::select! {
             said = attendant.next() => match said {
                 Said::Welcome { config, .. } => server.configure(*config),
-                Said::Certificates(files) => server.take_certificates(files),
+                Said::Certificates(files) => {
+                    server.take_certificates(files);
+                    if let Some((lock, sockets)) = waiting.take() {
+                        accepting.spawn(accept(server.clone(), lock, sockets));
+                    }
+                }
                 Said::Decide { id, .. } => tracing::error!(%id, "a question that is none of this attendant's"),
                 Said::Retire => break Duration::from_millis(server.settings().config.tls.drain_limit.as_ms()),
                 Said::End => break ENDING,
@@ -89,7 +95,7 @@ pub async fn serve(mut attendant: Attendant) -> anyhow::Result<()> {
     };
     server.retired.send_replace(true);
     // With it the listening sockets and the lock go: another process may take clients.
-    accepting.abort();
+    drop(accepting);
     server.drain(&mut attendant, drained).await;
     Ok(())
 }
@@ -104,6 +110,7 @@ async fn accept(
         Ok(lock) => lock,
         Err(error) => return tracing::error!(%error, "the lock of the attendant for TLS cannot be taken: no client is"),
     };
+    acme::use_kept(&server);
     let mut tasks = JoinSet::new();
     for (listening, socket) in sockets {
         tasks.spawn(clients::accept(server.clone(), listening, socket));

@@ -43,7 +43,7 @@ const NO_API: &str = "nothing here; the API has a port of its own ([api] listen)
 impl Worker {
     pub(super) fn http_settings(&self, listener: Listener) -> Settings {
         let passes_on = self.config.relays();
-        let keeps_all = listener.has_api() && !passes_on;
+        let keeps_all = (listener.has_api() || listener == Listener::Metrics) && !passes_on;
         Settings { head_bytes: self.config.limits.http_head_bytes as usize, body_bytes: BODY_BYTES, passes_on, keeps_all }
     }
 
@@ -135,7 +135,7 @@ impl Worker {
             if of_session != OfSession::Goes && !self.lets_in(slot, &Said::by_request(Intent::Play, key, request))? {
                 return Ok(());
             }
-            if let Some(why) = self.loop_of(&request.via, key, false) {
+            if let Some(why) = self.loop_of(slot, &request.via, key, false) {
                 return self.respond_text(slot, Status::LOOP_DETECTED, why, head_only);
             }
             self.want(key, &request.via);
@@ -305,7 +305,8 @@ impl Worker {
             Ok(Some(text)) => text,
             Ok(None) => return Ok(false),
             Err(error) => {
-                tracing::error!(stream = %wish.key, %error, "cannot read the stream's index");
+                let Session { conn, peer, .. } = self.sessions[slot];
+                tracing::error!(stream = %wish.key, %conn, %peer, %error, "cannot read the stream's index");
                 self.respond_text(slot, Status::INTERNAL_ERROR, "the index cannot be read", wish.head_only)?;
                 return Ok(true);
             }
@@ -321,7 +322,8 @@ impl Worker {
             Ok(Some(segment)) => segment,
             Ok(None) => return self.respond_text(slot, Status::NOT_FOUND, "no such segment", head_only),
             Err(error) => {
-                tracing::error!(stream = %key, %error, "cannot open segment {number}");
+                let Session { conn, peer, .. } = self.sessions[slot];
+                tracing::error!(stream = %key, %conn, %peer, %error, "cannot open segment {number}");
                 return self.respond_text(slot, Status::INTERNAL_ERROR, "the segment cannot be read", head_only);
             }
         };

@@ -58,7 +58,6 @@ use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
 use hls_sessions::HlsSessions;
 use ingest::Publisher;
-use metrics::Monitoring;
 use outgoing::Outgoing;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
@@ -118,7 +117,6 @@ const NEWCOMER: u64 = u64::MAX - 4;
 const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
-const METRICS: u64 = u64::MAX - 8;
 const ASKED: u64 = u64::MAX - 9;
 
 /// Why a session is closed.
@@ -236,8 +234,6 @@ pub(crate) struct Worker {
     api: Api,
     /// Who views what, to be told.
     watching: Watching,
-    /// Who waits for metrics.
-    monitoring: Monitoring,
 }
 
 /// Runs a worker that talks to its front by the inherited descriptor `control`.
@@ -271,8 +267,6 @@ impl Worker {
         outgoing.watch(&poller, OUTGOING)?;
         let relays = Relays::new(&config).context("what relays need")?;
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
-        let monitoring = Monitoring::new().context("what metrics need")?;
-        poller.add(&monitoring, METRICS, Interest::READ)?;
         let api = Api::new(&config)?;
         poller.add(&api, ASKED, Interest::READ)?;
         let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
@@ -349,7 +343,6 @@ impl Worker {
             relays,
             api,
             watching: Watching::default(),
-            monitoring,
             config,
         })
     }
@@ -378,7 +371,6 @@ impl Worker {
                     OUTGOING => self.outgoing_ready(),
                     PROCESSES => self.processes_seen(),
                     API_ANSWERS => self.api_answered(),
-                    METRICS => self.metrics_gathered(),
                     ASKED => self.api_told(),
                     SIGNAL => self.stop("the worker got SIGTERM"),
                     token if token & PAIR_TOKEN != 0 => self.pair_event(token, event),

@@ -48,14 +48,16 @@ impl Worker {
                 return Ok(());
             }
             Err(error) => {
-                tracing::error!(stream = %wish.key, %error, "cannot open the stream's log");
+                let Session { conn, peer, .. } = self.sessions[slot];
+                tracing::error!(stream = %wish.key, %conn, %peer, %error, "cannot open the stream's log");
                 let refusal = if matches!(error, OpenError::Full) { Refusal::DirectoryFull } else { Refusal::Unavailable };
                 return self.refuse(slot, refusal);
             }
         };
         if let Err(error) = writer.begin_publish(self.now) {
             // It has begun all the same: what could not be written was left over from before.
-            tracing::error!(stream = %wish.key, %error, "what an earlier publisher left could not be written");
+            let Session { conn, peer, .. } = self.sessions[slot];
+            tracing::error!(stream = %wish.key, %conn, %peer, %error, "what an earlier publisher left could not be written");
         }
         self.leave_waiting(slot);
         self.note_via(slot, &wish.key);
@@ -175,7 +177,7 @@ impl Worker {
 
     /// Starts the play of a session that waits for a stream, if there is a place to start at.
     pub(super) fn try_play(&mut self, slot: usize, stream: usize) -> Result<(), End> {
-        let Some(Session { role: Role::Waiting(wish), .. }) = self.sessions.get(slot) else { return Ok(()) };
+        let Some(Session { role: Role::Waiting(wish), conn, peer, .. }) = self.sessions.get(slot) else { return Ok(()) };
         let Want::Play(rendition) = wish.what else { return Ok(()) };
         // The viewer that came before may have failed at its first byte, and the stream's local view gone with it.
         let Some(local) = self.streams.get_mut(stream) else { return Ok(()) };
@@ -184,7 +186,7 @@ impl Worker {
             Ok(Some(start)) => start,
             Ok(None) => return Ok(()),
             Err(error) => {
-                tracing::error!(stream = %wish.key, %error, "cannot map the stream's log");
+                tracing::error!(stream = %wish.key, %conn, %peer, %error, "cannot map the stream's log");
                 return Err(End::Fault("cannot map the stream's log"));
             }
         };
@@ -263,7 +265,8 @@ impl Worker {
         let appended = at.writer.append(kind, timestamp_ms, payload, self.now);
         if at.writer.converted() != converted {
             if converted == 0 && self.peer_lines.allow(self.now.mono_ms) {
-                tracing::info!(stream = %at.key, "the encoder sends video with start codes (Annex B): it is converted");
+                let Session { conn, peer, .. } = self.sessions[at.session];
+                tracing::info!(stream = %at.key, %conn, %peer, "the encoder sends video with start codes (Annex B): it is converted");
             }
             self.page.counter(WorkerCounter::VideoConverted as usize).fetch_add(1, Ordering::Relaxed);
         }
@@ -289,7 +292,8 @@ impl Worker {
         at.dropped += dropped;
         if at.dropped >= at.complain_at {
             at.complain_at = at.dropped.saturating_mul(2);
-            tracing::error!(stream = %at.key, dropped = at.dropped, "records are dropped: {error}; raise the directory's size or [log] budget, or lower [log] keep");
+            let Session { conn, peer, .. } = self.sessions[at.session];
+            tracing::error!(stream = %at.key, %conn, %peer, dropped = at.dropped, "records are dropped: {error}; raise the directory's size or [log] budget, or lower [log] keep");
         }
     }
 

@@ -138,7 +138,7 @@ impl Worker {
         if !self.lets_in(slot, &Said { intent, key: &key, params, bearer: None, page: &request.page_url })? {
             return Ok(());
         }
-        if let Some(why) = self.loop_of(via, &key, what == Want::Publish)
+        if let Some(why) = self.loop_of(slot, via, &key, what == Want::Publish)
             && let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol
         {
             let code = if what == Want::Publish { status::PUBLISH_DENIED } else { status::PLAY_FAILED };

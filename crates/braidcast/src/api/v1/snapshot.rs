@@ -20,8 +20,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How old a snapshot may become that several requests are answered from.
-const FRESH: Duration = Duration::from_millis(500);
+/// How old a snapshot may become that several requests are answered from: so many times as long as it took to gather it, so that a twentieth
+/// of a core is the most that the API can cost.
+const TIMES: u32 = 20;
+/// And no longer than this.
+const MOST_OLD: Duration = Duration::from_secs(1);
 
 /// See the module's head.
 #[derive(Clone, Debug, Default)]
@@ -187,7 +190,13 @@ fn streams(root: &Root, clients: &[Record]) -> anyhow::Result<Vec<Stream>> {
 
 /// The last snapshot, for as long as it is fresh: however many ask at once, one gathers.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshots(Arc<Mutex<Option<(Instant, Arc<Snapshot>)>>>);
+pub struct Snapshots(Arc<Mutex<Option<Fresh>>>);
+
+#[derive(Debug)]
+struct Fresh {
+    snapshot: Arc<Snapshot>,
+    until: Instant,
+}
 
 impl Snapshots {
     /// A fresh one; waits for whoever is gathering it.
@@ -196,13 +205,13 @@ impl Snapshots {
     /// As [`Snapshot::read`].
     pub fn fresh(&self, shared_dir: &Path, config: &Config) -> anyhow::Result<Arc<Snapshot>> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((read, snapshot)) = last.as_ref()
-            && read.elapsed() < FRESH
-        {
+        let began = Instant::now();
+        if let Some(Fresh { snapshot, .. }) = last.as_ref().filter(|fresh| began < fresh.until) {
             return Ok(snapshot.clone());
         }
         let snapshot = Arc::new(Snapshot::read(shared_dir, config)?);
-        *last = Some((Instant::now(), snapshot.clone()));
+        let until = Instant::now() + (began.elapsed() * TIMES).min(MOST_OLD);
+        *last = Some(Fresh { snapshot: snapshot.clone(), until });
         Ok(snapshot)
     }
 }

@@ -25,6 +25,8 @@ const HOLD_MS: u64 = 2_000;
 #[derive(Debug)]
 pub struct Link {
     channel: Channel,
+    /// The process that has connected, as the kernel says.
+    pid: u32,
     /// Who it is; `None`: it has not said hello.
     who: Option<(Role, u32)>,
     /// When it was told to hold arrivals, monotonic milliseconds, and whether it has said that it does.
@@ -56,11 +58,12 @@ impl Front {
         if place >= MOST_LINKS {
             return tracing::warn!("{MOST_LINKS} attendants are connected already: another one is turned away");
         }
+        let Ok(pid) = net::peer_pid(&socket) else { return };
         let Ok(channel) = Channel::new(socket) else { return };
         if let Err(error) = self.poller.add(&channel, token(ATTENDANT, place + 1), Interest::READ) {
             return tracing::error!(%error, "cannot watch an attendant's connection");
         }
-        let link = Some(Link { channel, who: None, hold: None });
+        let link = Some(Link { channel, pid, who: None, hold: None });
         match links.get_mut(place) {
             Some(free) => *free = link,
             None => links.push(link),
@@ -69,6 +72,11 @@ impl Front {
 
     fn hear_attendant(&mut self, link: usize, message: FromAttendant, fd: Option<OwnedFd>) {
         match message {
+            FromAttendant::Hello { role, pid, .. } if self.attendants.pid_of(link) != Some(pid) => {
+                self.count(FrontCounter::BadMessages);
+                tracing::error!(%role, pid, "a process says that it is an attendant of another number than its own: it is not heard");
+                self.unlink(link);
+            }
             FromAttendant::Hello { protocol, role, pid, program, retired } => {
                 if let Err(error) = self.meet_attendant(link, (protocol, role, pid, program), retired) {
                     tracing::error!(%role, pid, %error, "an attendant cannot be watched");
@@ -224,6 +232,10 @@ impl Front {
 }
 
 impl Attendants {
+    fn pid_of(&self, link: usize) -> Option<u32> {
+        self.links.get(link)?.as_ref().map(|link| link.pid)
+    }
+
     fn link_of(&self, pid: u32) -> Option<usize> {
         self.links.iter().position(|link| link.as_ref().is_some_and(|link| link.who.is_some_and(|(_, of)| of == pid)))
     }

@@ -93,16 +93,34 @@ fn what_a_hook_has_allowed_it_hears_the_end_of() {
     stage.wait_asked(2);
     stage.decide(gone, Action::Connect, true, &[]);
     stage.decide(unsent, Action::Connect, true, &[]);
-    // One goes before the hook answers; for the other nobody says where to push it to.
+    // One goes before the hook answers, the other before it is said where to push its stream to.
     stage.say(W1, &ToFront::Closed { conn: gone });
     stage.until("it is closed", |stage| (stage.front.registry.connections() == 1).then_some(()));
     stage.decide(gone, Action::Publish, true, &[]);
     assert_eq!(stage.told(), [Kind::Connect, Kind::Connect, Kind::Close, Kind::Publish, Kind::Unpublish]);
     stage.decide(unsent, Action::Publish, true, &[]);
-    stage.decide(unsent, Action::Forward, false, &[]);
-    assert_eq!(stage.hear(W2).0, placed(unsent, Placement::Refused(Refusal::ByHook)));
-    assert_eq!(stage.told()[5..], [Kind::Publish, Kind::Unpublish]);
+    stage.say(W2, &ToFront::Closed { conn: unsent });
+    stage.until("it is closed", |stage| (stage.front.registry.connections() == 0).then_some(()));
+    stage.decide(unsent, Action::Forward, true, &["rtmp://h/a/b"]);
+    assert_eq!(stage.told()[5..], [Kind::Close, Kind::Publish, Kind::Unpublish]);
     assert_eq!(stage.front.decisions.len(), 0);
+}
+
+#[test]
+fn whoever_does_not_say_where_to_push_a_stream_refuses_nobody() {
+    let mut stage = hooked("timeout = '100ms'\n");
+    let clients: Vec<_> = [W1, W2].into_iter().map(|worker| stage.connection_at(worker)).collect();
+    for ((_, conn, _), worker) in clients.iter().zip([W1, W2]) {
+        stage.publish(worker, *conn, &conn.to_string());
+        stage.until("it is asked", |stage| (stage.front.decisions.len() == 1).then_some(()));
+        stage.decide(*conn, Action::Connect, true, &[]);
+        stage.decide(*conn, Action::Publish, true, &[]);
+        if worker == W1 {
+            stage.decide(*conn, Action::Forward, false, &["rtmp://h/a/b"]);
+        }
+        assert!(matches!(stage.hear(worker).0, ToWorker::Placed { placement: Placement::Here { .. } | Placement::MoveTo(_), .. }));
+    }
+    assert_eq!(stage.counter(FrontCounter::HookUnanswered), 1);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! worker finds them. An attempt that fails is repeated ever less often, whatever is restarted meanwhile.
 
 mod order;
-mod state;
+pub mod state;
 
 use super::Server;
 use super::certificates::Certificate;
@@ -38,6 +38,13 @@ pub fn answer_at(shared_dir: &Path, token: &str) -> Option<PathBuf> {
     let fits = (1..=TOKEN_BYTES).contains(&token.len());
     let is_token = fits && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
     is_token.then(|| shared_dir.join(CHALLENGES).join(token))
+}
+
+/// Uses the certificate that was fetched before, if it is for what the configuration asks for.
+pub fn use_kept(server: &Server) {
+    let config = server.settings().config.clone();
+    let wanted = !config.acme.domains.is_empty();
+    server.use_fetched(wanted.then(|| State::of(&config.server.state_dir).certificate(&config.acme)).flatten());
 }
 
 /// Keeps the certificate that the configuration asks for, for ever.

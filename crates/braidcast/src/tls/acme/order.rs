@@ -34,9 +34,10 @@ pub async fn fetch(acme: &Acme, state: &State, shared_dir: &Path) -> anyhow::Res
     let mut order = account.new_order(&NewOrder::new(&identifiers)).await.map_err(|error| explain("ordering", error))?;
     let answers = answer(&mut order, shared_dir).await?;
     let retries = RetryPolicy::new().initial_delay(Duration::from_millis(500)).backoff(1.5).timeout(PATIENCE);
-    let status = order.poll_ready(&retries).await.map_err(|error| explain("waiting for the authority to look", error))?;
-    if status == OrderStatus::Invalid {
-        bail!("{}", why_invalid(&mut order, acme).await);
+    let looked = order.poll_ready(&retries).await;
+    if !matches!(looked, Ok(OrderStatus::Ready)) {
+        let told = looked.map_err(|error| explain("waiting for the authority to look", error));
+        return Err(why_invalid(&mut order).await.or(told.err()).unwrap_or_else(|| anyhow!("the authority refuses, and does not say why")));
     }
     drop(answers);
     let key = order.finalize().await.map_err(|error| explain("asking for the certificate", error))?;
@@ -82,20 +83,20 @@ async fn answer(order: &mut Order, shared_dir: &Path) -> anyhow::Result<Answers>
     Ok(answers)
 }
 
-/// What the authority has found wrong.
-async fn why_invalid(order: &mut Order, acme: &Acme) -> String {
+/// What the authority has found wrong with an answer, if it has.
+async fn why_invalid(order: &mut Order) -> Option<anyhow::Error> {
     let mut authorizations = order.authorizations();
     while let Some(Ok(mut authorization)) = authorizations.next().await {
         let Ok(state) = authorization.refresh().await else { continue };
         let name = state.identifier().to_string();
         if let Some(problem) = state.challenges.iter().find_map(|challenge| challenge.error.as_ref()) {
-            return format!(
+            return Some(anyhow!(
                 "the authority did not get the answer for {name} ({}): http://{name}/.well-known/acme-challenge/ at port 80 has to reach [http] listen of this server from everywhere",
                 said(problem)
-            );
+            ));
         }
     }
-    format!("the authority has refused {} and does not say why", acme.domains.join(", "))
+    None
 }
 
 fn said(problem: &Problem) -> String {

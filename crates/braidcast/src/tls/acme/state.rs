@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The directory in the state directory.
-const DIRECTORY: &str = "acme";
+pub const DIRECTORY: &str = "acme";
 const ACCOUNT: &str = "account.json";
 /// Chain and key in one file, so that they always belong together.
 const CERTIFICATE: &str = "certificate.pem";

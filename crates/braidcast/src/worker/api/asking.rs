@@ -95,6 +95,17 @@ impl Worker {
         self.ask_thread(slot, request, reply, move || library.outcome(&found, &body))
     }
 
+    /// Has the thread make an answer.
+    pub(in super::super) fn ask_thread_for(
+        &mut self,
+        slot: usize,
+        request: &Request,
+        reply: Reply,
+        work: impl FnOnce() -> Answer + Send + 'static,
+    ) -> Result<(), End> {
+        self.ask_thread(slot, request, reply, || Outcome::Answer(work()))
+    }
+
     fn ask_thread(
         &mut self,
         slot: usize,

@@ -90,12 +90,32 @@ impl Worker {
         let peer = self.sessions[slot].peer;
         let shape_only = endpoints::is_shape_only(&request.path);
         let verdict = self.api.gate.judge(request, peer.ip(), shape_only, &self.api.failures, self.now.mono_ms / 1_000);
+        let Some(reply) = self.pass_gate(slot, request, reply, verdict)? else { return Ok(()) };
+        match request.path.strip_prefix(V2) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => self.answer_v2(slot, request, reply),
+            _ if self.config.engine.kind == EngineKind::Srs => self.ask_api(slot, request, reply),
+            _ if v1::is_known(&request.path) => self.ask_v1(slot, request, reply),
+            _ => self.reply(slot, &Answer::problem(Status::NOT_FOUND, "no such endpoint; there are /api/v1/ and /api/v2/docs"), reply),
+        }
+    }
+
+    /// As for the API, where metrics are read: on loopback nobody is asked.
+    pub(super) fn pass_gate_to_metrics(&mut self, slot: usize, request: &Request, reply: Reply) -> Result<Option<Reply>, End> {
+        let session = &self.sessions[slot];
+        let on_loopback = session.local.ip().to_canonical().is_loopback();
+        let verdict = self.api.gate.judge_metrics(request, session.peer.ip(), on_loopback, &self.api.failures, self.now.mono_ms / 1_000);
+        self.pass_gate(slot, request, reply, verdict)
+    }
+
+    /// Answers a request that the gate does not let through; gives back how it is to be answered if it does.
+    fn pass_gate(&mut self, slot: usize, request: &Request, reply: Reply, verdict: Verdict) -> Result<Option<Reply>, End> {
+        let peer = self.sessions[slot].peer;
         match verdict {
-            Verdict::Admitted => {}
+            Verdict::Admitted => Ok(Some(reply)),
             Verdict::Preflight => {
                 let allow = endpoints::allowed(&request.path);
                 let head = gate::preflight(allow.as_deref()).origins(reply.origins).keep_alive(self.keeps_alive(slot)).build();
-                return self.respond(slot, &head);
+                self.respond(slot, &head).map(|()| None)
             }
             Verdict::Refused(refusal) => {
                 self.count(refusal.counter());
@@ -104,14 +124,8 @@ impl Worker {
                     tracing::info!(conn = %self.sessions[slot].conn, %peer, method, path = request.path, "API request refused: {refusal}");
                 }
                 let answer = Answer { fields: refusal.answer().fields, ..error_at(&request.path, refusal.status(), &refusal.to_string()) };
-                return self.reply(slot, &answer, reply);
+                self.reply(slot, &answer, reply).map(|()| None)
             }
-        }
-        match request.path.strip_prefix(V2) {
-            Some(rest) if rest.is_empty() || rest.starts_with('/') => self.answer_v2(slot, request, reply),
-            _ if self.config.engine.kind == EngineKind::Srs => self.ask_api(slot, request, reply),
-            _ if v1::is_known(&request.path) => self.ask_v1(slot, request, reply),
-            _ => self.reply(slot, &Answer::problem(Status::NOT_FOUND, "no such endpoint; there are /api/v1/ and /api/v2/docs"), reply),
         }
     }
 

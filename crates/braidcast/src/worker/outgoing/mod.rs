@@ -12,7 +12,7 @@ mod resolve;
 pub use client::{Client, message_stream, send_restamped};
 
 use super::kept::Kept;
-use super::session::{Protocol, Role};
+use super::session::{Protocol, Role, Session};
 use super::sessions::Arrival;
 use super::timers::Timers;
 use super::{EXPIRED_PER_TURN, End, Worker, WorkerCounter};
@@ -211,6 +211,11 @@ impl Worker {
                     dial.socket = Some(socket);
                     return;
                 }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let port = address.port();
+                    dial.error =
+                        Some(format!("{address}: {error}; workers may not connect to port {port}, unless [sandbox] connect names it"));
+                }
                 Err(error) => dial.error = Some(format!("{address}: {error}")),
             }
         }
@@ -319,7 +324,7 @@ impl Worker {
     }
 
     /// Why a stream must not go to, or come from, a server that says whom it passes: it would go round in circles.
-    pub(super) fn loop_of(&mut self, via: &Via, key: &StreamKey, publishes: bool) -> Option<&'static str> {
+    pub(super) fn loop_of(&mut self, slot: usize, via: &Via, key: &StreamKey, publishes: bool) -> Option<&'static str> {
         let why = if via.is_empty() {
             return None;
         } else if via.contains(&self.outgoing.instance) {
@@ -333,7 +338,8 @@ impl Worker {
         };
         self.count(WorkerCounter::RefusedLoops);
         if self.peer_lines.allow(self.now.mono_ms) {
-            tracing::warn!(stream = %key, %via, "refused: {why}");
+            let Session { conn, peer, .. } = self.sessions[slot];
+            tracing::warn!(stream = %key, %conn, %peer, %via, "refused: {why}");
         }
         Some(why)
     }

@@ -2,7 +2,7 @@
 
 use super::super::access::Said;
 use super::super::rendition::{Form, Rendition};
-use super::super::session::{Protocol, Want, Wish};
+use super::super::session::{Protocol, Session, Want, Wish};
 use super::super::{End, Worker};
 use super::pair::{CLIENT, Pair};
 use super::{Leaving, connect};
@@ -79,8 +79,8 @@ impl Worker {
         let server = match connect(process.rtmp) {
             Ok(server) => server,
             Err(error) => {
-                let peer = self.sessions[slot].peer;
-                tracing::warn!(%peer, process = %process.process, %error, "the process takes no connection");
+                let Session { conn, peer, .. } = self.sessions[slot];
+                tracing::warn!(%conn, %peer, process = %process.process, %error, "the process takes no connection");
                 return self.refuse(slot, Refusal::Unavailable);
             }
         };
