@@ -47,6 +47,7 @@ pub fn hand_over(config: &Config, identity: Identity) -> anyhow::Result<()> {
     Ok(())
 }
 
+<<<<<<< HEAD
 /// Hands what is kept of certificates that are fetched to the user who fetches them: a directory in the state directory, which its group may
 /// pass and not read.
 ///
@@ -66,6 +67,32 @@ pub fn hand_over_certificates(config: &Config, identity: Identity) -> anyhow::Re
             fchown(&file, Some(identity.uid), Some(identity.gid))?;
         }
     }
+=======
+/// What the attendant for TLS keeps of ACME is its user's alone; and it is given a copy of the certificate that it is to trust.
+///
+/// # Errors
+/// The state directory or the file cannot be used.
+pub fn hand_over_acme(config: &Config, identity: Option<Identity>) -> anyhow::Result<()> {
+    let path = config.server.state_dir.join(acme::DIRECTORY);
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(&path);
+    made.with_context(|| format!("making {}", path.display()))?;
+    if let Some(Identity { uid, gid }) = identity {
+        let directory = Dir::open(&path)?;
+        set(&directory, uid, gid, 0o700)?;
+        for name in directory.names()? {
+            let Some(Ok(file)) = name.to_str().map(|name| directory.open_regular(name, false)) else { continue };
+            if file.metadata()?.nlink() == 1 {
+                fchown(&file, Some(uid), Some(gid))?;
+            }
+        }
+    }
+    let ca_file = &config.acme.ca_file;
+    if !ca_file.is_empty() {
+        let copy = attendants::file_of(&config.server.shared_dir, attendants::Role::Tls, acme::CA_COPY);
+        // Not a copy of the file's mode too.
+        fs::read(ca_file).and_then(|pem| fs::write(copy, pem)).with_context(|| format!("[acme] ca_file = {ca_file:?}"))?;
+    }
+>>>>>>> tls
     Ok(())
 }
 

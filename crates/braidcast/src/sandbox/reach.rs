@@ -6,7 +6,10 @@
 use crate::config::{Config, Forward, Pull};
 use crate::control::attendants::{self, Role};
 use crate::engine;
+<<<<<<< HEAD
 use crate::hooks::Action;
+=======
+>>>>>>> tls
 use crate::tls::acme;
 use anyhow::Context;
 use braidcast_sys::privileges;
@@ -90,6 +93,10 @@ impl Needs {
     pub fn of_attendant(role: Role, config: &Config) -> Self {
         let shared = &config.server.shared_dir;
         let mut read = vec![shared.clone()];
+        let mut write = vec![shared.join(attendants::DIRECTORY)];
+        if role == Role::Tls && !config.acme.domains.is_empty() {
+            write.extend([shared.join(acme::CHALLENGES), config.server.state_dir.join(acme::DIRECTORY)]);
+        }
         read.extend(AUTHORITIES.map(PathBuf::from));
         // What OpenSSL's tools obey too.
         read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from));
