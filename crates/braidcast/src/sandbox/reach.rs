@@ -6,10 +6,7 @@
 use crate::config::{Config, Forward, Pull};
 use crate::control::attendants::{self, Role};
 use crate::engine;
-<<<<<<< HEAD
 use crate::hooks::Action;
-=======
->>>>>>> tls
 use crate::tls::acme;
 use anyhow::Context;
 use braidcast_sys::privileges;
@@ -100,11 +97,6 @@ impl Needs {
         read.extend(AUTHORITIES.map(PathBuf::from));
         // What OpenSSL's tools obey too.
         read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from));
-        let mut write = vec![shared.join(attendants::DIRECTORY)];
-        if role == Role::Tls {
-            write.extend([shared.join(acme::CHALLENGES), config.server.state_dir.join(acme::state::DIRECTORY)]);
-            read.extend(Some(PathBuf::from(&config.acme.ca_file)).filter(|path| !path.as_os_str().is_empty()));
-        }
         Self {
             who: format!("the attendant {role}"),
             read,
