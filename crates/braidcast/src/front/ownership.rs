@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn workers_get_what_they_write_and_no_more() {
-        if braidcast_sys::privileges::effective_uid() != 0 {
+        if privileges::effective_uid() != 0 {
             return;
         }
         let parent = tempfile::tempdir_in("/dev/shm").unwrap();

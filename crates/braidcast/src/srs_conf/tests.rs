@@ -335,6 +335,11 @@ fn an_import_takes_what_there_is_a_setting_for() {
     assert_eq!((config.play.max_lag, config.play.flush_interval), (config::Span::secs(25), config::Span::ms(100)));
     assert_eq!((config.limits.first_packet, config.limits.idle), (config::Span::secs(20), config::Span::secs(7)));
     assert_eq!(config.server.log_level, config::LogLevel::Debug);
+    let ports = |addresses: &[std::net::SocketAddr]| addresses.iter().map(std::net::SocketAddr::port).collect::<Vec<_>>();
+    assert_eq!((ports(&config.tls.rtmps), ports(&config.tls.https)), (vec![1443, 1443], vec![8443, 8443]));
+    assert_eq!(ports(&config.tls.https_api), [1990, 1990]);
+    let keys: Vec<_> = config.certificate.iter().map(|certificate| certificate.key.file_name().unwrap().to_owned()).collect();
+    assert_eq!(keys, ["rtmp.key", "www.key", "api.key"]);
     let [forward, second] = &config.forward[..] else { panic!("{native}") };
     let to: Vec<&str> = forward.to.0.iter().map(|url| url.as_str()).collect();
     assert_eq!(to, ["rtmp://192.0.2.2:1936/{app}/{stream}?vhost={vhost}", "rtmp://backup.example.com/{app}/{stream}?vhost={vhost}"]);

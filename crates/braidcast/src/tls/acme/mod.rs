@@ -4,7 +4,7 @@
 //! worker finds them. An attempt that fails is repeated ever less often, whatever is restarted meanwhile.
 
 mod order;
-pub mod state;
+mod state;
 
 use super::Server;
 use super::certificates::Certificate;
