@@ -140,7 +140,7 @@ fn orders_are_carried_out_and_who_follows_the_events_misses_none() -> Result<()>
     // Who comes again says what it has.
     let had = last(&seen[0]);
     let mut again = api.with(format!("Last-Event-ID: {}", had - 2)).events("/api/v2/events")?;
-    ensure!(again.next()?.id == had - 1);
+    ensure!(again.read()?.id == had - 1);
     ensure!(server.workers_counter("refused_api_busy") == 0);
     Ok(())
 }

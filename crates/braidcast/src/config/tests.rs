@@ -77,6 +77,7 @@ fn the_keys_are_those_that_were_promised() {
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes unfinished_in_all amf_depth name_bytes http_head_bytes",
             "sandbox: enabled user group connect",
             "worker: id max_publishers weight",
+            "certificate: cert key",
             "api_user: name password role",
             "access: streams vhost intent allow deny referers sign_secret tokens jwt_secret jwt_public_key jwks leeway",
             "certificate: cert key",

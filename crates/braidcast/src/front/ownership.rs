@@ -10,7 +10,7 @@ use crate::events;
 use crate::tls::acme;
 use anyhow::{Context, bail};
 use braidcast_sys::Dir;
-use braidcast_sys::privileges::Identity;
+use braidcast_sys::privileges::{self, Identity};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::AsFd;
@@ -55,7 +55,12 @@ pub fn hand_over_acme(config: &Config, identity: Option<Identity>) -> anyhow::Re
     let path = config.server.state_dir.join(acme::DIRECTORY);
     let made = DirBuilder::new().mode(0o700).recursive(true).create(&path);
     made.with_context(|| format!("making {}", path.display()))?;
-    if let Some(Identity { uid, gid }) = identity {
+    if let Some(identity @ Identity { uid, gid }) = identity {
+        check_way(&config.server.state_dir, identity)?;
+        // The group passes through the state directory, and reads nothing there.
+        let top = Dir::open(&config.server.state_dir)?;
+        let mode = as_file(&top)?.metadata()?.mode();
+        set(&top, privileges::effective_uid(), gid, mode & 0o700 | 0o010)?;
         let directory = Dir::open(&path)?;
         set(&directory, uid, gid, 0o700)?;
         for name in directory.names()? {
@@ -194,7 +199,7 @@ mod tests {
 
     #[test]
     fn workers_get_what_they_write_and_no_more() {
-        if braidcast_sys::privileges::effective_uid() != 0 {
+        if privileges::effective_uid() != 0 {
             return;
         }
         let parent = tempfile::tempdir_in("/dev/shm").unwrap();
