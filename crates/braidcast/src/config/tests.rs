@@ -80,7 +80,6 @@ fn the_keys_are_those_that_were_promised() {
             "certificate: cert key",
             "api_user: name password role",
             "access: streams vhost intent allow deny referers sign_secret tokens jwt_secret jwt_public_key jwks leeway",
-            "certificate: cert key",
             "forward: streams vhost to",
             "pull: stream vhost from when stop_after",
             "hook: events url secret streams vhost timeout retries on_error",

@@ -113,13 +113,13 @@ impl Native {
     fn listens(&mut self, root: &Directive, listens: &Listens) {
         let made = Origin::Made;
         let origin = |path: &str| root.at(path).map_or(&made, |directive| &directive.origin);
-        // The API, which lets everybody in, stays on loopback unless the site named an address.
-        let api: Vec<SocketAddr> = listens
-            .api
-            .iter()
-            .filter(|address| address.is_ipv4() || !address.ip().is_unspecified())
-            .map(|address| if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, address.port()).into() } else { *address })
-            .collect();
+        // Without a user the API lets everybody in, and so it stays on loopback.
+        let asks = self.api_user(root);
+        let on_loopback = |address: &SocketAddr| {
+            if asks || address.ip().is_loopback() { *address } else { (Ipv4Addr::LOCALHOST, address.port()).into() }
+        };
+        let mut api: Vec<SocketAddr> = listens.api.iter().map(on_loopback).collect();
+        api.dedup();
         let both = !listens.api.is_empty() && listens.api.iter().any(|address| listens.http.contains(address));
         let sections = [("rtmp", &listens.rtmp, rtmp_listen(root)), ("http", &listens.http, "http_server.listen")];
         for (section, addresses, path) in sections {
@@ -134,6 +134,16 @@ impl Native {
                 self.leave(origin("http_api.listen"), "http_api.listen", why);
             }
         }
+    }
+
+    /// Who may use the API, if it asks. False: it does not.
+    fn api_user(&mut self, root: &Directive) -> bool {
+        let Some(auth) = root.at("http_api.auth").filter(|auth| auth.on("enabled")) else { return false };
+        let said = |name: &str| auth.at(name).map_or("", Directive::arg);
+        let table = format!("[[api_user]]\nname = {:?}\npassword = {:?}\nrole = \"admin\"", said("username"), said("password"));
+        let before = self.tables.len();
+        self.table(table, (&auth.origin, "http_api.auth"));
+        self.tables.len() > before
     }
 
     /// Where SRS speaks TLS, and its certificates: SRS has one for each place, we have one for each name.
