@@ -16,6 +16,8 @@ need_packages ffmpeg curl
 need_schemathesis
 
 directory=$(mktemp -d /dev/shm/braidcast-test-$$-XXXXXX)
+# Workers run as another user.
+chmod 711 "$directory"
 pids=()
 clean_up() {
   stop_attended
@@ -44,6 +46,7 @@ failures = 100000
 config
 
 # The addresses are printed when it is ready.
+: >"$directory/addresses"
 "$binary" serve -c "$directory/braidcast.toml" >"$directory/addresses" 2>"$directory/log" &
 pids+=($!)
 for _ in $(seq 100); do
@@ -63,11 +66,11 @@ for name in one other; do
 done
 
 status=0
-# The events never end, and another front takes a while: both are tested elsewhere.
+# The events never end, and another front takes a while: both are tested elsewhere. What is well-formed may still mean nothing.
 attended target/tools/schemathesis/bin/schemathesis run "http://$api/api/v2/openapi.json" \
   --header "Authorization: Bearer $token" --workers 2 --seed "$seed" --max-time "$seconds" --request-timeout 15 \
   --exclude-operation-id events --exclude-operation-id upgrade --exclude-operation-id reload \
-  --exclude-checks "$(IFS=,; echo "${not_checked[*]-positive_data_acceptance}")" || status=$?
+  --exclude-checks positive_data_acceptance || status=$?
 
 # Nothing of it may have harmed the server.
 curl -sf -H "Authorization: Bearer $token" "http://$api/api/v2/status" |

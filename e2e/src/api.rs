@@ -107,7 +107,7 @@ pub struct Event {
 
 impl Events {
     /// The next one.
-    pub fn next(&mut self) -> Result<Event> {
+    pub fn read(&mut self) -> Result<Event> {
         let mut event = Event { id: 0, kind: String::new(), data: Value::Null };
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -131,7 +131,7 @@ impl Events {
         let mut events = Vec::new();
         loop {
             let event =
-                self.next().with_context(|| format!("after {:?}", events.iter().map(|event: &Event| &event.kind).collect::<Vec<_>>()))?;
+                self.read().with_context(|| format!("after {:?}", events.iter().map(|event: &Event| &event.kind).collect::<Vec<_>>()))?;
             let found = fits(&event);
             events.push(event);
             if found {

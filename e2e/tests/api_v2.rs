@@ -120,6 +120,8 @@ fn orders_are_carried_out_and_who_follows_the_events_misses_none() -> Result<()>
     ensure!(server.worker_pid(1)? != pid, "it was not started anew");
     ensure!(api.json("POST", "/api/v2/workers/9/drain", None, 409)?["detail"].is_string());
     api.json("POST", "/api/v2/rebalance", None, 202)?;
+    api.json("POST", "/api/v2/log-levels", Some(&json!({ "set": ["http=trace"] })), 202)?;
+    ensure!(api.send("POST", "/api/v2/log-levels", Some(&json!({ "set": ["http=loud"] })))?.status == 400);
     let front = server.front_pid();
     api.json("POST", "/api/v2/reload", None, 202)?;
     all_see(&mut seen, &|event| event.kind == "front-started")?;
@@ -138,7 +140,7 @@ fn orders_are_carried_out_and_who_follows_the_events_misses_none() -> Result<()>
     // Who comes again says what it has.
     let had = last(&seen[0]);
     let mut again = api.with(format!("Last-Event-ID: {}", had - 2)).events("/api/v2/events")?;
-    ensure!(again.next()?.id == had - 1);
+    ensure!(again.read()?.id == had - 1);
     ensure!(server.workers_counter("refused_api_busy") == 0);
     Ok(())
 }

@@ -381,12 +381,17 @@ fn come_and_go(server: &Server, stop: &AtomicBool) {
 
 #[test]
 fn no_frame_is_later_because_a_hook_server_is_slow() -> Result<()> {
-    const ROUNDS: usize = 3;
+    // Rounds differ by what else the machine does; more are needed only where it does much.
+    const ROUNDS: (usize, usize) = (3, 9);
     let silent = HookServer::start(|heard| if heard.body["stream"] == "others" { Reply::Silence } else { Reply::yes() })?;
     let file = silent.hook(&ALL, "on_error = \"allow\"\ntimeout = \"1s\"");
     let (plain, hooked) = (Server::start(with(1, ""))?, Server::start(with(1, &file))?);
     let (mut without, mut with_hooks) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
+    let is_unmoved = |with_hooks: &[u64], without: &[u64]| with_hooks.iter().min() <= without.iter().max();
+    for round in 0..ROUNDS.1 {
+        if round >= ROUNDS.0 && is_unmoved(&with_hooks, &without) {
+            break;
+        }
         // The same crowd comes and goes on both sides; on one of them somebody is asked about it who never answers.
         for (server, late) in [(&plain, &mut without), (&hooked, &mut with_hooks)] {
             let stop = AtomicBool::new(false);
@@ -403,6 +408,6 @@ fn no_frame_is_later_because_a_hook_server_is_slow() -> Result<()> {
     ensure!(failures >= Some(10), "nobody was asked about: {failures:?}");
     println!("the latest frame of each round: with hooks {with_hooks:?} us, without {without:?} us");
     // Had a frame waited for a hook, it would have waited for a second, in every round.
-    ensure!(with_hooks.iter().min() <= without.iter().max(), "with hooks {with_hooks:?} us, without {without:?} us");
+    ensure!(is_unmoved(&with_hooks, &without), "with hooks {with_hooks:?} us, without {without:?} us");
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! A worker killed at every step of saving, moving, writing and segmenting: at each, whoever goes on goes on exactly.
 
 use anyhow::{Context, Result, ensure};
+use braidcast_e2e::ServerOptions;
 use braidcast_e2e::chaos::{Scenario, Segment};
-use braidcast_e2e::{ServerOptions, eventually};
+use braidcast_e2e::tools::{eventually, open_directory};
 use std::time::Duration;
 
 /// Every step that a worker which serves a stream goes through.

@@ -32,12 +32,16 @@ fn round_trip<M: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(pac
     assert_eq!(control::decode::<M>(&encoded).expect("what was encoded is decoded"), message);
 }
 
-/// A configuration file. What is accepted is the same when it is written down and read again, and when it has travelled to a worker.
+/// A configuration file. What is accepted is the same when it is written down and read again, unless that hides secrets, and when it has travelled
+/// to a worker.
 pub fn config_file(text: &str) {
     let Ok(loaded) = config::load_text(Path::new("fuzz.toml"), text) else { return };
     let config = loaded.config;
-    let again = config::load_text(Path::new("fuzz.toml"), &config.to_toml());
-    assert_eq!(again.expect("what was accepted is accepted again").config, config);
+    let written = config.to_toml();
+    if !written.contains(config::HIDDEN) {
+        let again = config::load_text(Path::new("fuzz.toml"), &written);
+        assert_eq!(again.expect("what was accepted is accepted again").config, config);
+    }
     assert_eq!(config::Config::from_json(&config.to_json()).expect("it goes to workers as JSON"), config);
 }
 

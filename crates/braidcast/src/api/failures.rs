@@ -11,8 +11,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// The table's name in the shared directory.
-pub const NAME: &str = "api.failures";
+/// Where the table is in the shared directory: beside the workers' pages, where every worker may make it.
+const NAME: &str = "api.failures";
+const DIRECTORY: &str = "workers";
 /// For how long failures count, seconds; from an address's first one.
 pub const WINDOW_S: u32 = 60;
 /// Addresses with the same hash, of which so many are told apart.
@@ -64,7 +65,7 @@ impl Entry {
 impl Failures {
     /// The instance's table, made by whoever comes first.
     pub fn open(shared_dir: &Path) -> io::Result<Self> {
-        let page = SharedPage::map_writable(Dir::open(shared_dir)?.open_or_create(NAME)?, BYTES)?;
+        let page = SharedPage::map_writable(Dir::open(&shared_dir.join(DIRECTORY))?.open_or_create(NAME)?, BYTES)?;
         // Two random numbers of the standard library: 0 means that nobody has set the key yet.
         let mut random = RandomState::new().build_hasher();
         random.write_u8(0);
@@ -134,6 +135,7 @@ mod tests {
 
     fn tables() -> (tempfile::TempDir, Failures, Failures) {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::create_dir(directory.path().join(DIRECTORY)).unwrap();
         let (one, other) = (Failures::open(directory.path()).unwrap(), Failures::open(directory.path()).unwrap());
         (directory, one, other)
     }

@@ -14,6 +14,7 @@ struct Site {
 impl Site {
     fn new(toml: &str) -> Self {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::fs::create_dir(directory.path().join("workers")).unwrap();
         let config = crate::config::load_text(std::path::Path::new("x.toml"), toml).unwrap().config;
         Self { failures: Failures::open(directory.path()).unwrap(), gate: Gate::new(&config), _directory: directory }
     }

@@ -114,10 +114,9 @@ impl SharedDir {
             ignore_missing(fs::remove_dir_all(self.path().join(name)))?;
         }
         let sockets = [crate::control::orders::SOCKET_NAME, attendants::SOCKET_NAME];
-        let tables = [crate::api::failures::NAME, crate::api::machine::NAME];
-        let names = [crate::control::pages::FRONT_PAGE_NAME, LOCK_NAME, crate::relays::instance_file()];
+        let names = [crate::control::pages::FRONT_PAGE_NAME, LOCK_NAME, crate::relays::instance_file(), crate::api::machine::NAME];
         super::orphans::forget_all(self.path())?;
-        for name in names.into_iter().chain(sockets).chain(tables) {
+        for name in names.into_iter().chain(sockets) {
             ignore_missing(fs::remove_file(self.path().join(name)))?;
         }
         if let Err(error) = fs::remove_dir(self.path()) {

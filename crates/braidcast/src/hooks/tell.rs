@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 /// How soon the log is looked at again.
 const LOOK: Duration = Duration::from_millis(50);
+/// How soon a log that could not be opened is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long calls that are under way are waited for at the end, beyond their own time limits.
 const LAST_CALLS: Duration = Duration::from_millis(500);
 
@@ -29,9 +31,12 @@ pub enum Until {
 impl Hooks {
     /// Tells what happens until something else is wanted, and finishes as that says. Nobody else may tell meanwhile.
     pub async fn tell(self: &Arc<Self>, mut until: watch::Receiver<Until>) {
-        if let Err(error) = self.begin_telling() {
-            // Nothing of the queue is known; the process that is started next may know.
-            return tracing::error!(%error, "the log of events cannot be read: hooks are told nothing");
+        while let Err(error) = self.begin_telling() {
+            tracing::error!(%error, "the log of events cannot be read: hooks are told nothing until it can");
+            let wanted = until.wait_for(|until| *until != Until::Further);
+            if tokio::time::timeout(AGAIN, wanted).await.is_ok() {
+                return;
+            }
         }
         loop {
             self.read_log();

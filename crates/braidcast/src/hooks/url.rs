@@ -1,5 +1,6 @@
 //! The URL of a hook server, taken apart. Its query may hold a token: it is never shown, not by `Debug` either.
 
+use crate::config::HIDDEN;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -32,6 +33,9 @@ impl Url {
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'`' | b'#' | b'{' | b'}')) {
             return Err("it holds a character that has no place in a URL (write it as %XX)".into());
         }
+        if text.ends_with(&format!("?{HIDDEN}")) {
+            return Err("its query stands for a secret where one is shown; it is none".into());
+        }
         let url = Self(text.to_owned());
         url.take_apart()?;
         Ok(url)
@@ -45,7 +49,7 @@ impl Url {
     /// For people: without its query.
     pub fn shown(&self) -> String {
         match self.0.split_once('?') {
-            Some((before, _)) => format!("{before}?***"),
+            Some((before, _)) => format!("{before}?{HIDDEN}"),
             None => self.0.clone(),
         }
     }
@@ -144,7 +148,7 @@ mod tests {
     fn the_query_is_never_shown() {
         let url = Url::parse("https://h/x?token=canary").unwrap();
         assert_eq!(url.shown(), "https://h/x?***");
-        assert!(!format!("{url:?}").contains("canary"));
+        assert!(!format!("{url:?}").contains("canary") && Url::parse(&url.shown()).is_err());
     }
 
     proptest! {

@@ -260,7 +260,7 @@ mod tests {
         let (first, second) = (text("a"), text("b"));
         assert!(first.lines().chain(second.lines()).all(|written| written == line.trim()));
         assert_eq!(first.lines().count() + second.lines().count() + dropped as usize, 20_000);
-        assert!(!first.is_empty() && !second.is_empty());
+        assert!(!second.is_empty());
     }
 
     #[test]

@@ -33,7 +33,7 @@ rooms! {
     Worker = "worker": "sessions, publishers, viewers, taking over", "braidcast::worker";
     Rtmp = "rtmp": "RTMP", "braidcast::worker::rtmp" "braidcast::worker::play" "braidcast::worker::relay::rtmp";
     Http = "http": "HTTP of viewers", "braidcast::worker::http" "braidcast::worker::websocket" "braidcast::worker::relay::http";
-    Hls = "hls": "segments and indexes", "braidcast::hls";
+    Hls = "hls": "segments, indexes, viewers' sessions", "braidcast::hls" "braidcast::worker::hls_sessions" "braidcast::front::hls_sessions";
     Relays = "relays": "forwards and pulls", "braidcast::relays" "braidcast::worker::outgoing" "braidcast::front::pulls";
     Engine = "engine": "processes of another server", "braidcast::engine" "braidcast::front::engine" "braidcast::worker::relay" "braidcast::srs_conf";
     Access = "access": "rules of access", "braidcast::access" "braidcast::front::access" "braidcast::worker::access";
@@ -41,7 +41,7 @@ rooms! {
     Tls = "tls": "TLS", "braidcast::tls";
     Attendants = "attendants": "processes beside the workers", "braidcast::attendant" "braidcast::front::attendants";
     Events = "events": "the event log", "braidcast::events" "braidcast::front::events";
-    Api = "api": "the HTTP API", "braidcast::api" "braidcast::worker::api" "braidcast::worker::asking";
+    Api = "api": "the HTTP API", "braidcast::api" "braidcast::worker::api";
     Moves = "moves": "sessions that move, and how they are saved",
         "braidcast::front::moves" "braidcast::front::balance" "braidcast::worker::handover" "braidcast::worker::takeover" "braidcast::worker::save";
     Metrics = "metrics": "metrics", "braidcast::metrics" "braidcast::worker::metrics";

@@ -7,6 +7,7 @@ use crate::control::Listener;
 use braidcast_media::StreamKey;
 use braidcast_media::details::{Audio, Video};
 use braidcast_media::tag::Codec;
+use proptest::prelude::*;
 
 /// What an SRS answered, by path.
 const CAPTURED: &str = include_str!("../../engine/api/captured/process1.json");
@@ -229,5 +230,20 @@ fn callbacks_are_obeyed_only_if_that_was_allowed_and_they_are_names() {
     assert!(called.body.starts_with(b"a.b_1({") && called.body.ends_with(b"})"));
     for bad in ["alert(1)//", "%3Cscript%3E", "a b", &"x".repeat(65)] {
         assert_eq!(asked(&format!("callback={bad}"), true).status, 400, "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_asked_is_answered_and_kicks_only_whom_it_names(
+        method in "GET|DELETE|POST|[A-Z]{0,6}",
+        path in "(/api/v1/(clients|streams|vhosts|rusages|[a-z_]{0,9})(/(c[0-9]{0,3}|vid-[a-z0-9]{0,4}|\\PC{0,6}))?/?)|\\PC{0,20}",
+        query in "((start|count|callback|method)=(-?[0-9]{0,22}|[a-z%]{0,6})&?){0,3}|\\PC{0,20}",
+    ) {
+        let snapshot = Snapshot { clients: vec![client(2, Kind::RtmpPlay, "x")], ..Snapshot::default() };
+        let request = Request { method: method.clone(), path: path.clone(), query, jsonp: true };
+        let answer = answer(&snapshot, &request);
+        prop_assert!([200, 400, 404, 405].contains(&answer.status));
+        prop_assert_eq!(answer.kick.is_some(), method == "DELETE" && path == "/api/v1/clients/c2");
     }
 }

@@ -1,6 +1,6 @@
 //! The one table of the native API's endpoints: requests are led by it, and the OpenAPI document is written from it.
 
-use super::types::{Following, KickRequest, Kicked, Limits, Ordered, Page, Problem, Session, Stream};
+use super::types::{Following, KickRequest, Kicked, LevelRequest, Limits, Ordered, Page, Problem, Session, Stream};
 use crate::engine::report::Process;
 use crate::relays::report::Relay;
 use crate::status::{Directory, Moves, Status, Worker};
@@ -42,6 +42,7 @@ pub enum Operation {
     Rebalance,
     Upgrade,
     Reload,
+    LogLevels,
     Document,
     Page,
 }
@@ -188,6 +189,9 @@ const ORDERED: (u16, &str, Content) =
     (202, "The order is being carried out; the events tell how it goes on.", Content::Json(shape::<Ordered>()));
 const REFUSED: (u16, &str) = (409, "The order cannot be carried out now; `detail` says why.");
 
+const WITH_CONTENT: &[(u16, &str)] =
+    &[(409, "It cannot be done now; with another engine, requests have no content."), (415, "The content is not `application/json`.")];
+
 const fn get(
     operation: Operation,
     path: &'static str,
@@ -303,10 +307,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         about: "Ends those that fit all that is said, a thousand at once; `left` says how many are left.",
         body: Some(shape::<KickRequest>()),
         success: (202, "They are being ended.", Content::Json(shape::<Kicked>())),
-        errors: &[
-            (409, "Not with another engine, where requests have no content: end them one by one."),
-            (415, "The content is not `application/json`."),
-        ],
+        errors: WITH_CONTENT,
         ..get(
             Operation::KickSessions,
             "/sessions/kick",
@@ -336,6 +337,11 @@ pub const ENDPOINTS: &[Endpoint] = &[
     order(Operation::Rebalance, "/rebalance", "rebalance", "instance", "Have sessions move until every worker has its share"),
     order(Operation::Upgrade, "/upgrade", "upgrade", "instance", "Have the program that lies on disk now take over"),
     order(Operation::Reload, "/reload", "reload", "instance", "Have the configuration read anew"),
+    Endpoint {
+        body: Some(shape::<LevelRequest>()),
+        errors: WITH_CONTENT,
+        ..order(Operation::LogLevels, "/log-levels", "logLevels", "instance", "Have rooms log more, or less")
+    },
     Endpoint {
         success: (200, "The document.", Content::AnyJson),
         ..get(Operation::Document, "/openapi.json", "document", "about", "This document", PROBLEM)

@@ -14,6 +14,7 @@ use super::answer::Answer;
 use crate::clients::Table;
 use crate::config::Config;
 use crate::control::ConnId;
+use crate::control::orders::Order;
 use crate::events::Kind;
 use crate::status::{self, Status};
 use anyhow::Context;
@@ -27,7 +28,7 @@ use serde::Serialize;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use types::{KickRequest, Kicked, Page, Session, Stream};
+use types::{KickRequest, Kicked, LevelRequest, Page, Session, Stream};
 
 /// The page for people.
 const DOCS: &str = include_str!("docs.html");
@@ -213,6 +214,19 @@ fn wanted(body: &[u8]) -> Result<Wanted, String> {
         return Err("say at least one of stream, client and kind".into());
     }
     Ok(Wanted { stream: stream.as_deref().map(stream_name).transpose()?, client, kind })
+}
+
+/// The order that a request for other levels of log lines stands for.
+///
+/// # Errors
+/// The content is not what it has to be.
+pub fn log_levels(body: &[u8]) -> Result<Order, String> {
+    let LevelRequest { reset, set } =
+        serde_json::from_slice(body).map_err(|error| format!("the content is not what it has to be: {error}"))?;
+    match set.is_empty() && !reset {
+        true => Err("say set, or reset".into()),
+        false => Ok(Order::LogLevels { reset, set }),
+    }
 }
 
 /// `vhost/app/stream` or `app/stream`; what has more levels begins with its vhost.

@@ -114,7 +114,7 @@ fn described(parameter: &Parameter, place: ParameterIn) -> utoipa::openapi::path
         Form::Number => whole(1, u16::MAX.into()),
         Form::Count => whole(1, MOST as u64).default(Some(PAGE.into())),
         Form::EventId => ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)),
-        Form::Conn => text().pattern(Some(r"^[ch][0-9]{1,18}$")),
+        Form::Conn => text().pattern(Some(r"^c(0|[1-9][0-9]{0,17})$")),
         Form::Text => text(),
         Form::Kinds => text().examples(["publish,unpublish"]),
     };

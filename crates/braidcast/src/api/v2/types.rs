@@ -3,6 +3,7 @@
 use super::tracks::Track;
 use crate::clients::{Kind, Record};
 use crate::events::Line;
+use crate::logging::RoomLevel;
 use crate::status;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,6 +64,19 @@ pub struct KickRequest {
     /// Those of this kind, as in `kind` of a session.
     #[serde(default)]
     pub kind: Option<String>,
+}
+
+/// Which levels of log lines are to change; see `braidcast log-level`.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LevelRequest {
+    /// First all levels become what is configured.
+    #[serde(default)]
+    pub reset: bool,
+    /// Rooms and their levels: `http=debug`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub set: Vec<RoomLevel>,
 }
 
 /// A stream.

@@ -147,13 +147,16 @@ impl Worker {
             Operation::Rebalance => self.give_order(slot, Order::Rebalance, reply),
             Operation::Upgrade => self.give_order(slot, Order::Upgrade, reply),
             Operation::Reload => self.give_order(slot, Order::Reload, reply),
-            Operation::KickSessions if self.config.relays() => {
-                let why = "with another engine requests have no content: end sessions one by one";
-                self.reply(slot, &Answer::problem(Status::CONFLICT, why), reply)
+            _ if found.endpoint.body.is_some() && self.config.relays() => {
+                self.reply(slot, &Answer::problem(Status::CONFLICT, "with another engine requests have no content"), reply)
             }
-            Operation::KickSessions if !is_json(request) => {
+            _ if found.endpoint.body.is_some() && !is_json(request) => {
                 self.reply(slot, &Answer::problem(Status(415), "the content has to be application/json, and to say so"), reply)
             }
+            Operation::LogLevels => match v2::log_levels(&request.body) {
+                Ok(order) => self.give_order(slot, order, reply),
+                Err(why) => self.reply(slot, &Answer::problem(Status::BAD_REQUEST, &why), reply),
+            },
             _ => self.ask_v2(slot, request, found, reply),
         }
     }
