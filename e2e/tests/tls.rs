@@ -1,6 +1,7 @@
 //! TLS: RTMPS and HTTPS by programs that are not ours, what dies, moves and changes behind them, protocols and ciphers, limits.
 
 use anyhow::{Context, Result, ensure};
+use braidcast_e2e::media;
 use braidcast_e2e::server::{alive, binary, signal};
 use braidcast_e2e::tls::{self, Files, Watching};
 use braidcast_e2e::tools::{eventually, run, run_ok};
@@ -13,13 +14,13 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Without what a server may repeat or leave out.
-fn media(records: Vec<Record>) -> Vec<Record> {
+fn without_headers(records: Vec<Record>) -> Vec<Record> {
     records.into_iter().filter(|record| !record.is_header()).collect()
 }
 
 /// What one viewer got is what another got, from where it came in.
 fn is_part_of(part: Vec<Record>, whole: &[Record], who: &str) -> Result<()> {
-    let part = media(part);
+    let part = without_headers(part);
     let first = part.first().with_context(|| format!("{who} got nothing"))?;
     let at = whole.iter().position(|record| record == first).with_context(|| format!("{who}'s first record came to nobody else"))?;
     let both = part.len().min(whole.len() - at);
@@ -58,7 +59,7 @@ fn nobody_by_tls_notices_that_workers_die() -> Result<()> {
     ensure!(server.front_counter("takeovers") >= 4, "{}", server.status()?);
     let got: Vec<_> = viewers.iter().take(2).map(|(who, watching)| (*who, watching.viewer.records())).collect();
     plain.wait_more(10)?;
-    let whole = media(plain.records());
+    let whole = without_headers(plain.records());
     for (who, records) in got {
         is_part_of(records, &whole, who)?;
     }
@@ -223,6 +224,42 @@ fn tls_outlives_the_front_and_is_replaced_by_an_upgrade() -> Result<()> {
     signal(server.front_pid().context("no front")?, "TERM")?;
     eventually(PATIENCE, || (!alive(last)).then_some(())).context("it outlives the server")?;
     Ok(())
+}
+
+/// Resident memory of a process, in KiB.
+fn resident_kib(pid: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+#[test]
+fn a_viewer_that_takes_nothing_is_slow_to_its_worker_too() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let options = tls::options(1, &[&Files::make(directory.path(), "one", "DNS:localhost")?]);
+    let server = Server::start(options.set("play.max_lag=1s"))?;
+    let _publisher = media::publish_loop(&media::Clip::Heavy.file(10)?, &server.rtmp("heavy"))?;
+    server.wait_live("heavy")?;
+    let flv = tls::https(&server, "live/heavy.flv");
+    let healthy = Watching::curl("--http2", &flv)?;
+    let stopped = [Watching::curl("--http2", &flv)?, Watching::curl("--http1.1", &flv)?];
+    healthy.viewer.wait_more(10)?;
+    stopped.iter().try_for_each(|watching| watching.viewer.wait_more(10))?;
+    let attendant = tls::attendant_pid(&server)?;
+    let before = resident_kib(attendant)?;
+    for watching in &stopped {
+        signal(watching.tool.pid(), "STOP")?;
+    }
+    // Their worker sees both, and jumps them as soon as they take something.
+    let lags = || server.workers_counter("viewer_jumps") >= 2;
+    eventually(PATIENCE, || lags().then_some(())).with_context(|| format!("nobody was jumped:\n{}", server.log_text()))?;
+    let grown = resident_kib(attendant)?.saturating_sub(before);
+    ensure!(grown < 8 << 10, "the attendant has taken {grown} KiB for what nobody reads");
+    healthy.viewer.wait_more(50)?;
+    for watching in &stopped {
+        signal(watching.tool.pid(), "CONT")?;
+    }
+    stopped.iter().try_for_each(|watching| watching.viewer.wait_more(50))
 }
 
 #[test]

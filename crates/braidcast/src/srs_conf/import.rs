@@ -11,7 +11,7 @@ use super::variables::rtmp_listen;
 use crate::config;
 use crate::hooks::Action;
 use std::fmt::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// The one vhost whose name need not be said.
@@ -113,10 +113,10 @@ impl Native {
     fn listens(&mut self, root: &Directive, listens: &Listens) {
         let made = Origin::Made;
         let origin = |path: &str| root.at(path).map_or(&made, |directive| &directive.origin);
-        // Without a user the API lets everybody in, and so it stays on loopback.
-        let asks = self.api_user(root);
-        let on_loopback = |address: &SocketAddr| {
-            if asks || address.ip().is_loopback() { *address } else { (Ipv4Addr::LOCALHOST, address.port()).into() }
+        // Passwords are not copied, and without one the API lets everybody in: it stays on loopback.
+        let on_loopback = |address: &SocketAddr| match address.ip().is_loopback() {
+            true => *address,
+            false => (Ipv4Addr::LOCALHOST, address.port()).into(),
         };
         let mut api: Vec<SocketAddr> = listens.api.iter().map(on_loopback).collect();
         api.dedup();
@@ -130,20 +130,10 @@ impl Native {
         } else {
             self.key("api", "listen", &list(&api), (origin("http_api.listen"), "http_api.listen"));
             if api != listens.api {
-                let why = "the API asks for no password, so it listens on loopback; name an address in [api] listen to change that";
+                let why = "without a password the API listens on loopback; with [api] token_file or [[api_user]] it may listen anywhere";
                 self.leave(origin("http_api.listen"), "http_api.listen", why);
             }
         }
-    }
-
-    /// Who may use the API, if it asks. False: it does not.
-    fn api_user(&mut self, root: &Directive) -> bool {
-        let Some(auth) = root.at("http_api.auth").filter(|auth| auth.on("enabled")) else { return false };
-        let said = |name: &str| auth.at(name).map_or("", Directive::arg);
-        let table = format!("[[api_user]]\nname = {:?}\npassword = {:?}\nrole = \"admin\"", said("username"), said("password"));
-        let before = self.tables.len();
-        self.table(table, (&auth.origin, "http_api.auth"));
-        self.tables.len() > before
     }
 
     /// Where SRS speaks TLS, and its certificates: SRS has one for each place, we have one for each name.
@@ -161,7 +151,13 @@ impl Native {
                 None => Some(everywhere(port)),
                 Some(addresses) => addresses,
             };
-            match listen {
+            // As the API without TLS: it stays on loopback unless the site named an address.
+            let near = |address: SocketAddr| match address.ip() {
+                ip if !ip.is_unspecified() || key != "https_api" => address,
+                IpAddr::V4(_) => (Ipv4Addr::LOCALHOST, address.port()).into(),
+                IpAddr::V6(_) => (Ipv6Addr::LOCALHOST, address.port()).into(),
+            };
+            match listen.map(|addresses| addresses.into_iter().map(near).collect::<Vec<_>>()) {
                 Some(addresses) => self.key("tls", key, &list(&addresses), (&block.origin, path)),
                 None => self.leave(&block.origin, path, "its listen is no place to listen"),
             }
