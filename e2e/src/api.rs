@@ -131,7 +131,7 @@ impl Events {
         let mut events = Vec::new();
         loop {
             let event =
-                self.next().with_context(|| format!("after {:?}", events.iter().map(|event: &Event| &event.kind).collect::<Vec<_>>()))?;
+                self.read().with_context(|| format!("after {:?}", events.iter().map(|event: &Event| &event.kind).collect::<Vec<_>>()))?;
             let found = fits(&event);
             events.push(event);
             if found {
