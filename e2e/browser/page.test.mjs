@@ -83,7 +83,7 @@ async function assertMoving(page, selector) {
 }
 
 test("the page shows what is live and plays it by HTTP-FLV and by HLS", { timeout: 6 * LIMIT_MS }, async (t) => {
-  await withServer(async ({ rtmp, http, killWorker }) => {
+  await withServer(async ({ rtmp, http, https, killWorker }) => {
     const home = `http://${http}/`;
 
     await t.test("nothing is live", async () => {
@@ -127,6 +127,28 @@ test("the page shows what is live and plays it by HTTP-FLV and by HLS", { timeou
           assert.equal(asked.length, 1, `the stream was asked for ${asked.length} times`);
         });
       });
+
+      for (const kind of ["flv", "hls"]) {
+        await t.test(`moving pictures by ${kind.toUpperCase()} over HTTP/2`, async () => {
+          const secure = `https://${https}/`;
+          await withPage(
+            `${secure}?stream=live/demo&player=${kind}`,
+            async (page) => {
+              await assertMoving(page, `video[data-stream="live/demo"][data-player=${kind}]`);
+              await killWorker(1);
+              await assertMoving(page, `video[data-stream="live/demo"][data-player=${kind}]`);
+              const protocols = await page.evaluate(() =>
+                [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+                  .map(({ name, nextHopProtocol }) => [new URL(name).protocol, nextHopProtocol])
+                  .filter(([scheme, protocol]) => scheme === "https:" && protocol !== ""),
+              );
+              assert.ok(protocols.length > 2, "hardly anything was asked for");
+              assert.deepEqual([...new Set(protocols.map(([, protocol]) => protocol))], ["h2"]);
+            },
+            { ignoreHTTPSErrors: true },
+          );
+        });
+      }
 
       for (const [form, type, url] of [
         ["WebSocket-FLV", "flv", `ws://${http}/live/demo.flv`],

@@ -74,6 +74,9 @@ export async function withServer(use) {
   const shared = await mkdtemp("/dev/shm/braidcast-browser.");
   const config = join(scratch, "server.toml");
   await mkdir(join(scratch, "state"));
+  const [cert, key] = ["cert.pem", "key.pem"].map((name) => join(scratch, name));
+  const words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost".split(" ");
+  execFileSync("openssl", [...words, "-addext", "subjectAltName=IP:127.0.0.1", "-out", cert, "-keyout", key], { stdio: "ignore" });
   await writeFile(
     config,
     `[server]
@@ -90,13 +93,18 @@ listen = ["127.0.0.1:0"]
 listen = ["127.0.0.1:0"]
 [hls]
 fragment = "1s"
+[tls]
+https = ["127.0.0.1:0"]
+[[certificate]]
+cert = "${cert}"
+key = "${key}"
 `,
   );
   const server = start(binary, ["serve", "-c", config, "--ready-fd", "3"], ["ignore", "inherit", "pipe", "pipe"]);
   try {
     const ready = await firstLine(server, READY_MS);
-    const { rtmp, http } = JSON.parse(ready);
-    await use({ rtmp: rtmp[0], http: http[0], killWorker: (id) => killWorker(shared, id) });
+    const { rtmp, http, https } = JSON.parse(ready);
+    await use({ rtmp: rtmp[0], http: http[0], https: https[0], killWorker: (id) => killWorker(shared, id) });
   } finally {
     await stop(server);
     await rm(scratch, { recursive: true, force: true });

@@ -69,6 +69,12 @@ impl Dir {
         self.open_at(name, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC)
     }
 
+    /// Makes a file that its owner alone may read and write, and opens it. `AlreadyExists`: the name is taken.
+    pub fn create_private(&self, name: &str) -> io::Result<std::fs::File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(openat(&self.0, name, flags, Mode::from_raw_mode(0o600))?.into())
+    }
+
     fn open_at(&self, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
         Ok(openat(&self.0, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::from_raw_mode(0o660))?)
     }
@@ -79,6 +85,11 @@ impl Dir {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Gives a file another name in this directory, in the place of what has it.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0, from, &self.0, to)?)
     }
 
     /// The names in it, without `.` and `..`.

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::control::attendants::{Decision, DecisionId, FromAttendant, Role, file_of};
 use crate::control::{ListeningSocket, Origin};
 use crate::sandbox::{self, Needs};
+use crate::tls::acme;
 use anyhow::Context;
 use braidcast_sys::file;
 use std::fs::{File, OpenOptions};
@@ -91,6 +92,9 @@ pub fn run(role: Role, shared_dir: &Path) -> anyhow::Result<ExitCode> {
     braidcast_sys::limits::raise_rlimit_nofile(u64::MAX).context("raising the descriptor limit")?;
     let Some(met) = link::meet(role, shared_dir)? else { return Ok(ExitCode::SUCCESS) };
     let config = met.config().context("the configuration in the front's welcome")?;
+    let wants_acme = role == Role::Tls && !config.acme.domains.is_empty();
+    let kept =
+        wants_acme.then(|| acme::State::open(&config.server.state_dir)).transpose().context("what ACME keeps in the state directory")?;
     sandbox::enter(&config, &Needs::of_attendant(role, &config)).context("the sandbox")?;
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if role == Role::Hooks {
@@ -100,7 +104,7 @@ pub fn run(role: Role, shared_dir: &Path) -> anyhow::Result<ExitCode> {
     let result = runtime.block_on(async {
         let attendant = Attendant::begin(role, shared_dir, met).context("the channel to the front")?;
         match role {
-            Role::Tls => crate::tls::serve(attendant).await,
+            Role::Tls => crate::tls::serve(attendant, kept).await,
             Role::Hooks => crate::hooks::serve(attendant).await,
         }
     });
@@ -152,6 +156,11 @@ impl Outbox {
     pub async fn decided(&self, decision: Decision) {
         // The other end lives as long as this process.
         let _ = self.messages.send(FromAttendant::Decided(decision)).await;
+    }
+
+    /// The configuration wants something that this process cannot do any more: another one is to take its place.
+    pub async fn outgrown(&self) {
+        let _ = self.messages.send(FromAttendant::Outgrown).await;
     }
 
     /// Gives a client's connection to the front: a TCP connection on which its bytes come and go. Waits while the front takes none.

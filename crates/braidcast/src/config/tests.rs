@@ -71,10 +71,13 @@ fn the_keys_are_those_that_were_promised() {
             "logging: format file levels access_log",
             "hls: enabled fragment window hls_dispose stream_budget retention sessions",
             "relay: answer silent retry_max ffmpeg",
+            "tls: rtmps https https_api min_version http2 handshakes drain_limit",
+            "acme: domains agree contact directory ca_file",
             "hooks: server_id queue queue_per_hook retry_max",
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes unfinished_in_all amf_depth name_bytes http_head_bytes",
             "sandbox: enabled user group connect",
             "worker: id max_publishers weight",
+            "certificate: cert key",
             "api_user: name password role",
             "access: streams vhost intent allow deny referers sign_secret tokens jwt_secret jwt_public_key jwks leeway",
             "forward: streams vhost to",
@@ -95,6 +98,23 @@ fn json_carries_everything_to_the_workers_and_toml_to_people() {
     assert_eq!(from_file(&config.to_toml()), Ok(config.clone()));
     assert_eq!(Config::from_json(&Config::default().to_json()).unwrap(), Config::default());
     assert!(config.to_json().len() < crate::control::MAX_MESSAGE_BYTES / 4);
+}
+
+#[test]
+fn tls_needs_a_certificate_and_acme_what_it_asks_for() {
+    let tls = "[tls]\nhttps = 8443\n";
+    let error = |text: &str| from_file(&format!("{tls}{text}")).unwrap_err();
+    assert!(error("").contains("there is no certificate"));
+    assert!(from_file(&format!("{tls}[[certificate]]\ncert = '/a'\nkey = '/b'")).is_ok());
+    let acme = |more: &str| format!("[acme]\ndomains = ['live.example.org']\n{more}");
+    assert!(from_file(&format!("{tls}{}", acme("agree = true"))).is_ok());
+    assert!(error(&acme("")).contains("[acme] agree = true says that you agree"));
+    assert!(error(&acme("agree = true\ndirectory = 'http://ca'")).contains("no https:// URL"));
+    assert!(error(&acme("agree = true\n[http]\nlisten = []")).contains("asks for a file by HTTP"));
+    for bad in ["localhost", "*.example.org", "192.0.2.1", "a..b", "-a.b", "ü.de"] {
+        assert!(error(&format!("[acme]\nagree = true\ndomains = ['{bad}']")).contains("no full host name"), "{bad}");
+    }
+    assert!(from_file("[tls]\nhttps = 8080\n[[certificate]]\ncert = '/a'\nkey = '/b'").unwrap_err().contains("is also in [http] listen"));
 }
 
 #[test]

@@ -134,6 +134,8 @@ pub enum FromAttendant {
     },
     /// The answer to [`ToAttendant::Decide`]. The front that has asked may be gone: then nobody knows the question.
     Decided(Decision),
+    /// The configuration wants something that this process cannot do any more: it is to be replaced by another one.
+    Outgrown,
 }
 
 /// Which question it is. A front that comes after the one that has asked asks with the same.

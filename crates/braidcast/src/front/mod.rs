@@ -688,9 +688,6 @@ impl Opened {
             tracing::info!("{} streams of an earlier instance were found: their indexes are rebuilt", streams.len());
         }
         let numbers = NextSegments::open(&config.server.state_dir, |key| streams.contains(key))?;
-        if let Some(identity) = sandbox::identity(&config.sandbox).filter(|_| config.tls.is_on()) {
-            ownership::hand_over_certificates(config, identity).context("the state directory cannot be used")?;
-        }
         let budget = Budget::start(shared.path(), config.log.budget.bytes(), config.log.keep.as_ms())?;
         let engine = Engine::open(config, clock::monotonic_ms())?;
         let attendants = Attendants::open(shared.path()).context("listening for attendants")?;

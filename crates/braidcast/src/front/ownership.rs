@@ -47,24 +47,34 @@ pub fn hand_over(config: &Config, identity: Identity) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Hands what is kept of certificates that are fetched to the user who fetches them: a directory in the state directory, which its group may
-/// pass and not read.
+/// What the attendant for TLS keeps of ACME is its user's alone; and it is given a copy of the certificate that it is to trust.
 ///
 /// # Errors
-/// It cannot be changed.
-pub fn hand_over_certificates(config: &Config, identity: Identity) -> anyhow::Result<()> {
-    let state_dir = &config.server.state_dir;
-    check_way(state_dir, identity)?;
-    let top = Dir::open(state_dir)?;
-    let mode = as_file(&top)?.metadata()?.mode();
-    set(&top, privileges::effective_uid(), identity.gid, mode & 0o700 | 0o010)?;
-    let directory = top.create_dir(acme::state::DIRECTORY)?;
-    set(&directory, identity.uid, identity.gid, 0o700)?;
-    for name in directory.names()? {
-        let Some(Ok(file)) = name.to_str().map(|name| directory.open_regular(name, false)) else { continue };
-        if file.metadata()?.nlink() == 1 {
-            fchown(&file, Some(identity.uid), Some(identity.gid))?;
+/// The state directory or the file cannot be used.
+pub fn hand_over_acme(config: &Config, identity: Option<Identity>) -> anyhow::Result<()> {
+    let path = config.server.state_dir.join(acme::DIRECTORY);
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(&path);
+    made.with_context(|| format!("making {}", path.display()))?;
+    if let Some(identity @ Identity { uid, gid }) = identity {
+        check_way(&config.server.state_dir, identity)?;
+        // The group passes through the state directory, and reads nothing there.
+        let top = Dir::open(&config.server.state_dir)?;
+        let mode = as_file(&top)?.metadata()?.mode();
+        set(&top, privileges::effective_uid(), gid, mode & 0o700 | 0o010)?;
+        let directory = Dir::open(&path)?;
+        set(&directory, uid, gid, 0o700)?;
+        for name in directory.names()? {
+            let Some(Ok(file)) = name.to_str().map(|name| directory.open_regular(name, false)) else { continue };
+            if file.metadata()?.nlink() == 1 {
+                fchown(&file, Some(uid), Some(gid))?;
+            }
         }
+    }
+    let ca_file = &config.acme.ca_file;
+    if !ca_file.is_empty() {
+        let copy = attendants::file_of(&config.server.shared_dir, attendants::Role::Tls, acme::CA_COPY);
+        // Not a copy of the file's mode too.
+        fs::read(ca_file).and_then(|pem| fs::write(copy, pem)).with_context(|| format!("[acme] ca_file = {ca_file:?}"))?;
     }
     Ok(())
 }
@@ -189,7 +199,7 @@ mod tests {
 
     #[test]
     fn workers_get_what_they_write_and_no_more() {
-        if braidcast_sys::privileges::effective_uid() != 0 {
+        if privileges::effective_uid() != 0 {
             return;
         }
         let parent = tempfile::tempdir_in("/dev/shm").unwrap();

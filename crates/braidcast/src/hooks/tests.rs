@@ -321,7 +321,7 @@ async fn who_comes_after_a_death_loses_nothing_and_repeats_only_what_was_under_w
     drop(gate);
     let second = open(config(&text), directory.path());
     let (_until, _told) = telling(&second);
-    eventually("all are told", || counted(&second, 0, HookCounter::Delivered) >= 11).await;
+    eventually("all are told", || counted(&second, 0, HookCounter::Delivered) == 12).await;
     let mut heard = server.ids();
     let under_way = heard.iter().filter(|id| **id == ids[5]).count();
     assert_eq!(under_way, 2, "what was under way is told once more");

@@ -90,14 +90,13 @@ impl Needs {
     pub fn of_attendant(role: Role, config: &Config) -> Self {
         let shared = &config.server.shared_dir;
         let mut read = vec![shared.clone()];
+        let mut write = vec![shared.join(attendants::DIRECTORY)];
+        if role == Role::Tls && !config.acme.domains.is_empty() {
+            write.extend([shared.join(acme::CHALLENGES), config.server.state_dir.join(acme::DIRECTORY)]);
+        }
         read.extend(AUTHORITIES.map(PathBuf::from));
         // What OpenSSL's tools obey too.
         read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from));
-        let mut write = vec![shared.join(attendants::DIRECTORY)];
-        if role == Role::Tls {
-            write.extend([shared.join(acme::CHALLENGES), config.server.state_dir.join(acme::state::DIRECTORY)]);
-            read.extend(Some(PathBuf::from(&config.acme.ca_file)).filter(|path| !path.as_os_str().is_empty()));
-        }
         Self {
             who: format!("the attendant {role}"),
             read,

@@ -6,7 +6,7 @@ use super::access;
 use super::directive::{Directive, Origin};
 use super::equivalents::{OFF, OFF_BY_DEFAULT, REASONS, ROOT, SILENT, VHOST, Value};
 use super::rules::{MOUNT, Note, NoteKind};
-use super::site::Listens;
+use super::site::{Listens, endpoint, everywhere};
 use super::variables::rtmp_listen;
 use crate::config;
 use crate::hooks::Action;
@@ -21,6 +21,7 @@ const DEFAULT_VHOST: &str = "__defaultVhost__";
 pub(super) fn native(root: &Directive, listens: &Listens, notes: &[Note]) -> String {
     let mut native = Native::default();
     native.listens(root, listens);
+    native.tls(root);
     for (path, section, key, value) in ROOT {
         if let Some(directive) = root.at(path) {
             native.convert(path, directive, section, key, *value);
@@ -39,7 +40,7 @@ pub(super) fn native(root: &Directive, listens: &Listens, notes: &[Note]) -> Str
 struct Native {
     /// Sections in the order in which they came up, with their lines.
     sections: Vec<(String, Vec<String>)>,
-    /// `[[forward]]`, `[[hook]]` and `[[pull]]`, each as it is written.
+    /// `[[certificate]]`, `[[forward]]`, `[[hook]]` and `[[pull]]`, each as it is written.
     tables: Vec<String>,
     /// Comments on what is not there.
     left: Vec<String>,
@@ -112,13 +113,13 @@ impl Native {
     fn listens(&mut self, root: &Directive, listens: &Listens) {
         let made = Origin::Made;
         let origin = |path: &str| root.at(path).map_or(&made, |directive| &directive.origin);
-        // The API, which lets everybody in, stays on loopback unless the site named an address.
-        let api: Vec<SocketAddr> = listens
-            .api
-            .iter()
-            .filter(|address| address.is_ipv4() || !address.ip().is_unspecified())
-            .map(|address| if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, address.port()).into() } else { *address })
-            .collect();
+        // Without a user the API lets everybody in, and so it stays on loopback.
+        let asks = self.api_user(root);
+        let on_loopback = |address: &SocketAddr| {
+            if asks || address.ip().is_loopback() { *address } else { (Ipv4Addr::LOCALHOST, address.port()).into() }
+        };
+        let mut api: Vec<SocketAddr> = listens.api.iter().map(on_loopback).collect();
+        api.dedup();
         let both = !listens.api.is_empty() && listens.api.iter().any(|address| listens.http.contains(address));
         let sections = [("rtmp", &listens.rtmp, rtmp_listen(root)), ("http", &listens.http, "http_server.listen")];
         for (section, addresses, path) in sections {
@@ -131,6 +132,38 @@ impl Native {
             if api != listens.api {
                 let why = "the API asks for no password, so it listens on loopback; name an address in [api] listen to change that";
                 self.leave(origin("http_api.listen"), "http_api.listen", why);
+            }
+        }
+    }
+
+    /// Who may use the API, if it asks. False: it does not.
+    fn api_user(&mut self, root: &Directive) -> bool {
+        let Some(auth) = root.at("http_api.auth").filter(|auth| auth.on("enabled")) else { return false };
+        let said = |name: &str| auth.at(name).map_or("", Directive::arg);
+        let table = format!("[[api_user]]\nname = {:?}\npassword = {:?}\nrole = \"admin\"", said("username"), said("password"));
+        let before = self.tables.len();
+        self.table(table, (&auth.origin, "http_api.auth"));
+        self.tables.len() > before
+    }
+
+    /// Where SRS speaks TLS, and its certificates: SRS has one for each place, we have one for each name.
+    fn tls(&mut self, root: &Directive) {
+        let places = [("rtmps", "rtmps", 1443), ("http_server.https", "https", 8088), ("http_api.https", "https_api", 1990)];
+        for (path, key, port) in places {
+            let Some(block) = root.at(path).filter(|block| block.on("enabled")) else { continue };
+            let said = |name: &str, default: &str| block.at(name).map_or(default, Directive::arg).to_owned();
+            let (cert, private) = (said("cert", "./conf/server.crt"), said("key", "./conf/server.key"));
+            let table = format!("[[certificate]]\ncert = {cert:?}\nkey = {private:?}");
+            if !self.tables.contains(&table) {
+                self.table(table, (&block.origin, path));
+            }
+            let listen = match block.at("listen").map(|listen| endpoint(listen.arg())) {
+                None => Some(everywhere(port)),
+                Some(addresses) => addresses,
+            };
+            match listen {
+                Some(addresses) => self.key("tls", key, &list(&addresses), (&block.origin, path)),
+                None => self.leave(&block.origin, path, "its listen is no place to listen"),
             }
         }
     }

@@ -173,14 +173,14 @@ fn listen(root: &Directive, path: &str, default: u16, problems: &mut Vec<Problem
     addresses
 }
 
-fn endpoint(text: &str) -> Option<Vec<SocketAddr>> {
+pub(super) fn endpoint(text: &str) -> Option<Vec<SocketAddr>> {
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
     let Some((ip, number)) = text.rsplit_once(':') else { return Some(everywhere(port(text)?)) };
     let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
     Some(vec![SocketAddr::new(ip.parse().ok()?, port(number)?)])
 }
 
-fn everywhere(port: u16) -> Vec<SocketAddr> {
+pub(super) fn everywhere(port: u16) -> Vec<SocketAddr> {
     let all = [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
     all.map(|ip| SocketAddr::new(ip, port)).to_vec()
 }

@@ -12,7 +12,7 @@ mod x509;
 
 use crate::attendant::page::Page;
 use crate::attendant::{Attendant, CertificateFiles, Outbox, Said};
-use crate::config::{Config, TlsVersion};
+use crate::config::{Acme, Config, TlsVersion};
 use crate::control::attendants::Role;
 use crate::control::counters::TlsCounter;
 use crate::control::{Listener, ListeningSocket};
@@ -49,6 +49,8 @@ pub struct Server {
     /// Told when the configuration is another one.
     changed: watch::Sender<()>,
     shared_dir: PathBuf,
+    /// What ACME keeps, if certificates were to be fetched when this process began.
+    kept: Option<acme::State>,
     certificates: Mutex<Known>,
 }
 
@@ -70,16 +72,21 @@ pub struct Settings {
 }
 
 /// Runs until everybody has gone, or the server ends.
-pub async fn serve(mut attendant: Attendant) -> anyhow::Result<()> {
+pub async fn serve(mut attendant: Attendant, kept: Option<acme::State>) -> anyhow::Result<()> {
     let Said::Welcome { config, sockets } = attendant.next().await else { return Ok(()) };
-    let server = Arc::new(Server::new(&attendant, *config)?);
+    let server = Arc::new(Server::new(&attendant, *config, kept)?);
     // Begun when the certificates are there.
     let mut waiting = Some((attendant.lock(), sockets));
     let mut accepting = JoinSet::new();
     let drained = loop {
         tokio::select! {
             said = attendant.next() => match said {
-                Said::Welcome { config, .. } => server.configure(*config),
+                Said::Welcome { config, .. } => {
+                    if needs_another_process(&server.settings().config.acme, &config.acme) {
+                        attendant.outbox().outgrown().await;
+                    }
+                    server.configure(*config);
+                }
                 Said::Certificates(files) => {
                     server.take_certificates(files);
                     if let Some((lock, sockets)) = waiting.take() {
@@ -98,6 +105,11 @@ pub async fn serve(mut attendant: Attendant) -> anyhow::Result<()> {
     drop(accepting);
     server.drain(&mut attendant, drained).await;
     Ok(())
+}
+
+/// What a process is given for ACME it is given before it may get at nothing any more.
+fn needs_another_process(before: &Acme, now: &Acme) -> bool {
+    before.domains.is_empty() != now.domains.is_empty() || before.ca_file != now.ca_file
 }
 
 /// Takes clients as soon as no other process does.
@@ -120,7 +132,7 @@ async fn accept(
 }
 
 impl Server {
-    fn new(attendant: &Attendant, config: Config) -> anyhow::Result<Self> {
+    fn new(attendant: &Attendant, config: Config, kept: Option<acme::State>) -> anyhow::Result<Self> {
         let page = Page::create(attendant.shared_dir(), Role::Tls).context("making the page of counters: is the shared directory full?")?;
         page.counter(TlsCounter::Pid as usize).store(std::process::id().into(), Relaxed);
         let resolver = Arc::new(Resolver::default());
@@ -134,6 +146,7 @@ impl Server {
             retired: watch::Sender::new(false),
             changed: watch::Sender::new(()),
             shared_dir: attendant.shared_dir().to_owned(),
+            kept,
             certificates: Mutex::default(),
         })
     }

@@ -53,10 +53,10 @@ pub fn tracks_of(reader: &Reader) -> Vec<Track> {
             let mut track = Track { kind: kind.to_owned(), track: tag.track, codec: tag.codec.to_string(), ..Track::default() };
             if let (RecordKind::Video, Some(header)) = (record.header.kind, header) {
                 let size = details::video(tag.codec, header).and_then(|video| video.size);
-                (track.width, track.height) = size.map(|(width, height)| (width.into(), height.into())).unzip();
+                (track.width, track.height) = size.unzip();
             } else if record.header.kind == RecordKind::Audio {
                 let audio = header.and_then(|header| details::audio(tag.codec, header));
-                (track.rate, track.channels) = audio.map(|audio| (audio.rate.into(), audio.channels.into())).unzip();
+                (track.rate, track.channels) = audio.map(|audio| (audio.rate, audio.channels.into())).unzip();
             }
             found.push(track);
         }

@@ -95,6 +95,14 @@ impl Front {
                     tracing::error!(%peer, ?listener, "a connection of an attendant came without its descriptor, or by no such listener");
                 }
             },
+            FromAttendant::Outgrown => {
+                let who = self.attendants.links.get(link).and_then(|link| link.as_ref()?.who);
+                if let Some((role, pid)) = who
+                    && self.attendants.place(role).process.as_ref().is_some_and(|process| process.pid == pid)
+                {
+                    self.replace_attendant(role);
+                }
+            }
             FromAttendant::Decided(decision) => {
                 self.decided(decision);
                 self.deliver();

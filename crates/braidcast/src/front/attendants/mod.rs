@@ -8,10 +8,12 @@ mod process;
 
 use super::backoff::HEALTHY_MS;
 use super::timers::Timer;
-use super::{Front, orphans, supervise};
+use super::{Front, orphans, ownership, supervise};
 use crate::attendant::report;
 use crate::config::Config;
 use crate::control::attendants::{Role, ToAttendant, file_of, program, socket_path};
+use crate::sandbox;
+use anyhow::Context;
 use braidcast_sys::{Interest, net};
 pub use certificates::check as check_certificates;
 use hear::Link;
@@ -195,6 +197,9 @@ impl Front {
     }
 
     fn try_start_attendant(&mut self, role: Role) -> anyhow::Result<Process> {
+        if role == Role::Tls && !self.config.acme.domains.is_empty() {
+            ownership::hand_over_acme(&self.config, sandbox::identity(&self.config.sandbox)).context("what ACME keeps")?;
+        }
         let process = Process::start(role, self.shared.path(), self.now_ms)?;
         let noted = orphans::note_at(&file_of(self.shared.path(), role, NOTE), process.pid);
         let watch = || self.poller.add(&process.handle, super::token(super::ATTENDANT_PROCESS, process.pid as usize), Interest::READ);

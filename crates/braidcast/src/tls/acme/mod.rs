@@ -4,7 +4,7 @@
 //! worker finds them. An attempt that fails is repeated ever less often, whatever is restarted meanwhile.
 
 mod order;
-pub mod state;
+mod state;
 
 use super::Server;
 use super::certificates::Certificate;
@@ -14,13 +14,16 @@ use crate::config::Acme;
 use crate::control::attendants::Role;
 use crate::control::counters::TlsCounter;
 use braidcast_sys::clock;
-use state::{Attempt, State};
+use state::Attempt;
+pub use state::{DIRECTORY, State};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The directory of the answers in the shared directory.
 pub const CHALLENGES: &str = "acme";
+/// What the copy of `[acme] ca_file` is called among the attendant's files: it may not be able to get at the file itself.
+pub const CA_COPY: &str = "ca";
 /// The longest answer, in bytes: a token and a thumbprint.
 pub const ANSWER_BYTES: usize = 1_024;
 /// The longest token, in bytes; authorities have tokens of 43.
@@ -43,8 +46,8 @@ pub fn answer_at(shared_dir: &Path, token: &str) -> Option<PathBuf> {
 /// Uses the certificate that was fetched before, if it is for what the configuration asks for.
 pub fn use_kept(server: &Server) {
     let config = server.settings().config.clone();
-    let wanted = !config.acme.domains.is_empty();
-    server.use_fetched(wanted.then(|| State::of(&config.server.state_dir).certificate(&config.acme)).flatten());
+    let wanted = server.kept.as_ref().filter(|_| !config.acme.domains.is_empty());
+    server.use_fetched(wanted.and_then(|kept| kept.certificate(&config.acme)));
 }
 
 /// Keeps the certificate that the configuration asks for, for ever.
@@ -52,22 +55,22 @@ pub async fn keep(server: Arc<Server>) {
     let mut changed = server.changed();
     loop {
         changed.mark_unchanged();
-        let config = server.settings().config.clone();
-        let (acme, state) = (&config.acme, State::of(&config.server.state_dir));
-        let current = if acme.domains.is_empty() { None } else { state.certificate(acme) };
-        server.use_fetched(current.clone());
-        let attempt = state.attempt(acme);
-        tell(&server, &attempt);
-        let now_s = now_s();
-        let due_s = match acme.domains.is_empty() {
-            true => None,
-            false => Some(due_s(current.as_ref().map(|current| &current.facts), acme, &attempt)),
+        let acme = server.settings().config.acme.clone();
+        let due_s = server.kept.as_ref().filter(|_| !acme.domains.is_empty()).map(|state| {
+            let (current, attempt) = (state.certificate(&acme), state.attempt(&acme));
+            tell(&server, &attempt);
+            let due_s = due_s(current.as_ref().map(|current| &current.facts), &acme, &attempt);
+            server.use_fetched(current);
+            (state, due_s)
+        });
+        let sleep = match due_s {
+            Some((state, due_s)) if due_s <= now_s() => {
+                try_once(&server, &acme, state).await;
+                continue;
+            }
+            Some((_, due_s)) => Duration::from_secs((due_s - now_s()).unsigned_abs()).min(SLEEP),
+            None => SLEEP,
         };
-        if due_s.is_some_and(|due_s| due_s <= now_s) {
-            try_once(&server, acme, &state).await;
-            continue;
-        }
-        let sleep = due_s.map_or(SLEEP, |due_s| Duration::from_secs((due_s - now_s).unsigned_abs()).min(SLEEP));
         tokio::select! {
             // The sender lives as long as the server.
             _ = changed.changed() => {}

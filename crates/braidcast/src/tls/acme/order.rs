@@ -1,8 +1,9 @@
 //! One attempt to get a certificate: account, order, challenges, certificate. Errors say what an operator can do.
 
-use super::answer_at;
 use super::state::State;
+use super::{CA_COPY, answer_at};
 use crate::config::Acme;
+use crate::control::attendants::{Role, file_of};
 use anyhow::{Context, anyhow, bail};
 use instant_acme::{
     Account, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
@@ -29,7 +30,7 @@ impl Drop for Answers {
 
 /// Gets a certificate and keeps it.
 pub async fn fetch(acme: &Acme, state: &State, shared_dir: &Path) -> anyhow::Result<()> {
-    let account = account(acme, state).await?;
+    let account = account(acme, state, shared_dir).await?;
     let identifiers: Vec<Identifier> = acme.domains.iter().map(|name| Identifier::Dns(name.to_ascii_lowercase())).collect();
     let mut order = account.new_order(&NewOrder::new(&identifiers)).await.map_err(|error| explain("ordering", error))?;
     let answers = answer(&mut order, shared_dir).await?;
@@ -45,10 +46,10 @@ pub async fn fetch(acme: &Acme, state: &State, shared_dir: &Path) -> anyhow::Res
     state.write_certificate(&chain, &key)
 }
 
-async fn account(acme: &Acme, state: &State) -> anyhow::Result<Account> {
+async fn account(acme: &Acme, state: &State, shared_dir: &Path) -> anyhow::Result<Account> {
     let builder = match acme.ca_file.as_str() {
         "" => Account::builder(),
-        path => Account::builder_with_root(path),
+        _ => Account::builder_with_root(file_of(shared_dir, Role::Tls, CA_COPY)),
     };
     let builder = builder.map_err(|error| anyhow!("[acme] ca_file, or the system's certificates: {}", chain_of(&error)))?;
     if let Some(credentials) = state.account(&acme.directory) {

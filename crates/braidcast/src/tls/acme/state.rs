@@ -4,13 +4,12 @@
 use super::Certificate;
 use crate::config::Acme;
 use anyhow::Context;
+use braidcast_sys::Dir;
 use instant_acme::AccountCredentials;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Write};
+use std::path::Path;
 
 /// The directory in the state directory.
 pub const DIRECTORY: &str = "acme";
@@ -19,9 +18,9 @@ const ACCOUNT: &str = "account.json";
 const CERTIFICATE: &str = "certificate.pem";
 const ATTEMPT: &str = "attempt.json";
 
-/// The directory.
-#[derive(Clone, Debug)]
-pub struct State(PathBuf);
+/// The directory, open: this process may not be able to get there any more.
+#[derive(Debug)]
+pub struct State(Dir);
 
 /// An account, and where it is one.
 #[derive(Serialize, Deserialize)]
@@ -72,13 +71,13 @@ pub fn same_names(some: &[String], others: &[String]) -> bool {
 
 impl State {
     /// Of an instance with this state directory.
-    pub fn of(state_dir: &Path) -> Self {
-        Self(state_dir.join(DIRECTORY))
+    pub fn open(state_dir: &Path) -> io::Result<Self> {
+        Dir::open(&state_dir.join(DIRECTORY)).map(Self)
     }
 
     /// The certificate that was fetched for these names, if there is one.
     pub fn certificate(&self, acme: &Acme) -> Option<Certificate> {
-        let pem = fs::read(self.0.join(CERTIFICATE)).ok()?;
+        let pem = self.bytes(CERTIFICATE)?;
         match Certificate::load(&pem, &pem) {
             Ok(certificate) => Some(certificate).filter(|certificate| same_names(&certificate.facts.names, &acme.domains)),
             Err(why) => {
@@ -115,20 +114,26 @@ impl State {
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        serde_json::from_slice(&fs::read(self.0.join(name)).ok()?).ok()
+        serde_json::from_slice(&self.bytes(name)?).ok()
+    }
+
+    fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.0.open_regular(name, false).ok()?.read_to_end(&mut bytes).ok()?;
+        Some(bytes)
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
-        let made = DirBuilder::new().mode(0o700).recursive(true).create(&self.0);
-        made.with_context(|| format!("making {}", self.0.display()))?;
-        let (path, part) = (self.0.join(name), self.0.join(format!("{name}.part")));
-        // One that was left behind may be readable by others.
-        let _ = fs::remove_file(&part);
-        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).and_then(|mut file| {
+        let part = format!("{name}.part");
+        let write = || {
+            // One may have been left behind.
+            self.0.unlink(&part)?;
+            let mut file = self.0.create_private(&part)?;
             file.write_all(bytes)?;
-            file.sync_all()
-        });
-        written.and_then(|()| fs::rename(&part, &path)).with_context(|| format!("writing {}", path.display()))
+            file.sync_all()?;
+            self.0.rename(&part, name)
+        };
+        write().with_context(|| format!("writing {name} in {DIRECTORY} of the state directory"))
     }
 }
 
@@ -137,12 +142,14 @@ impl State {
 mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair};
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn what_is_kept_is_the_owners_alone_and_for_what_is_wanted() {
         let directory = tempfile::tempdir().unwrap();
-        let state = State::of(directory.path());
+        fs::create_dir(directory.path().join(DIRECTORY)).unwrap();
+        let state = State::open(directory.path()).unwrap();
         let acme = Acme { domains: vec!["B.example".into(), "a.example".into()], ..Acme::default() };
         assert!(state.certificate(&acme).is_none() && state.attempt(&acme) == Attempt::none(&acme));
         let key = KeyPair::generate().unwrap();
