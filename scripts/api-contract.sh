@@ -67,7 +67,7 @@ done
 
 status=0
 # The events never end, and another front takes a while: both are tested elsewhere. What is well-formed may still mean nothing.
-attended target/tools/schemathesis/bin/schemathesis run "http://$api/api/v2/openapi.json" \
+attended env -C "$directory" "$PWD/target/tools/schemathesis/bin/schemathesis" run "http://$api/api/v2/openapi.json" \
   --header "Authorization: Bearer $token" --workers 2 --seed "$seed" --max-time "$seconds" --request-timeout 15 \
   --exclude-operation-id events --exclude-operation-id upgrade --exclude-operation-id reload \
   --exclude-checks positive_data_acceptance || status=$?

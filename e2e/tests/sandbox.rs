@@ -178,3 +178,45 @@ fn a_user_that_there_is_not_is_named_with_what_makes_it() -> Result<()> {
     ensure!(!output.status.success() && said.contains("others than root"), "{said}");
     Ok(())
 }
+
+#[test]
+fn the_doctor_looks_into_a_running_instance_and_names_what_mends_it() -> Result<()> {
+    let server = Server::start(ServerOptions::workers(2))?;
+    let doctor = |more: &[&str]| -> Result<(bool, Value)> {
+        let mut words = vec!["doctor".to_owned(), "--json".to_owned(), "--workers".to_owned(), "2".to_owned()];
+        for listener in ["rtmp", "http", "api"] {
+            words.extend([format!("--{listener}"), server.address(listener).to_string()]);
+        }
+        words.extend(["--shared-dir".to_owned(), server.shared_dir.display().to_string()]);
+        words.extend(["--state-dir".to_owned(), server.state_dir.display().to_string()]);
+        words.extend(more.iter().map(|&word| word.to_owned()));
+        let output = Command::new(binary()).args(words).output()?;
+        let said: Value = serde_json::from_slice(&output.stdout).context("no JSON")?;
+        ensure!(said["ok"] == output.status.success(), "{said}");
+        Ok((output.status.success(), said))
+    };
+    let found = |said: &Value, topic: &str, verdict: &str| {
+        let findings = said["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+        findings.iter().find(|finding| finding["topic"] == topic && finding["verdict"] == verdict).cloned()
+    };
+    let (well, said) = doctor(&[])?;
+    ensure!(well && said["pid"] == server.pid(), "{said:#}");
+    for topic in ["worker 1", "worker 2", "rtmp", "http", "api", "configuration"] {
+        found(&said, topic, "ok").with_context(|| format!("{topic} is not well: {said:#}"))?;
+    }
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let (well, said) = doctor(&["--set", &format!("rtmp.listen={}", taken.local_addr()?), "--set", "sandbox.user=no-such-user"])?;
+    let port = found(&said, "rtmp", "error").with_context(|| format!("a port that is taken is well: {said:#}"))?;
+    ensure!(!well && port["said"].as_str().is_some_and(|said| said.contains(&format!("(pid {})", std::process::id()))), "{port}");
+    ensure!(
+        port["mend"].as_str().is_some_and(|mend| mend.contains(&format!("sport = :{}", taken.local_addr().map_or(0, |at| at.port())))),
+        "{port}"
+    );
+    ensure!(
+        !is_root()
+            || found(&said, "sandbox", "error")
+                .is_some_and(|finding| finding["said"].as_str().is_some_and(|said| said.contains("useradd"))),
+        "{said:#}"
+    );
+    Ok(())
+}

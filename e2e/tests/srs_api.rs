@@ -177,7 +177,7 @@ fn every_endpoint_meets_srs_s_contract_before_and_after_a_takeover() -> Result<(
             let ((id, received, sent), (old, received_then, sent_then)) = (&after[*kind], &before[*kind]);
             id == old && received >= received_then && sent >= sent_then && received + sent > received_then + sent_then
         };
-        all.iter().all(|kind| grown(&kind)).then_some(after)
+        all.iter().all(grown).then_some(after)
     });
     let after = after.with_context(|| format!("{before:?} and {:?}\n{}", clients(&server), server.log_text()))?;
     meets_the_contract(&server)?;

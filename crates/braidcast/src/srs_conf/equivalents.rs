@@ -101,7 +101,7 @@ pub(super) const REASONS: &[(&str, &str)] = &[
     ("chunk_size", "chunks are as large as fits the frames"),
     ("rtmp.chunk_size", "chunks are as large as fits the frames"),
     ("vhost.chunk_size", "chunks are as large as fits the frames"),
-    ("http_api.auth", "the API asks for no password: keep it on loopback, or put something in front that does"),
+    ("http_api.auth", "passwords are not copied: say [api] token_file, or [[api_user]] with password_file, and then where [api] listens"),
     ("http_api.raw_api", "`braidcast reload` reads the configuration anew"),
     ("http_server.dir", "no files are served but streams and the page; let a web server have them"),
     ("vhost.http_static", "no files are served but streams and the page; let a web server have them"),

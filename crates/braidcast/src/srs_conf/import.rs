@@ -113,13 +113,13 @@ impl Native {
     fn listens(&mut self, root: &Directive, listens: &Listens) {
         let made = Origin::Made;
         let origin = |path: &str| root.at(path).map_or(&made, |directive| &directive.origin);
-        // The API, which lets everybody in, stays on loopback unless the site named an address.
-        let api: Vec<SocketAddr> = listens
-            .api
-            .iter()
-            .filter(|address| address.is_ipv4() || !address.ip().is_unspecified())
-            .map(|address| if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, address.port()).into() } else { *address })
-            .collect();
+        // Passwords are not copied, and without one the API lets everybody in: it stays on loopback.
+        let on_loopback = |address: &SocketAddr| match address.ip().is_loopback() {
+            true => *address,
+            false => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        };
+        let mut api: Vec<SocketAddr> = listens.api.iter().map(on_loopback).collect();
+        api.dedup();
         let both = !listens.api.is_empty() && listens.api.iter().any(|address| listens.http.contains(address));
         let sections = [("rtmp", &listens.rtmp, rtmp_listen(root)), ("http", &listens.http, "http_server.listen")];
         for (section, addresses, path) in sections {
@@ -130,7 +130,7 @@ impl Native {
         } else {
             self.key("api", "listen", &list(&api), (origin("http_api.listen"), "http_api.listen"));
             if api != listens.api {
-                let why = "the API asks for no password, so it listens on loopback; name an address in [api] listen to change that";
+                let why = "without a password the API listens on loopback; with [api] token_file or [[api_user]] it may listen anywhere";
                 self.leave(origin("http_api.listen"), "http_api.listen", why);
             }
         }

@@ -150,6 +150,7 @@ braidcast 0.1.0: running, pid 4711, up 1h 2m
 publishers: 1 of 30 allowed in all, 29 free
 rtmp  127.0.0.1:11935 [::1]:11935
 sub1  127.0.0.1:7001
+sandbox of workers: off
 
 WORKER   PID  STATE       PUBLISHERS  ALLOWED  FREE  WEIGHT  VIEWERS  SESSIONS  CPU  RESTARTS  UP
      1  4712  ready                1        4     3       4        5         0  25%         0  5s

@@ -53,7 +53,7 @@ pub fn tracks_of(reader: &Reader) -> Vec<Track> {
             let mut track = Track { kind: kind.to_owned(), track: tag.track, codec: tag.codec.to_string(), ..Track::default() };
             if let (RecordKind::Video, Some(header)) = (record.header.kind, header) {
                 let size = details::video(tag.codec, header).and_then(|video| video.size);
-                (track.width, track.height) = size.map(|(width, height)| (width, height)).unzip();
+                (track.width, track.height) = size.unzip();
             } else if record.header.kind == RecordKind::Audio {
                 let audio = header.and_then(|header| details::audio(tag.codec, header));
                 (track.rate, track.channels) = audio.map(|audio| (audio.rate, audio.channels.into())).unzip();
