@@ -43,7 +43,7 @@ impl Authority {
         let dns = Tool::start("pebble-challtestsrv", &[&words[..], &off].concat())?;
         let mut pebble = Command::new("pebble");
         pebble.args(["-config", &file.to_string_lossy(), "-dnsserver", &dns_address]);
-        pebble.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "20");
+        pebble.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "0");
         let pebble = Tool::of(pebble.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("starting pebble")?);
         eventually(PATIENCE, || TcpStream::connect(("127.0.0.1", acme)).ok()).context("pebble does not listen")?;
         Ok(Self { _pebble: pebble, _dns: dns })
