@@ -2,16 +2,21 @@
 //!
 //! Each takes any bytes. It panics if something does not hold, and returns if the bytes are refused.
 
+use crate::access::{Asking, Rules, without_secrets};
 use crate::config;
+use crate::control::Intent;
 use crate::control::orders::{Order, Report};
 use crate::control::{self, ToFront, ToWorker};
 use crate::hls::SavedState;
+use crate::hooks::answer::{Answer, judge};
 use crate::srs_conf::{self, Place, Site};
 use braidcast_media::RecordKind;
 use braidcast_protocols::hls::{Segmenter, SegmenterOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::LazyLock;
 
 pub use crate::worker::fuzzing::saved_session;
 
@@ -87,4 +92,53 @@ pub fn hls_state(body: &[u8]) {
     }
     segmenter.finish();
     while segmenter.poll_output().is_some() {}
+}
+
+/// What the rules below let in by itself.
+const TOKEN: &str = "a-token-that-nobody-guesses";
+const RULES: &str = r#"
+[[access]]
+streams = "live/signed"
+sign_secret = "known to the server alone"
+[[access]]
+streams = "live/jwt"
+jwt_secret = "known to the server alone, too, and long enough"
+[[access]]
+streams = "live/token"
+tokens = ["a-token-that-nobody-guesses"]
+"#;
+
+/// A client's query and its bearer token, of which a space divides them. Nobody forges a signature or a token; and what is shown of the query
+/// holds no value of a parameter that is not known to be harmless.
+pub fn credentials(text: &str) {
+    static TABLES: LazyLock<Vec<config::Access>> = LazyLock::new(|| {
+        let directory = Path::new("fuzz.toml");
+        config::load_text(directory, RULES).expect("these are rules").config.access
+    });
+    let mut rules = Rules::new(&TABLES);
+    let (params, bearer) = text.split_once(' ').map_or((text, None), |(params, bearer)| (params, Some(bearer)));
+    for stream in ["signed", "jwt", "token"] {
+        let key = braidcast_media::StreamKey::new("__defaultVhost__", "live", stream).expect("it is a name");
+        let client = Ipv4Addr::LOCALHOST.into();
+        let asking = Asking { intent: Intent::Publish, key: &key, client, params, bearer, page: "", now_s: 1_800_000_000 };
+        if rules.check(&asking).is_ok() {
+            assert_eq!(stream, "token", "let in by {text:?}");
+        }
+    }
+    let shown = without_secrets(&format!("{params}&token={TOKEN}"));
+    assert!(!shown.contains(TOKEN) || params.contains(TOKEN), "{shown:?}");
+}
+
+/// What a hook server answers: its status in two bytes, then the body. Only 200 and 201 allow anything, and what is taken of it is bounded.
+pub fn hook_answer(input: &[u8]) {
+    let [high, low, body @ ..] = input else { return };
+    let status = u16::from_be_bytes([*high, *low]);
+    match judge(status, body) {
+        Ok(Answer::Allowed { urls }) => {
+            assert!(matches!(status, 200 | 201), "{status} allows");
+            assert!(urls.len() <= body.len() && urls.iter().map(String::len).sum::<usize>() <= body.len());
+        }
+        Ok(Answer::Refused(words)) => assert!(!words.contains(char::is_control) && words.len() < 4096, "{words:?}"),
+        Err(_) => {}
+    }
 }

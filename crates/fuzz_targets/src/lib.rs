@@ -64,6 +64,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "saved_state", run: program::saved_state, longest: 8 << 10, quick_runs: 500_000 },
     Target { name: "config", run: program::config, longest: 4 << 10, quick_runs: 3_000 },
     Target { name: "srs_conf", run: program::srs_conf, longest: 4 << 10, quick_runs: 3_000 },
+    Target { name: "credentials", run: program::credentials, longest: 2 << 10, quick_runs: 40_000 },
+    Target { name: "hook_answer", run: program::hook_answer, longest: 4 << 10, quick_runs: 200_000 },
     Target { name: "control", run: program::control, longest: 4 << 10, quick_runs: 500_000 },
 ];
 

@@ -26,3 +26,13 @@ pub fn saved_state(input: &[u8]) {
         fuzzing::hls_state(input);
     }
 }
+
+/// What clients bring to be let in.
+pub fn credentials(input: &[u8]) {
+    fuzzing::credentials(&String::from_utf8_lossy(input));
+}
+
+/// What a hook server answers.
+pub fn hook_answer(input: &[u8]) {
+    fuzzing::hook_answer(input);
+}

@@ -125,5 +125,7 @@ targets! {
     saved_state,
     config,
     srs_conf,
+    credentials,
+    hook_answer,
     control,
 }

@@ -1,7 +1,7 @@
 //! Hooks: HTTP servers of the operator's that are asked before clients are let in, and told what has happened.
 
 mod action;
-mod answer;
+pub(crate) mod answer;
 mod ask;
 mod call;
 mod circuit;
