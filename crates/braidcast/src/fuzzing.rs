@@ -111,10 +111,8 @@ tokens = ["a-token-that-nobody-guesses"]
 /// A client's query and its bearer token, of which a space divides them. Nobody forges a signature or a token; and what is shown of the query
 /// holds no value of a parameter that is not known to be harmless.
 pub fn credentials(text: &str) {
-    static TABLES: LazyLock<Vec<config::Access>> = LazyLock::new(|| {
-        let directory = Path::new("fuzz.toml");
-        config::load_text(directory, RULES).expect("these are rules").config.access
-    });
+    static TABLES: LazyLock<Vec<config::Access>> =
+        LazyLock::new(|| config::load_text(Path::new("fuzz.toml"), RULES).expect("these are rules").config.access);
     let mut rules = Rules::new(&TABLES);
     let (params, bearer) = text.split_once(' ').map_or((text, None), |(params, bearer)| (params, Some(bearer)));
     for stream in ["signed", "jwt", "token"] {

@@ -215,20 +215,7 @@ fn hevc_head(sps: &[u8]) -> Option<Vec<u8>> {
     for _ in 0..12 {
         record.push(bits.read(8)? as u8);
     }
-    let present: Vec<(u32, u32)> = (0..sub_layers).map(|_| Some((bits.read(1)?, bits.read(1)?))).collect::<Option<_>>()?;
-    if sub_layers > 0 {
-        bits.skip(2 * (8 - sub_layers))?;
-    }
-    for (profile, level) in present {
-        bits.skip(88 * profile + 8 * level)?;
-    }
-    bits.exp_golomb()?;
-    let chroma = bits.exp_golomb()?;
-    if chroma == 3 {
-        bits.read(1)?;
-    }
-    bits.exp_golomb()?;
-    bits.exp_golomb()?;
+    let (chroma, _) = hevc_chroma_and_size(&mut bits, sub_layers)?;
     if bits.read(1)? == 1 {
         for _ in 0..4 {
             bits.exp_golomb()?;
@@ -239,6 +226,24 @@ fn hevc_head(sps: &[u8]) -> Option<Vec<u8>> {
     record.extend([0xf0, 0, 0xfc, 0xfc | (chroma & 3) as u8, 0xf8 | (luma & 7) as u8, 0xf8 | (colour & 7) as u8, 0, 0]);
     record.push((sub_layers as u8 + 1) << 3 | (nested as u8) << 2 | 3);
     Some(record)
+}
+
+/// What an H.265 sequence parameter set says behind its general profile and level: `chroma_format_idc`, and the size before it is cropped
+/// (H.265 sections 7.3.2.2.1 and 7.3.3). `sub_layers` is `sps_max_sub_layers_minus1`.
+pub(crate) fn hevc_chroma_and_size(bits: &mut BitReader<'_>, sub_layers: u32) -> Option<(u32, (u32, u32))> {
+    let present: Vec<(u32, u32)> = (0..sub_layers).map(|_| Some((bits.read(1)?, bits.read(1)?))).collect::<Option<_>>()?;
+    if sub_layers > 0 {
+        bits.skip(2 * (8 - sub_layers))?;
+    }
+    for (profile, level) in present {
+        bits.skip(88 * profile + 8 * level)?;
+    }
+    bits.exp_golomb()?;
+    let chroma = bits.exp_golomb()?;
+    if chroma == 3 {
+        bits.skip(1)?;
+    }
+    Some((chroma, (bits.exp_golomb()?, bits.exp_golomb()?)))
 }
 
 /// The bytes of a parameter set behind its header, emulation prevention taken out.

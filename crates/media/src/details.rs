@@ -4,7 +4,7 @@
 //! 7.3.2.2 for sequence parameter sets, the AV1 bindings' `av1C`, ISO/IEC 14496-3 section 1.6.2.1 for AudioSpecificConfig, RFC 7845 section
 //! 5.1 for Opus. Nothing is decoded with these numbers: what cannot be read is left out.
 
-use crate::annex_b::without_prevention;
+use crate::annex_b::{hevc_chroma_and_size, without_prevention};
 use crate::bits::BitReader;
 use crate::tag::Codec;
 
@@ -179,19 +179,7 @@ fn hevc_size(sps: &[u8]) -> Option<(u32, u32)> {
     bits.skip(4)?;
     let sub_layers = bits.read(3)?;
     bits.skip(1 + 96)?;
-    let present: Vec<(u32, u32)> = (0..sub_layers).map(|_| Some((bits.read(1)?, bits.read(1)?))).collect::<Option<_>>()?;
-    if sub_layers > 0 {
-        bits.skip(2 * (8 - sub_layers))?;
-    }
-    for (profile, level) in present {
-        bits.skip(88 * profile + 8 * level)?;
-    }
-    bits.exp_golomb()?;
-    let chroma = bits.exp_golomb()?;
-    if chroma == 3 {
-        bits.skip(1)?;
-    }
-    let size = (bits.exp_golomb()?, bits.exp_golomb()?);
+    let (chroma, size) = hevc_chroma_and_size(&mut bits, sub_layers)?;
     if bits.read(1)? == 0 {
         return Some(size);
     }

@@ -1,3 +1,5 @@
+//! The table as several processes see it: whole records or none, whoever writes and whoever is gone.
+
 use super::*;
 use proptest::prelude::*;
 use std::sync::atomic::AtomicBool;

@@ -1,3 +1,5 @@
+//! The log as its writer leaves it and followers find it, over rotations, deaths and cut lines.
+
 use super::*;
 use crate::control::{ConnId, Intent};
 use crate::saved::RowId;

@@ -1,3 +1,5 @@
+//! Answers from a shared directory as workers leave it, compared with what SRS itself was heard to say.
+
 use super::super::machine::{self, Sampler};
 use super::snapshot::Stream;
 use super::*;
