@@ -4,6 +4,7 @@
 
 use crate::bare::{self, Pacing};
 use crate::compare::{Case, Clients, Comparison, Timing};
+use crate::hls::{self, HlsArgs};
 use crate::load::{self, LoadPlan, PublishPlan, WatchPlan};
 use crate::namespace;
 use crate::peers::{Bench, Peer};
@@ -29,6 +30,8 @@ pub enum Command {
     Ingest(IngestArgs),
     /// Compare what it costs to stand between clients and another RTMP server: only the CPU of what stands between counts.
     Relay(RelayArgs),
+    /// Compare what it costs to serve HLS to many viewers: braidcast, and nginx with the same files.
+    Hls(HlsArgs),
     /// Put load on a server that runs already; prints one JSON report.
     Load(LoadArgs),
     /// The bare loop by itself: one stream to whoever connects, or (--receive) from whoever does, until standard input ends.
@@ -53,7 +56,7 @@ pub struct ShapeArgs {
 }
 
 impl ShapeArgs {
-    fn shape(self) -> anyhow::Result<Shape> {
+    pub(crate) fn shape(self) -> anyhow::Result<Shape> {
         let bps = |kbps: u64| kbps.checked_mul(1000).context("the bit rate is too high");
         let shape =
             Shape { video_bps: bps(self.video_kbps)?, fps: self.fps, gop_frames: self.gop_frames, audio_bps: bps(self.audio_kbps)? };
@@ -119,7 +122,7 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 impl CompareArgs {
-    fn bench(&self, shape: Shape, hls: bool) -> anyhow::Result<Bench> {
+    pub(crate) fn bench(&self, shape: Shape, hls: bool) -> anyhow::Result<Bench> {
         let braidcast = match &self.braidcast {
             Some(path) => path.clone(),
             None => std::env::current_exe().context("cannot tell where this program is")?,
@@ -129,14 +132,22 @@ impl CompareArgs {
         Ok(Bench { braidcast, nginx: self.nginx.clone(), cores, shape, settings: self.settings.clone(), hls })
     }
 
-    fn timing(&self) -> Timing {
+    pub(crate) fn timing(&self) -> Timing {
         let [settle, warm_up, window] =
             if self.quick { [0.5, 0.5, 2.0] } else { [self.settle, self.warm_up, self.window] }.map(Duration::from_secs_f64);
         Timing { settle, warm_up, window }
     }
 
-    fn rounds(&self) -> u32 {
+    pub(crate) fn rounds(&self) -> u32 {
         if self.quick { 1 } else { self.rounds }
+    }
+
+    pub(crate) fn quick(&self) -> bool {
+        self.quick
+    }
+
+    pub(crate) fn json(&self) -> Option<&Path> {
+        self.json.as_deref()
     }
 
     /// The servers that are there; says which are not.
@@ -273,6 +284,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Fanout(args) => fanout(&args),
         Command::Ingest(args) => ingest(&args),
         Command::Relay(args) => relay(&args),
+        Command::Hls(args) => hls::run(&args),
         Command::Load(args) => load(&args),
         Command::Bare(args) if args.receive => {
             sink::run(args.listen, Duration::from_millis(args.pause_ms))?;
@@ -433,12 +445,7 @@ fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers: &[P
         "bench": name, "what": heading, "machine": report::machine(), "versions": versions,
         "shape": bench.shape, "cores": bench.cores, "rows": rows, "runs": runs,
     });
-    let path = json.map_or_else(|| default_results(name), Path::to_owned);
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::write(&path, serde_json::to_vec_pretty(&file)?).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("\nall figures: {}", path.display());
+    write_results(name, json, &file)?;
 
     let busiest = rows.iter().filter_map(|row| row.foreign_cores).map(|cores| cores.greatest).fold(0.0, f64::max);
     if busiest > TOLERATED_FOREIGN_CORES {
@@ -460,6 +467,17 @@ fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers: &[P
     Ok(if failed > 0 || !missed.is_empty() || runs.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Writes all figures down, and says where.
+pub(crate) fn write_results(name: &str, json: Option<&Path>, file: &serde_json::Value) -> anyhow::Result<()> {
+    let path = json.map_or_else(|| default_results(name), Path::to_owned);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(&path, serde_json::to_vec_pretty(file)?).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("\nall figures: {}", path.display());
+    Ok(())
+}
+
 /// Where figures go if nothing is said: out of the way in a source tree, else right here.
 fn default_results(name: &str) -> PathBuf {
     let directory = if Path::new("target").is_dir() { "target/bench" } else { "." };
@@ -468,7 +486,7 @@ fn default_results(name: &str) -> PathBuf {
 
 /// This program, about to run another command of this crate: with the words that stood before the command given to it.
 pub(crate) fn own_command(name: &str) -> Process {
-    let names = ["fanout", "ingest", "relay", "load", "bare"];
+    let names = ["fanout", "ingest", "relay", "hls", "load", "bare"];
     let words: Vec<String> = std::env::args().skip(1).take_while(|word| !names.contains(&word.as_str())).collect();
     let mut command = Process::new(std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
     command.args(words).arg(name);

@@ -3,15 +3,12 @@
 //! A server that fails spoils its own run only; a signal ends everything.
 
 use crate::load::{self, LoadPlan, LoadReport, PublishPlan, WatchPlan};
-use crate::peers::{Bench, Peer, Running};
+use crate::peers::{APP, Bench, Peer, Running, STREAM};
 use crate::process::Interrupt;
 use crate::report::Run;
 use crate::viewer::{Protocol, Target};
 use anyhow::Context;
 use std::time::Duration;
-
-const APP: &str = "live";
-const STREAM: &str = "bench";
 
 /// A server and the way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
