@@ -3,8 +3,9 @@
 //! One braidcast takes in one stream and cuts it all the time; viewers come to it and to an nginx beside it in turn, on the same
 //! core, round after round. What the server spends for the stream itself is known from nginx's turns, and told apart.
 
-use crate::cli::{self, CompareArgs, ShapeArgs};
+use crate::arguments::{CompareArgs, ShapeArgs};
 use crate::compare::Clients;
+use crate::conclude;
 use crate::hls_viewer::{Answers, HlsViewer};
 use crate::peers::{self, Bench, Peer, Running};
 use crate::process::{self, Interrupt, Process};
@@ -106,8 +107,7 @@ pub fn run(args: &HlsArgs) -> anyhow::Result<ExitCode> {
     shape.check()?;
     let mut bench = args.compare.bench(shape, true)?;
     bench.settings.push(format!("hls.fragment={}s", args.fragment));
-    let (viewers, verified) =
-        if args.compare.quick() { (args.viewers.min(50), args.verified.min(4)) } else { (args.viewers, args.verified) };
+    let (viewers, verified) = if args.compare.quick { (args.viewers.min(50), args.verified.min(4)) } else { (args.viewers, args.verified) };
     anyhow::ensure!((1..=viewers).contains(&verified), "there must be 1 to {viewers} verified viewers");
     socket::raise_descriptor_limit(viewers as u64 + SPARE_DESCRIPTORS)?;
     let period = Duration::from_secs(args.fragment) / 2;
@@ -147,7 +147,7 @@ fn conclude(args: &HlsArgs, bench: &Bench, turns: &[Turn], viewers: usize) -> an
         "bench": "hls", "what": heading, "machine": report::machine(), "versions": versions,
         "shape": bench.shape, "cores": bench.cores, "turns": turns,
     });
-    cli::write_results("hls", args.compare.json(), &file)?;
+    conclude::write("hls", args.compare.json.as_deref(), &file)?;
     let faults: u64 = turns.iter().map(|turn| turn.faults).sum();
     for turn in turns.iter().filter(|turn| turn.faults > 0) {
         println!("MISSED: {} round {}: {} faults {:?}", turn.server.name(), turn.round, turn.faults, turn.first_loss);
@@ -221,7 +221,7 @@ struct Turnout {
 
 impl<'a> Scene<'a> {
     fn open(bench: &Bench, interrupt: &'a Interrupt) -> anyhow::Result<Self> {
-        let braidcast = bench.start(Peer::Braidcast, Clients::Publishers(1), interrupt)?;
+        let braidcast = bench.start(Peer::Braidcast, None, Clients::Publishers(1), interrupt)?;
         let publisher = Publisher::connect(braidcast.rtmp.context("it takes no RTMP")?, peers::APP, peers::STREAM, false)?;
         let poller = Poller::new()?;
         poller.add(publisher.socket(), PUBLISHER)?;

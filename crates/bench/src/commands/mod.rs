@@ -1,0 +1,8 @@
+//! One file per command: its arguments, and what it runs.
+
+pub mod bare;
+pub mod fanout;
+pub mod hls;
+pub mod ingest;
+pub mod load;
+pub mod relay;
