@@ -17,7 +17,8 @@ pub fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers:
     print!("{}", report::table(&rows));
     let versions: serde_json::Map<_, _> = servers.iter().map(|server| (server.name().to_owned(), bench.version(*server).into())).collect();
     let file = serde_json::json!({
-        "bench": name, "what": heading, "machine": report::machine(), "versions": versions,
+        "bench": name, "what": heading, "command": report::command(), "date": report::today(),
+        "machine": report::machine(), "versions": versions, "table": report::table(&rows),
         "shape": bench.shape, "cores": bench.cores, "rows": rows, "runs": runs,
     });
     write(name, json, &file)?;
@@ -42,9 +43,9 @@ pub fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers:
     Ok(if failed > 0 || !missed.is_empty() || runs.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Writes all figures down, and says where.
+/// Writes the file of figures, and says where.
 pub fn write(name: &str, json: Option<&Path>, file: &serde_json::Value) -> anyhow::Result<()> {
-    let path = json.map_or_else(|| default_results(name), Path::to_owned);
+    let path = results(name, json);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -53,8 +54,8 @@ pub fn write(name: &str, json: Option<&Path>, file: &serde_json::Value) -> anyho
     Ok(())
 }
 
-/// Where figures go if nothing is said: out of the way in a source tree, else right here.
-fn default_results(name: &str) -> PathBuf {
+/// Where figures go: where it is said, else out of the way in a source tree, else right here.
+pub fn results(name: &str, json: Option<&Path>) -> PathBuf {
     let directory = if Path::new("target").is_dir() { "target/bench" } else { "." };
-    Path::new(directory).join(format!("{name}.json"))
+    json.map_or_else(|| Path::new(directory).join(format!("{name}.json")), Path::to_owned)
 }
