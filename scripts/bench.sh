@@ -59,6 +59,8 @@ step 'taking in 300 streams' 'about 2 minutes'
 measure ingest ingest --rounds 3 --window 4 --warm-up 1 --settle 0.5
 step 'taking in 300 streams, with HLS' 'about 2 minutes'
 measure ingest-hls ingest --hls --rounds 3 --window 8 --warm-up 4 --settle 0.5 --servers braidcast,nginx-rtmp
+step 'HLS to 500 viewers, against nginx' 'about 2 minutes'
+measure hls hls --rounds 4 --window 6 --warm-up 2
 step 'relaying' 'about 1 minute'
 measure relay relay --rounds 3 --window 4 --warm-up 1 --settle 1
 step 'writing docs/benchmarks.md' 'a moment'

@@ -116,7 +116,8 @@ fn curl_asks_again_in_parts_and_in_gzip() -> Result<()> {
         ensure!(status(&answer) == "304" && answer.ends_with("\r\n\r\n") && field(&answer, "ETag").as_ref() == Some(&tag), "{answer}");
         ensure!(field(&answer, "Cache-Control").is_some_and(|cache| cache.contains("max-age")), "{answer}");
     }
-    let answer = curl(&["-o", "/dev/null", "-D", "-", "-H", "If-None-Match: \"x\"", "-H", &format!("If-Modified-Since: {date}"), &segment])?;
+    let answer =
+        curl(&["-o", "/dev/null", "-D", "-", "-H", "If-None-Match: \"x\"", "-H", &format!("If-Modified-Since: {date}"), &segment])?;
     ensure!(status(&answer) == "200", "a tag that differs counts before a date: {answer}");
     let file = tempfile::NamedTempFile::new()?;
     let into = file.path().to_string_lossy().into_owned();
@@ -185,7 +186,19 @@ fn a_player_plays_what_it_is_given() -> Result<()> {
     let _publisher = with_segments(&server, 4)?;
     let frames = run_ok(
         "ffprobe",
-        &["-v", "error", "-read_intervals", "%+2", "-select_streams", "v", "-show_entries", "packet=pts", "-of", "csv=p=0", &server.http("live/x.m3u8")],
+        &[
+            "-v",
+            "error",
+            "-read_intervals",
+            "%+2",
+            "-select_streams",
+            "v",
+            "-show_entries",
+            "packet=pts",
+            "-of",
+            "csv=p=0",
+            &server.http("live/x.m3u8"),
+        ],
         PATIENCE,
     )?;
     ensure!(frames.lines().count() >= 20, "{frames}");
