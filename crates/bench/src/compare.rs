@@ -226,6 +226,7 @@ impl Comparison<'_> {
             server: Some(server.root()),
             behind: server.behind(),
             sleeping: self.sleeping,
+            tell: false,
             flame: None,
         })
     }

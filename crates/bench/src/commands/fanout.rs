@@ -112,9 +112,6 @@ fn fanout_in_namespace(args: &FanoutArgs, interrupt: &Interrupt) -> anyhow::Resu
     if let Some(rounds) = compare.peer_rounds {
         add("peer-rounds", rounds.to_string());
     }
-    if let Some(directory) = &compare.flames {
-        add("flames", directory.display().to_string());
-    }
     add("server-core", compare.server_core.to_string());
     add("load-core", compare.load_core.to_string());
     add("json", results.display().to_string());
