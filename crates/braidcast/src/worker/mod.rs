@@ -211,6 +211,8 @@ pub(crate) struct Worker {
     flushes: Timers,
     /// When publishers' segmenters are due.
     pumps: Timers,
+    /// Room for their segments' bytes, one after another.
+    segment_bytes: Vec<u8>,
     deadlines: Timers,
     read_buffer: Vec<u8>,
     now: Now,
@@ -327,6 +329,7 @@ impl Worker {
             unfinished: Vec::new(),
             flushes: Timers::default(),
             pumps: Timers::default(),
+            segment_bytes: Vec::new(),
             deadlines: Timers::default(),
             read_buffer: vec![0; READ_BYTES],
             now: Now::read(),
