@@ -11,6 +11,7 @@ use crate::viewer::Protocol;
 use clap::Args;
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Arguments of `capacity`.
 #[derive(Clone, Debug, Args)]
@@ -125,6 +126,7 @@ fn one(args: &CapacityArgs, bench: &Bench, case: Case, viewers: u32, interrupt: 
         clients: Clients::Viewers { viewers: viewers as usize, verified: args.verified.min(viewers) as usize },
         timing: args.compare.timing(),
         sleeping: args.compare.sleeping_load,
+        own_warm_up: Duration::ZERO,
         peer_rounds: 1,
         flames: None,
     };
