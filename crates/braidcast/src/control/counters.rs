@@ -163,6 +163,8 @@ counters! {
         Sandbox = "sandbox",
         /// Lines of the access log that were dropped because they could not be written fast enough.
         RequestLinesDropped = "request_lines_dropped",
+        /// Times that input of publishers was parsed later than it was read, because nobody watched the stream.
+        InputRested = "input_rested",
     }
 }
 

@@ -18,9 +18,9 @@ mod ingest;
 mod intake;
 mod kept;
 mod ledger;
+mod looks;
 mod metrics;
 mod outgoing;
-mod pace;
 mod play;
 mod publishers;
 mod relay;
@@ -60,8 +60,8 @@ use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
 use hls_sessions::HlsSessions;
 use ingest::Publisher;
+use looks::Looks;
 use outgoing::Outgoing;
-use pace::Pace;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
@@ -174,7 +174,7 @@ pub(crate) struct Worker {
     poller: Poller,
     /// Watches the sockets of publishers: by itself when they are looked at in steps, else watched by the other.
     publishers_poller: Poller,
-    pace: Pace,
+    looks: Looks,
     /// Until when input of which session rests, in that order.
     rests: VecDeque<(u64, u64)>,
     front: Channel,
@@ -308,7 +308,7 @@ impl Worker {
             log_options,
             poller,
             publishers_poller,
-            pace: Pace::new(config.publish.read_pause.as_ms(), clock::monotonic_ms()),
+            looks: Looks::new(config.publish.read_pause.as_ms(), clock::monotonic_ms()),
             rests: VecDeque::new(),
             front,
             workers,
@@ -448,7 +448,7 @@ impl Worker {
         sooner((!self.waiting.is_empty()).then_some(self.retry_at_ms));
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
         sooner(self.pumps.next_ms());
-        sooner(self.pace.next_ms());
+        sooner(self.looks.next_ms());
         sooner(self.rests.front().map(|(due_ms, _)| *due_ms));
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());
