@@ -83,7 +83,7 @@ impl Worker {
     /// Whether a publisher's input need not be parsed now: nobody reads the stream.
     fn may_rest(&self, slot: usize) -> bool {
         let Session { role: Role::Publishing(publisher), peer_ended: false, .. } = self.sessions[slot] else { return false };
-        self.config.publish.unwatched_pause.as_ms() > 0 && !self.doorbells.are_wanted(self.publishers[publisher].key.slot())
+        self.config.publish.unwatched_pause.as_ms() > 0 && !self.doorbells.are_wanted(self.publishers[publisher].key_slot)
     }
 
     /// A publisher's input rests until the pause is over, if nothing needs it before.

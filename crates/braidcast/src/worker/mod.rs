@@ -431,8 +431,8 @@ impl Worker {
 
     /// Sleeps until there is something to do. Announces the sleep first and looks again, so that no doorbell is missed.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        // What was committed late in a turn is told, and answered, at once too.
-        let busy = !self.ready.is_empty() || !self.committed.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
+        // What was taken in late in a turn is committed, told and answered at once too.
+        let busy = !self.ready.is_empty() || !self.dirty.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
         let timeout = if busy { Duration::ZERO } else { self.sleep_time() };
         if timeout.is_zero() {
             return self.poller.wait(events, Some(timeout));
