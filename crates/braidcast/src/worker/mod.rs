@@ -20,9 +20,9 @@ mod ingest;
 mod intake;
 mod kept;
 mod ledger;
+mod looks;
 mod metrics;
 mod outgoing;
-mod pace;
 mod play;
 mod publishers;
 mod relay;
@@ -63,8 +63,8 @@ use clips::Clips;
 use hls_files::HlsFiles;
 use hls_sessions::HlsSessions;
 use ingest::Publisher;
+use looks::Looks;
 use outgoing::Outgoing;
-use pace::Pace;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
@@ -177,7 +177,7 @@ pub(crate) struct Worker {
     poller: Poller,
     /// Watches the sockets of publishers: by itself when they are looked at in steps, else watched by the other.
     publishers_poller: Poller,
-    pace: Pace,
+    looks: Looks,
     /// Until when input of which session rests, in that order.
     rests: VecDeque<(u64, u64)>,
     front: Channel,
@@ -315,7 +315,7 @@ impl Worker {
             log_options,
             poller,
             publishers_poller,
-            pace: Pace::new(config.publish.read_pause.as_ms(), clock::monotonic_ms()),
+            looks: Looks::new(config.publish.read_pause.as_ms(), clock::monotonic_ms()),
             rests: VecDeque::new(),
             front,
             workers,
@@ -431,8 +431,8 @@ impl Worker {
 
     /// Sleeps until there is something to do. Announces the sleep first and looks again, so that no doorbell is missed.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        // What was committed late in a turn is told, and answered, at once too.
-        let busy = !self.ready.is_empty() || !self.committed.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
+        // What was taken in late in a turn is committed, told and answered at once too.
+        let busy = !self.ready.is_empty() || !self.dirty.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
         let timeout = if busy { Duration::ZERO } else { self.sleep_time() };
         if timeout.is_zero() {
             return self.poller.wait(events, Some(timeout));
@@ -457,7 +457,7 @@ impl Worker {
         sooner((!self.waiting.is_empty()).then_some(self.retry_at_ms));
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
         sooner(self.pumps.next_ms());
-        sooner(self.pace.next_ms());
+        sooner(self.looks.next_ms());
         sooner(self.rests.front().map(|(due_ms, _)| *due_ms));
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());

@@ -68,6 +68,7 @@ impl Worker {
         }
         let publisher = self.publishers.insert(Publisher {
             session: slot,
+            key_slot: wish.key.slot(),
             key: wish.key,
             evicted: writer.counters().evicted_blocks,
             writer,
@@ -341,7 +342,7 @@ impl Worker {
         self.save(session);
         kill_point("batch_saved");
         let at = &mut self.publishers[publisher];
-        self.committed.push(at.key.slot());
+        self.committed.push(at.key_slot);
         at.writer.publish(self.now)
     }
 
@@ -475,7 +476,7 @@ impl Worker {
         }
         let evicted = at.newly_evicted();
         self.page.counter(WorkerCounter::BlocksEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
-        self.doorbells.ring(&[at.key.slot()]);
+        self.doorbells.ring(&[at.key_slot]);
         self.end_forwards(&at.key);
         Some(at.key)
     }

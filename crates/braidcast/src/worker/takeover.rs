@@ -261,6 +261,7 @@ impl Worker {
                 let evicted = writer.counters().evicted_blocks;
                 let publisher = self.publishers.insert(Publisher {
                     session: slot,
+                    key_slot: key.slot(),
                     key,
                     writer: *writer,
                     segmenter: None,
