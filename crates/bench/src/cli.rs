@@ -3,6 +3,7 @@
 //! The exit code is about the harness and about frames that verified viewers missed, never about speed.
 
 use crate::bare::{self, Pacing};
+use crate::churn;
 use crate::compare::{Case, Clients, Comparison, Timing};
 use crate::load::{self, LoadPlan, PublishPlan, WatchPlan};
 use crate::namespace;
@@ -12,6 +13,7 @@ use crate::report::{self, Run};
 use crate::sink;
 use crate::source::Shape;
 use crate::viewer::{Protocol, Target};
+use crate::viral;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use std::fs;
@@ -29,6 +31,10 @@ pub enum Command {
     Ingest(IngestArgs),
     /// Compare what it costs to stand between clients and another RTMP server: only the CPU of what stands between counts.
     Relay(RelayArgs),
+    /// Let viewers come and go all the time: how long each waits for its first frame, and what it costs.
+    Churn(churn::ChurnArgs),
+    /// Let thousands come for one stream at once: what those notice who watch others.
+    Viral(viral::ViralArgs),
     /// Put load on a server that runs already; prints one JSON report.
     Load(LoadArgs),
     /// The bare loop by itself: one stream to whoever connects, or (--receive) from whoever does, until standard input ends.
@@ -111,7 +117,8 @@ const RELAYS: &[Peer] = &[Peer::BraidcastRelay, Peer::NginxStream];
 /// A tenth of a core: a machine that is idle but for the bench stays well below.
 const TOLERATED_FOREIGN_CORES: f64 = 0.1;
 
-fn seconds(text: &str) -> Result<f64, String> {
+/// A number of seconds that makes sense here.
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
         _ => Err("must be 0.1 to 3600 seconds".to_owned()),
@@ -273,6 +280,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Fanout(args) => fanout(&args),
         Command::Ingest(args) => ingest(&args),
         Command::Relay(args) => relay(&args),
+        Command::Churn(args) => churn::run(&args),
+        Command::Viral(args) => viral::run(&args),
         Command::Load(args) => load(&args),
         Command::Bare(args) if args.receive => {
             sink::run(args.listen, Duration::from_millis(args.pause_ms))?;
@@ -461,14 +470,14 @@ fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers: &[P
 }
 
 /// Where figures go if nothing is said: out of the way in a source tree, else right here.
-fn default_results(name: &str) -> PathBuf {
+pub(crate) fn default_results(name: &str) -> PathBuf {
     let directory = if Path::new("target").is_dir() { "target/bench" } else { "." };
     Path::new(directory).join(format!("{name}.json"))
 }
 
 /// This program, about to run another command of this crate: with the words that stood before the command given to it.
 pub(crate) fn own_command(name: &str) -> Process {
-    let names = ["fanout", "ingest", "relay", "load", "bare"];
+    let names = ["fanout", "ingest", "relay", "churn", "viral", "load", "bare"];
     let words: Vec<String> = std::env::args().skip(1).take_while(|word| !names.contains(&word.as_str())).collect();
     let mut command = Process::new(std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into()));
     command.args(words).arg(name);

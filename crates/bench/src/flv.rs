@@ -15,6 +15,7 @@ pub fn request(app: &str, stream: &str, host: std::net::SocketAddr) -> Vec<u8> {
 #[derive(Debug, Default)]
 pub struct ResponseHead {
     bytes: Vec<u8>,
+    content_length: Option<usize>,
 }
 
 impl ResponseHead {
@@ -30,7 +31,14 @@ impl ResponseHead {
         anyhow::ensure!(status.starts_with("HTTP/1.") && status.split(' ').nth(1) == Some("200"), "the server answered: {status}");
         let chunked = head.lines().any(|line| line.to_ascii_lowercase().starts_with("transfer-encoding:"));
         anyhow::ensure!(!chunked, "the response has a transfer encoding");
+        let lengths = head.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        self.content_length = lengths.and_then(|(_, value)| value.trim().parse().ok());
         Ok(Some(self.bytes.split_off(end + 4)))
+    }
+
+    /// Bytes of the body, as the head says; `None` before the head is whole, and where it says nothing.
+    pub fn content_length(&self) -> Option<usize> {
+        self.content_length
     }
 }
 

@@ -5,8 +5,10 @@
 //! ever changes the exit code: only a harness that failed or a frame that a verified viewer missed does.
 
 mod bare;
+mod churn;
 pub mod cli;
 mod compare;
+mod crowd;
 mod flv;
 mod load;
 mod namespace;
@@ -20,5 +22,7 @@ mod socket;
 mod source;
 mod verify;
 mod viewer;
+mod viral;
+mod visitor;
 
 pub use cli::{Command, run};
