@@ -4,14 +4,17 @@
 //! servers it compares run as children, alone on a core. Nothing here is linked into the serving path, and no figure
 //! ever changes the exit code: only a harness that failed or a frame that a verified viewer missed does.
 
+mod arguments;
 mod bare;
-mod churn;
 pub mod cli;
+mod commands;
 mod compare;
+mod conclude;
 mod crowd;
 mod flv;
 mod load;
 mod namespace;
+mod pace;
 mod peers;
 mod process;
 mod publisher;
@@ -22,7 +25,6 @@ mod socket;
 mod source;
 mod verify;
 mod viewer;
-mod viral;
 mod visitor;
 
 pub use cli::{Command, run};

@@ -2,6 +2,7 @@
 //! gets none, and what a coming and going costs the server.
 
 use crate::compare::Clients;
+use crate::conclude::default_results;
 use crate::crowd::{Arrivals, Crowd, Visits, Waits};
 use crate::peers::{Bench, Peer};
 use crate::process::{self, Cores, Interrupt, Process};
@@ -69,7 +70,7 @@ impl CrowdArgs {
 
     /// Writes what was found beside the machine's description; says where.
     pub fn write(&self, name: &str, what: &str, bench: &Bench, found: &serde_json::Value) -> anyhow::Result<()> {
-        let path = self.json.clone().unwrap_or_else(|| crate::cli::default_results(name));
+        let path = self.json.clone().unwrap_or_else(|| default_results(name));
         if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("")) {
             fs::create_dir_all(parent)?;
         }
@@ -143,7 +144,7 @@ pub struct ChurnArgs {
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(60..=1_000_000))]
     rate: u64,
     /// Seconds that each stays; HLS visitors too, on their idle connection.
-    #[arg(long, default_value_t = 2.0, value_parser = crate::cli::seconds)]
+    #[arg(long, default_value_t = 2.0, value_parser = crate::arguments::seconds)]
     stay: f64,
     /// How they come, in turn.
     #[arg(long, value_delimiter = ',', default_values_t = Way::ALL)]
@@ -152,7 +153,7 @@ pub struct ChurnArgs {
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
     streams: u16,
     /// Seconds that are measured.
-    #[arg(long, default_value_t = 15.0, value_parser = crate::cli::seconds)]
+    #[arg(long, default_value_t = 15.0, value_parser = crate::arguments::seconds)]
     window: f64,
     #[command(flatten)]
     crowd: CrowdArgs,
@@ -167,7 +168,7 @@ pub fn run(args: &ChurnArgs) -> anyhow::Result<ExitCode> {
     let (streams, at_once) = (usize::from(args.streams), (rate as f64 / 60.0 * (stay + 10.0)) as usize);
     let hls = args.protocols.contains(&Way::Hls);
     let bench = args.crowd.bench(at_once, hls)?;
-    let mut server = bench.start(Peer::Braidcast, Clients::Viewers { viewers: at_once, verified: 0 }, &interrupt)?;
+    let mut server = bench.start(Peer::Braidcast, None, Clients::Viewers { viewers: at_once, verified: 0 }, &interrupt)?;
     let rtmp = server.rtmp.context("the server takes no RTMP")?;
     let http = server.http.context("the server serves no HTTP")?;
     let mut crowd = Crowd::new(rtmp, http, at_once + streams, &interrupt)?;

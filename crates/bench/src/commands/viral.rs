@@ -1,7 +1,7 @@
 //! `bench viral`: thousands come for one stream within a moment, while others watch other streams. What the others notice of
 //! it, and how long those who come wait.
 
-use crate::churn::{CrowdArgs, Spent, judge, print_waits};
+use crate::commands::churn::{CrowdArgs, Spent, judge, print_waits};
 use crate::compare::Clients;
 use crate::crowd::{Arrivals, Crowd};
 use crate::peers::Peer;
@@ -20,7 +20,7 @@ pub struct ViralArgs {
     #[arg(long, default_value_t = 5_000)]
     joiners: u64,
     /// Seconds within which they come.
-    #[arg(long, default_value_t = 2.0, value_parser = crate::cli::seconds)]
+    #[arg(long, default_value_t = 2.0, value_parser = crate::arguments::seconds)]
     within: f64,
     /// How they come, in turn.
     #[arg(long, value_delimiter = ',', default_values_t = [Way::Flv])]
@@ -32,7 +32,7 @@ pub struct ViralArgs {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     viewers: u16,
     /// Seconds that the others are measured before, and again from when they come on.
-    #[arg(long, default_value_t = 5.0, value_parser = crate::cli::seconds)]
+    #[arg(long, default_value_t = 5.0, value_parser = crate::arguments::seconds)]
     window: f64,
     #[command(flatten)]
     crowd: CrowdArgs,
@@ -50,7 +50,7 @@ pub fn run(args: &ViralArgs) -> anyhow::Result<ExitCode> {
     let (streams, viewers) = (usize::from(args.others) + 1, usize::from(args.others) * usize::from(args.viewers));
     let clients = joiners as usize + viewers + streams;
     let bench = args.crowd.bench(clients, hls)?;
-    let mut server = bench.start(Peer::Braidcast, Clients::Viewers { viewers: clients, verified: viewers }, &interrupt)?;
+    let mut server = bench.start(Peer::Braidcast, None, Clients::Viewers { viewers: clients, verified: viewers }, &interrupt)?;
     let rtmp = server.rtmp.context("the server takes no RTMP")?;
     let http = server.http.context("the server serves no HTTP")?;
     let mut crowd = Crowd::new(rtmp, http, clients, &interrupt)?;

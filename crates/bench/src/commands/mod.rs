@@ -1,0 +1,9 @@
+//! One file per command: its arguments, and what it runs.
+
+pub mod bare;
+pub mod churn;
+pub mod fanout;
+pub mod ingest;
+pub mod load;
+pub mod relay;
+pub mod viral;
