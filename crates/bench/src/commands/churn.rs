@@ -2,7 +2,7 @@
 //! gets none, and what a coming and going costs the server.
 
 use crate::compare::Clients;
-use crate::conclude::default_results;
+use crate::conclude;
 use crate::crowd::{Arrivals, Crowd, Visits, Waits};
 use crate::peers::{Bench, Peer};
 use crate::process::{self, Cores, Interrupt, Process};
@@ -12,8 +12,7 @@ use crate::source::Shape;
 use crate::visitor::Way;
 use anyhow::Context;
 use clap::Args;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -65,22 +64,16 @@ impl CrowdArgs {
         cores.pin()?;
         let own = [format!("limits.connections={}", (clients + 1000).max(20_000)), format!("server.workers={}", self.workers)];
         let settings = own.into_iter().chain(self.settings.iter().cloned()).collect();
-        Ok(Bench { braidcast, nginx: PathBuf::new(), cores, shape: self.shape()?, settings, hls })
+        Ok(Bench { braidcast, nginx: PathBuf::new(), xiu: PathBuf::new(), cores, shape: self.shape()?, settings, hls })
     }
 
     /// Writes what was found beside the machine's description; says where.
-    pub fn write(&self, name: &str, what: &str, bench: &Bench, found: &serde_json::Value) -> anyhow::Result<()> {
-        let path = self.json.clone().unwrap_or_else(|| default_results(name));
-        if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("")) {
-            fs::create_dir_all(parent)?;
-        }
+    pub fn write(&self, name: &str, what: &str, table: &str, bench: &Bench, found: &serde_json::Value) -> anyhow::Result<()> {
         let file = serde_json::json!({
-            "bench": name, "what": what, "machine": report::machine(), "version": bench.version(Peer::Braidcast),
-            "shape": bench.shape, "cores": bench.cores, "found": found,
+            "bench": name, "what": what, "command": report::command(), "date": report::today(), "machine": report::machine(),
+            "version": bench.version(Peer::Braidcast), "table": table, "shape": bench.shape, "cores": bench.cores, "found": found,
         });
-        fs::write(&path, serde_json::to_vec_pretty(&file)?).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("\nall figures: {}", path.display());
-        Ok(())
+        conclude::write(name, self.json.as_deref(), &file)
     }
 }
 
@@ -117,13 +110,14 @@ impl Spent {
     }
 }
 
-/// Prints the table of times to the first frame.
-pub fn print_waits(waits: &[Waits]) {
-    println!("{:<6} {:>9} {:>10} {:>10} {:>10}", "", "visitors", "p50 ms", "p99 ms", "most ms");
-    for Waits { way, visitors, p50_ms, p99_ms, most_ms } in waits {
+/// The table of times to the first frame.
+pub fn table_of(waits: &[Waits]) -> String {
+    let head = format!("{:<6} {:>9} {:>10} {:>10} {:>10}\n", "", "visitors", "p50 ms", "p99 ms", "most ms");
+    let lines = waits.iter().map(|Waits { way, visitors, p50_ms, p99_ms, most_ms }| {
         let name = way.map_or("all", Way::name);
-        println!("{name:<6} {visitors:>9} {p50_ms:>10.1} {p99_ms:>10.1} {most_ms:>10.1}");
-    }
+        format!("{name:<6} {visitors:>9} {p50_ms:>10.1} {p99_ms:>10.1} {most_ms:>10.1}\n")
+    });
+    std::iter::once(head).chain(lines).collect()
 }
 
 /// Says what went wrong with visitors; whether nothing did.
@@ -201,22 +195,22 @@ pub fn run(args: &ChurnArgs) -> anyhow::Result<ExitCode> {
     let what =
         format!("{a_minute:.0} connections a minute to {streams} streams of {} kbps, each for {stay} s, {there} at once", args.crowd.kbps);
     let each = |seconds: f64| seconds * 1e6 / visits.begun.max(1) as f64;
-    println!("\n{what}\n\ntime to the first frame:");
     let waits = visits.waits();
-    print_waits(&waits);
-    println!(
-        "\nCPU: front {:.1} % of a core, {:.0} us a connection; workers {:.1} %, {:.0} us (what they send included)",
+    let table = format!(
+        "time to the first frame:\n{}\nCPU: front {:.1} % of a core, {:.0} us a connection; workers {:.1} %, {:.0} us (what they send included)\n",
+        table_of(&waits),
         spent.front_s / spent.clock_s * 100.0,
         each(spent.front_s),
         spent.workers_s / spent.clock_s * 100.0,
         each(spent.workers_s),
     );
+    print!("\n{what}\n\n{table}");
     let found = serde_json::json!({
         "connections_per_minute": a_minute, "begun": visits.begun, "served": visits.served, "errors": visits.errors,
         "not_key": visits.not_key, "first_error": visits.first_error, "waits": waits, "cpu": spent,
         "front_us_per_connection": each(spent.front_s), "workers_us_per_connection": each(spent.workers_s),
         "errors_before": warm_up.errors,
     });
-    args.crowd.write("churn", &what, &bench, &found)?;
+    args.crowd.write("churn", &what, &table, &bench, &found)?;
     Ok(if judge(&visits) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

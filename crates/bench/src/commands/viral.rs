@@ -1,7 +1,7 @@
 //! `bench viral`: thousands come for one stream within a moment, while others watch other streams. What the others notice of
 //! it, and how long those who come wait.
 
-use crate::commands::churn::{CrowdArgs, Spent, judge, print_waits};
+use crate::commands::churn::{CrowdArgs, Spent, judge, table_of};
 use crate::compare::Clients;
 use crate::crowd::{Arrivals, Crowd};
 use crate::peers::Peer;
@@ -31,7 +31,7 @@ pub struct ViralArgs {
     /// Viewers of each other stream, by HTTP-FLV; all of them check every frame.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     viewers: u16,
-    /// Seconds that the others are measured before, and again from when they come on.
+    /// Seconds that the others are measured before they come, and again when all are there.
     #[arg(long, default_value_t = 5.0, value_parser = crate::arguments::seconds)]
     window: f64,
     #[command(flatten)]
@@ -45,7 +45,7 @@ const HOT: usize = 0;
 pub fn run(args: &ViralArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let quick = args.crowd.quick;
-    let (joiners, window) = if quick { (args.joiners.min(200), 2.0) } else { (args.joiners, args.window.max(args.within)) };
+    let (joiners, window) = if quick { (args.joiners.min(200), 2.0) } else { (args.joiners, args.window) };
     let hls = args.protocols.contains(&Way::Hls);
     let (streams, viewers) = (usize::from(args.others) + 1, usize::from(args.others) * usize::from(args.viewers));
     let clients = joiners as usize + viewers + streams;
@@ -74,9 +74,11 @@ pub fn run(args: &ViralArgs) -> anyhow::Result<ExitCode> {
         most: joiners,
     };
     let before = Spent::read(server.root());
-    crowd.drive(Duration::from_secs_f64(window), Some(arrivals), |_| false)?;
-    let crowded = latencies(&mut crowd.observations);
+    crowd.drive(Duration::from_secs_f64(args.within), Some(arrivals), |_| false)?;
+    let coming = latencies(&mut crowd.observations);
     let spent = Spent::read(server.root()).since(before);
+    crowd.drive(Duration::from_secs_f64(window), None, |_| false)?;
+    let crowded = latencies(&mut crowd.observations);
     let visits = crowd.take_visits();
     let unserved = visits.begun - visits.served - visits.errors;
     server.check()?;
@@ -86,25 +88,28 @@ pub fn run(args: &ViralArgs) -> anyhow::Result<ExitCode> {
         "{joiners} viewers of one stream come within {} s; {viewers} others watch {} streams; all of {} kbps",
         args.within, args.others, args.crowd.kbps
     );
-    println!("\n{what}\n\nlatency of the others:");
-    println!("{:<8} {:>10} {:>10}", "", "p50 ms", "p99 ms");
-    for (name, of) in [("before", alone), ("during", crowded)] {
-        println!("{name:<8} {:>10.1} {:>10.1}", of.p50_ms, of.p99_ms);
-    }
-    println!("\ntime to the first frame of those who come:");
     let waits = visits.waits();
-    print_waits(&waits);
-    println!(
-        "\nCPU: front {:.1} % of a core, workers {:.1} %",
+    let row = |name: &str, of: Latency| format!("{name:<16} {:>10.1} {:>10.1}\n", of.p50_ms, of.p99_ms);
+    let table = format!(
+        "latency of the others:\n{:<16} {:>10} {:>10}\n{}{}{}\ntime to the first frame of those who come:\n{}\n\
+         CPU while they come: front {:.1} % of a core, workers {:.1} %\n",
+        "",
+        "p50 ms",
+        "p99 ms",
+        row("before", alone),
+        row("while they come", coming),
+        row("afterwards", crowded),
+        table_of(&waits),
         spent.front_s / spent.clock_s * 100.0,
-        spent.workers_s / spent.clock_s * 100.0
+        spent.workers_s / spent.clock_s * 100.0,
     );
+    print!("\n{what}\n\n{table}");
     let found = serde_json::json!({
-        "others_before": alone, "others_during": crowded, "waits": waits, "begun": visits.begun, "served": visits.served,
+        "others_before": alone, "others_while_they_come": coming, "others_afterwards": crowded, "waits": waits, "begun": visits.begun, "served": visits.served,
         "errors": visits.errors, "not_key": visits.not_key, "first_error": visits.first_error, "unserved": unserved,
         "verified_frames": frames, "faults": faults, "cpu": spent,
     });
-    args.crowd.write("viral", &what, &bench, &found)?;
+    args.crowd.write("viral", &what, &table, &bench, &found)?;
     if unserved > 0 {
         println!("UNSERVED: {unserved} of {} had no frame when the window ended", visits.begun);
     }
@@ -123,7 +128,7 @@ struct Latency {
 
 /// Of what was observed since this was asked last.
 fn latencies(observations: &mut Observations) -> Latency {
-    let (p50, p99) = observations.latencies_ms();
+    let (p50, p99) = Observations::latencies_of_all_ms(std::slice::from_ref(observations));
     observations.forget_latencies();
     Latency { p50_ms: p50.unwrap_or(0.0), p99_ms: p99.unwrap_or(0.0) }
 }
