@@ -19,6 +19,7 @@ mod kept;
 mod ledger;
 mod metrics;
 mod outgoing;
+mod pacing;
 mod play;
 mod publishers;
 mod relay;
@@ -34,6 +35,7 @@ mod streams;
 mod takeover;
 mod timers;
 mod waiting;
+mod walk;
 mod watching;
 mod websocket;
 
@@ -209,6 +211,8 @@ pub(crate) struct Worker {
     /// Sessions that are owed more, and take it.
     unfinished: Vec<u64>,
     flushes: Timers,
+    /// What one round of each stream's fan-out takes together, microseconds.
+    fan_out_load_us: u64,
     /// When publishers' segmenters are due.
     pumps: Timers,
     deadlines: Timers,
@@ -326,6 +330,7 @@ impl Worker {
             fan_out_queue: VecDeque::new(),
             unfinished: Vec::new(),
             flushes: Timers::default(),
+            fan_out_load_us: 0,
             pumps: Timers::default(),
             deadlines: Timers::default(),
             read_buffer: vec![0; READ_BYTES],

@@ -235,7 +235,7 @@ impl Worker {
         if !plays(&reader) {
             return None;
         }
-        let slot = self.streams.insert(super::streams::LocalStream::new(key.clone(), reader));
+        let slot = self.streams.insert(super::streams::LocalStream::new(key.clone(), reader, self.pace(key)));
         self.stream_slots.insert(key.clone(), slot);
         Some(slot)
     }
@@ -244,6 +244,7 @@ impl Worker {
     pub(super) fn forget_unwatched(&mut self, slot: usize) {
         if self.streams.get(slot).is_some_and(|stream| stream.viewers.is_empty()) {
             let mut stream = self.streams.remove(slot);
+            self.fan_out_load_us -= stream.pace.cost_us();
             let (sent_bytes, jumps) = stream.take_counted();
             if sent_bytes + jumps > 0 {
                 self.watching.add(&stream.key, sent_bytes, jumps);
