@@ -20,7 +20,7 @@ test-srs: ## Run the tests of the engine `srs` with a real SRS (SRS_BINARY) inst
 	@$(RUN) scripts/test-srs.sh
 
 .PHONY: soak
-soak: ## Kill, stop, drain, upgrade for two minutes under load; nobody may notice (BRAIDCAST_TEST_SEED)
+soak: ## Kill, stop, drain, upgrade for two minutes under load, and live a simulated day; nobody may notice (BRAIDCAST_TEST_SEED)
 	@$(RUN) scripts/soak.sh
 
 .PHONY: fuzz

@@ -3,9 +3,10 @@
 //! A server that fails spoils its own run only; a signal ends everything.
 
 use crate::load::{self, LoadPlan, LoadReport, PublishPlan, WatchPlan};
+use crate::pace::Pace;
 use crate::peers::{Bench, Peer, Running};
 use crate::process::Interrupt;
-use crate::report::Run;
+use crate::report::{self, Run};
 use crate::viewer::{Protocol, Target};
 use anyhow::Context;
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub struct Case {
     pub server: Peer,
     /// How viewers connect; RTMP when there are none.
     pub protocol: Protocol,
+    /// How long it may gather; `None`: as the server does by itself.
+    pub pace: Option<Pace>,
 }
 
 impl Case {
@@ -30,8 +33,25 @@ impl Case {
             Peer::Braidcast => protocols.contains(&protocol),
             Peer::NginxRtmp | Peer::NginxStream | Peer::BraidcastRelay => protocol == Protocol::Rtmp && protocols.contains(&protocol),
         };
-        let ways = |&server| [Protocol::Flv, Protocol::Rtmp].map(|protocol| Self { server, protocol });
+        let ways = |&server| [Protocol::Flv, Protocol::Rtmp].map(|protocol| Self { server, protocol, pace: None });
         servers.iter().flat_map(ways).filter(|case| serves(case.server, case.protocol)).collect()
+    }
+
+    /// The same at each of these paces, if there are any; a server that has no such knob stays as it is.
+    pub fn at_paces(cases: Vec<Self>, paces: &[Pace]) -> Vec<Self> {
+        if paces.is_empty() {
+            return cases;
+        }
+        let at = |case: Self| match case.server {
+            Peer::Bare | Peer::Braidcast => paces.iter().map(|&pace| Self { pace: Some(pace), ..case }).collect(),
+            _ => vec![case],
+        };
+        cases.into_iter().flat_map(at).collect()
+    }
+
+    /// What tables call it.
+    pub fn name(&self) -> String {
+        report::name(self.server, self.pace)
     }
 }
 
@@ -74,6 +94,8 @@ pub struct Comparison<'a> {
     pub clients: Clients,
     /// For how long.
     pub timing: Timing,
+    /// Viewers sleep until something arrives.
+    pub sleeping: bool,
 }
 
 /// Between two servers: lets the kernel finish with the last one's thousand sockets.
@@ -100,7 +122,7 @@ impl Comparison<'_> {
     }
 
     fn note(&self, round: u32, case: Case, result: anyhow::Result<LoadReport>) -> Run {
-        let name = format!("{} round {round}/{}: {} by {}", self.network, self.rounds, case.server.name(), case.protocol);
+        let name = format!("{} round {round}/{}: {} by {}", self.network, self.rounds, case.name(), case.protocol);
         match &result {
             Ok(report) => {
                 let cpu = report.server_cpu_s.map_or("-".to_owned(), |cpu| format!("{cpu:.2}"));
@@ -111,11 +133,19 @@ impl Comparison<'_> {
             Err(error) => eprintln!("{name}: FAILED: {error:#}"),
         }
         let error = result.as_ref().err().map(|error| format!("{error:#}"));
-        Run { network: self.network.to_owned(), round, server: case.server, protocol: case.protocol, report: result.ok(), error }
+        Run {
+            network: self.network.to_owned(),
+            round,
+            server: case.server,
+            protocol: case.protocol,
+            pace: case.pace,
+            report: result.ok(),
+            error,
+        }
     }
 
     fn measure(&self, case: Case, interrupt: &Interrupt) -> anyhow::Result<LoadReport> {
-        let mut server = self.bench.start(case.server, self.clients, interrupt)?;
+        let mut server = self.bench.start(case.server, case.pace, self.clients, interrupt)?;
         let plan = self.plan(case, &server)?;
         let report = load::run(&plan, interrupt);
         server.check()?;
@@ -149,6 +179,7 @@ impl Comparison<'_> {
             window: self.timing.window,
             server: Some(server.root()),
             behind: server.behind(),
+            sleeping: self.sleeping,
         })
     }
 }
@@ -168,5 +199,8 @@ mod tests {
         ];
         assert_eq!(all.iter().map(|case| (case.server, case.protocol)).collect::<Vec<_>>(), expected);
         assert_eq!(Case::all(&[Peer::Bare, Peer::NginxRtmp], &[Protocol::Flv]).len(), 1);
+        let paced = Case::at_paces(all, &[Pace::Low, Pace::Millis(350)]);
+        assert_eq!(paced.iter().filter(|case| case.pace.is_some()).count(), 6);
+        assert_eq!(paced.len(), 7, "nginx has no such knob");
     }
 }

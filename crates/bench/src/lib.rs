@@ -4,12 +4,16 @@
 //! servers it compares run as children, alone on a core. Nothing here is linked into the serving path, and no figure
 //! ever changes the exit code: only a harness that failed or a frame that a verified viewer missed does.
 
+mod arguments;
 mod bare;
 pub mod cli;
+mod commands;
 mod compare;
+mod conclude;
 mod flv;
 mod load;
 mod namespace;
+mod pace;
 mod peers;
 mod process;
 mod publisher;

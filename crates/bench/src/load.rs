@@ -58,6 +58,8 @@ pub struct LoadPlan {
     pub server: Option<u32>,
     /// The root of processes that serve the server: neither its CPU nor foreign.
     pub behind: Option<u32>,
+    /// Whether viewers sleep until something arrives. On one machine a sender pays for waking whoever sleeps, on a network it never does.
+    pub sleeping: bool,
 }
 
 /// What came of it.
@@ -75,7 +77,7 @@ pub struct LoadReport {
     pub published_bytes: u64,
     /// CPU that all processes of the server used in the window; `None` if it is not ours to see.
     pub server_cpu_s: Option<f64>,
-    /// CPU that this generator used in the window.
+    /// CPU that this generator needed in the window: staying awake is no need.
     pub load_cpu_s: f64,
     /// Cores that were busy with anything else in the window: much above 0, the machine was not ours alone.
     pub foreign_cores: f64,
@@ -131,8 +133,10 @@ pub fn run(plan: &LoadPlan, interrupt: &Interrupt) -> anyhow::Result<LoadReport>
         report.memory_before = load.memory()?;
     }
     load.connect_viewers()?;
+    load.awake = viewers > 0 && !plan.sleeping;
     load.drive(plan.warm_up, |_| false)?;
     load.measure(&mut report)?;
+    load.awake = false;
     report.memory_after = load.memory()?;
     report.memory_clients = if viewers > 0 { viewers } else { publishers } as u64;
     load.finish(&mut report)?;
@@ -184,6 +188,10 @@ struct Load<'a> {
     clients: Vec<Client>,
     publishers: usize,
     publishing: bool,
+    /// Looks for events again and again instead of sleeping until there are some.
+    awake: bool,
+    /// How long it looked and found nothing.
+    idle_ns: u64,
     scratch: Vec<u8>,
     observations: Observations,
     publish_late_ns: u64,
@@ -200,6 +208,8 @@ impl<'a> Load<'a> {
             clients: Vec::new(),
             publishers: 0,
             publishing: false,
+            awake: false,
+            idle_ns: 0,
             scratch: vec![0; SCRATCH_BYTES],
             observations: Observations::default(),
             publish_late_ns: 0,
@@ -279,7 +289,10 @@ impl<'a> Load<'a> {
             }
             // A tenth of a second at most, so that a signal is seen.
             let wait_ns = due_ns.min(end_ns).saturating_sub(socket::monotonic_ns()).min(100_000_000);
-            self.poller.wait(Duration::from_nanos(wait_ns), &mut ready)?;
+            self.poller.wait(if self.awake { Duration::ZERO } else { Duration::from_nanos(wait_ns) }, &mut ready)?;
+            if self.awake && ready.is_empty() {
+                self.idle_ns += socket::monotonic_ns() - now_ns;
+            }
             for &event in &ready {
                 self.handle(event)?;
             }
@@ -358,6 +371,7 @@ impl<'a> Load<'a> {
         let received = self.received_bytes();
         let published = self.published_bytes();
         self.publish_late_ns = 0;
+        self.idle_ns = 0;
         self.observations.measure(true);
         let behind = self.behind();
         let before = CpuReading::take(&family, &behind);
@@ -368,7 +382,7 @@ impl<'a> Load<'a> {
 
         report.window_s = spent.clock_s;
         report.server_cpu_s = self.plan.server.map(|_| spent.server_s);
-        report.load_cpu_s = spent.own_s;
+        report.load_cpu_s = (spent.own_s - self.idle_ns as f64 / 1e9).max(0.0);
         report.foreign_cores = ((spent.machine_s - spent.server_s - spent.behind_s - spent.own_s) / spent.clock_s).max(0.0);
         report.published_bytes = self.published_bytes() - published;
         report.publish_late_ms = self.publish_late_ns as f64 / 1e6;

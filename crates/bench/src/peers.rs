@@ -4,6 +4,7 @@
 //! [`Running`] is dropped.
 
 use crate::compare::Clients;
+use crate::pace::Pace;
 use crate::process::{Cores, Guarded, Interrupt, STOP_GRACE};
 use crate::source::Shape;
 use anyhow::Context;
@@ -90,6 +91,9 @@ enum Behind {
     Theirs(u32),
 }
 
+/// The servers that send to viewers and take in from publishers.
+pub const SERVERS: &[Peer] = &[Peer::Bare, Peer::Braidcast, Peer::NginxRtmp];
+
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Where distributions put nginx's modules.
 const NGINX_MODULES: [&str; 3] = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules"];
@@ -160,14 +164,14 @@ impl Bench {
     }
 
     /// Starts a server and waits until it listens.
-    pub fn start(&self, peer: Peer, clients: Clients, interrupt: &Interrupt) -> anyhow::Result<Running> {
+    pub fn start(&self, peer: Peer, pace: Option<Pace>, clients: Clients, interrupt: &Interrupt) -> anyhow::Result<Running> {
         // A RAM disk where there is one: the runs are to measure servers, not disks.
         let shared_memory = Path::new("/dev/shm");
         let place = if shared_memory.is_dir() { shared_memory.to_owned() } else { std::env::temp_dir() };
         let directory = tempfile::Builder::new().prefix("braidcast-bench-").tempdir_in(place).context("no temporary directory")?;
         let started = match peer {
-            Peer::Bare => self.start_bare(directory, clients, interrupt),
-            Peer::Braidcast => self.start_braidcast(peer, directory, &[], interrupt),
+            Peer::Bare => self.start_bare(directory, pace, clients, interrupt),
+            Peer::Braidcast => self.start_braidcast(peer, directory, &pace.map(Pace::setting).into_iter().collect::<Vec<_>>(), interrupt),
             Peer::NginxRtmp => self.start_nginx_rtmp(directory, interrupt),
             Peer::NginxStream => self.start_nginx_stream(directory, clients, interrupt),
             Peer::BraidcastRelay => self.start_braidcast_relay(directory, interrupt),
@@ -175,13 +179,17 @@ impl Bench {
         started.with_context(|| format!("{} did not start", peer.name()))
     }
 
-    fn start_bare(&self, directory: TempDir, clients: Clients, interrupt: &Interrupt) -> anyhow::Result<Running> {
+    fn start_bare(&self, directory: TempDir, pace: Option<Pace>, clients: Clients, interrupt: &Interrupt) -> anyhow::Result<Running> {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let mut command = crate::cli::own_command("bare");
         if matches!(clients, Clients::Publishers(_)) {
             command.arg("--receive");
         }
-        command.args(crate::cli::shape_arguments(self.shape)).stdin(Stdio::piped()).stdout(Stdio::from(writer));
+        if let Some(pace) = pace {
+            let name = if matches!(clients, Clients::Publishers(_)) { "--pause-ms" } else { "--flush-ms" };
+            command.args([name, &pace.bare_ms().to_string()]);
+        }
+        command.args(crate::arguments::shape_arguments(self.shape)).stdin(Stdio::piped()).stdout(Stdio::from(writer));
         let mut running = self.spawn(command, directory, Peer::Bare)?;
         running.take_addresses(File::from(reader), interrupt)?;
         Ok(running)
@@ -218,7 +226,7 @@ impl Bench {
     /// A relay stands before a server that this starts too.
     fn start_nginx_stream(&self, directory: TempDir, clients: Clients, interrupt: &Interrupt) -> anyhow::Result<Running> {
         let module = nginx_module(STREAM_MODULE).context("nginx's stream module is not there")?;
-        let behind = self.start(Peer::NginxRtmp, clients, interrupt)?;
+        let behind = self.start(Peer::NginxRtmp, None, clients, interrupt)?;
         let server = behind.rtmp.context("the server behind takes no RTMP")?;
         let address = free_address()?;
         let block = format!("stream {{\n    server {{ listen {address}; proxy_pass {server}; }}\n}}");

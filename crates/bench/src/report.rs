@@ -4,9 +4,9 @@
 //! figures move from minute to minute and from machine to machine.
 
 use crate::load::LoadReport;
+use crate::pace::Pace;
 use crate::peers::Peer;
 use crate::viewer::Protocol;
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// One server, measured once.
@@ -20,6 +20,9 @@ pub struct Run {
     pub server: Peer,
     /// How viewers connected, or publishers if there were no viewers.
     pub protocol: Protocol,
+    /// How long the server might gather; `None`: as it does by itself.
+    #[serde(default)]
+    pub pace: Option<Pace>,
     /// What was measured; none if the run failed.
     pub report: Option<LoadReport>,
     /// Why it failed.
@@ -29,7 +32,7 @@ pub struct Run {
 impl Run {
     /// One that could not even begin.
     pub fn failed(network: &str, server: Peer, protocol: Protocol, error: &anyhow::Error) -> Self {
-        Self { network: network.to_owned(), round: 1, server, protocol, report: None, error: Some(format!("{error:#}")) }
+        Self { network: network.to_owned(), round: 1, server, protocol, pace: None, report: None, error: Some(format!("{error:#}")) }
     }
 
     /// Whether frames or whole viewers were missed by a server that must not miss any.
@@ -49,6 +52,15 @@ impl Run {
         let report = self.report.as_ref()?;
         let grown = report.memory_after?.pss as f64 - report.memory_before?.pss as f64;
         Some(grown / 1024.0 / report.memory_clients.max(1) as f64)
+    }
+}
+
+/// What tables call a server at a pace.
+pub fn name(server: Peer, pace: Option<Pace>) -> String {
+    match pace {
+        None => server.name().to_owned(),
+        Some(Pace::Millis(millis)) => format!("{server} {millis} ms"),
+        Some(pace) => format!("{server} {pace}"),
     }
 }
 
@@ -84,14 +96,18 @@ pub struct Row {
     pub server: Peer,
     /// As in [`Run`].
     pub protocol: Protocol,
+    /// As in [`Run`].
+    pub pace: Option<Pace>,
     /// Runs that were measured.
     pub runs: usize,
     /// Runs that failed.
     pub failed: usize,
     /// CPU-seconds per 10^9 bytes.
     pub cpu_s_per_gb: Option<Spread>,
-    /// The same over the bare loop's in the same round.
+    /// The same over the bare loop's in the same round: of the same pace if there is one, else of the one that waits least.
     pub ratio_to_bare: Option<Spread>,
+    /// The same over that of the bare loop that waits longest, if there are several.
+    pub ratio_to_patient_bare: Option<Spread>,
     /// Median latency in milliseconds.
     pub latency_p50_ms: Option<Spread>,
     /// 99th percentile of the latency in milliseconds.
@@ -114,39 +130,56 @@ pub struct Row {
 
 /// The rows of some runs, in the order in which their first runs came.
 pub fn rows(runs: &[Run]) -> Vec<Row> {
-    let mut bare = BTreeMap::new();
-    for run in runs.iter().filter(|run| run.server == Peer::Bare) {
-        if let Some(cpu) = run.cpu_s_per_gb() {
-            bare.insert((run.network.as_str(), run.round), cpu);
-        }
-    }
     let mut keys = Vec::new();
     for run in runs {
-        let key = (run.network.as_str(), run.server, run.protocol);
+        let key = (run.network.as_str(), run.server, run.protocol, run.pace);
         if !keys.contains(&key) {
             keys.push(key);
         }
     }
-    keys.sort_by_key(|&(network, server, protocol)| (runs.iter().position(|run| run.network == network), server, protocol));
-    let of = |key: &(&str, Peer, Protocol)| {
-        let members: Vec<&Run> = runs.iter().filter(|run| (run.network.as_str(), run.server, run.protocol) == *key).collect();
-        row(&members, &bare)
-    };
-    keys.iter().map(of).collect()
+    keys.sort_by_key(|&(network, server, protocol, pace)| {
+        (runs.iter().position(|run| run.network == network), pace.map(Pace::bare_ms), server, protocol, pace)
+    });
+    keys.iter()
+        .map(|key| {
+            row(&runs.iter().filter(|run| (run.network.as_str(), run.server, run.protocol, run.pace) == *key).collect::<Vec<_>>(), runs)
+        })
+        .collect()
 }
 
-fn row(runs: &[&Run], bare: &BTreeMap<(&str, u32), f64>) -> Row {
+/// Which bare loop a figure is held against.
+#[derive(Clone, Copy)]
+enum Against {
+    SamePace,
+    MostPatient,
+}
+
+/// A run's CPU per byte over that of a bare loop in its round.
+fn over_bare(run: &Run, all: &[Run], against: Against) -> Option<f64> {
+    let mut bare: Vec<&Run> =
+        all.iter().filter(|other| other.server == Peer::Bare && (&other.network, other.round) == (&run.network, run.round)).collect();
+    bare.sort_by_key(|other| other.pace.map_or(0, Pace::bare_ms));
+    let other = match against {
+        Against::SamePace => bare.iter().find(|other| other.pace == run.pace).or(bare.first()),
+        Against::MostPatient => bare.last().filter(|_| bare.len() > 1),
+    };
+    Some(run.cpu_s_per_gb()? / other?.cpu_s_per_gb()?)
+}
+
+fn row(runs: &[&Run], all: &[Run]) -> Row {
     let first = runs[0];
     let reports = || runs.iter().filter_map(|run| run.report.as_ref());
-    let over_bare = |run: &&Run| Some(run.cpu_s_per_gb()? / bare.get(&(run.network.as_str(), run.round))?);
+    let ratio = |against| Spread::of(runs.iter().filter_map(|run| over_bare(run, all, against)));
     Row {
         network: first.network.clone(),
         server: first.server,
         protocol: first.protocol,
+        pace: first.pace,
         runs: reports().count(),
         failed: runs.iter().filter(|run| run.error.is_some()).count(),
         cpu_s_per_gb: Spread::of(runs.iter().filter_map(|run| run.cpu_s_per_gb())),
-        ratio_to_bare: Spread::of(runs.iter().filter_map(over_bare)),
+        ratio_to_bare: ratio(Against::SamePace),
+        ratio_to_patient_bare: ratio(Against::MostPatient),
         latency_p50_ms: Spread::of(reports().filter_map(|report| report.latency_p50_ms)),
         latency_p99_ms: Spread::of(reports().filter_map(|report| report.latency_p99_ms)),
         memory_per_client_kib: Spread::of(runs.iter().filter_map(|run| run.memory_per_client_kib())),
@@ -159,12 +192,13 @@ fn row(runs: &[&Run], bare: &BTreeMap<(&str, u32), f64>) -> Row {
     }
 }
 
-const HEADINGS: [&str; 12] = [
+const HEADINGS: [&str; 13] = [
     "network",
     "server",
     "by",
     "CPU-s/GB (least-most)",
     "x bare (least-most)",
+    "x patient bare",
     "p50 ms",
     "p99 ms",
     "KiB/client",
@@ -190,7 +224,7 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-fn cells(row: &Row) -> [String; 12] {
+fn cells(row: &Row) -> [String; 13] {
     let figure = |spread: Option<Spread>, decimals: usize| spread.map_or("-".to_owned(), |spread| format!("{:.decimals$}", spread.median));
     let range = |spread: Option<Spread>| {
         spread.map_or("-".to_owned(), |spread| format!("{:.2} ({:.2}-{:.2})", spread.median, spread.least, spread.greatest))
@@ -198,10 +232,11 @@ fn cells(row: &Row) -> [String; 12] {
     let percent = |spread: Option<Spread>| spread.map_or("-".to_owned(), |spread| format!("{:.1} %", spread.median * 100.0));
     [
         row.network.clone(),
-        row.server.name().to_owned(),
+        name(row.server, row.pace),
         row.protocol.to_string(),
         range(row.cpu_s_per_gb),
         range(row.ratio_to_bare),
+        figure(row.ratio_to_patient_bare, 2),
         figure(row.latency_p50_ms, 1),
         figure(row.latency_p99_ms, 1),
         figure(row.memory_per_client_kib, 1),
@@ -231,7 +266,7 @@ mod tests {
 
     fn run(server: Peer, round: u32, cpu: f64) -> Run {
         let report = LoadReport { window_s: 10.0, delivered_bytes: 2_000_000_000, server_cpu_s: Some(cpu), ..LoadReport::default() };
-        Run { network: "loopback".into(), round, server, protocol: Protocol::Flv, report: Some(report), error: None }
+        Run { network: "loopback".into(), round, server, protocol: Protocol::Flv, pace: None, report: Some(report), error: None }
     }
 
     #[test]
@@ -248,6 +283,21 @@ mod tests {
         assert_eq!(rows[1].server, Peer::Braidcast);
         assert_eq!(rows[1].ratio_to_bare, Some(Spread { median: 2.0, least: 2.0, greatest: 2.0 }));
         assert_eq!(rows[0].cpu_s_per_gb.unwrap().median, 0.75);
+    }
+
+    #[test]
+    fn a_pace_is_held_against_the_bare_loop_of_the_same_pace() {
+        let at = |server, cpu, pace| Run { pace, ..run(server, 1, cpu) };
+        let patient = Some(Pace::Millis(350));
+        let runs = [
+            at(Peer::Bare, 1.0, Some(Pace::Low)),
+            at(Peer::Bare, 0.5, patient),
+            at(Peer::Braidcast, 2.0, patient),
+            at(Peer::NginxRtmp, 3.0, None),
+        ];
+        assert_eq!(over_bare(&runs[2], &runs, Against::SamePace), Some(4.0));
+        assert_eq!(over_bare(&runs[3], &runs, Against::SamePace), Some(3.0), "who has no pace is held against the least patient");
+        assert_eq!(over_bare(&runs[3], &runs, Against::MostPatient), Some(6.0));
     }
 
     #[test]
