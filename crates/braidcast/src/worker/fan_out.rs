@@ -16,10 +16,11 @@ use braidcast_media::StreamKey;
 use braidcast_protocols::http::websocket;
 use braidcast_stream_log::State;
 use braidcast_sys::fault::kill_point;
-use braidcast_sys::{clock, net};
+use braidcast_sys::net;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 /// Viewers served before the worker looks at its sockets again: some milliseconds of sends.
 const VIEWERS_PER_TURN: usize = 512;
@@ -87,7 +88,7 @@ impl Worker {
 
     /// Serves the viewers of one stream; true when all have been served.
     fn fan_out_stream(&mut self, slot: usize, left: &mut usize) -> bool {
-        let began_us = clock::monotonic_us();
+        let began = Instant::now();
         let stream = &mut self.streams[slot];
         if stream.next_viewer == 0 {
             stream.seen = stream.reader.commit();
@@ -107,7 +108,7 @@ impl Worker {
             }
         };
         let Some(stream) = self.streams.get_mut(slot) else { return true };
-        stream.pace.spend(clock::monotonic_us().saturating_sub(began_us));
+        stream.pace.spend(began.elapsed().as_micros() as u64);
         if is_round {
             stream.next_viewer = 0;
             let (before_us, now_us) = stream.pace.end_round();

@@ -105,6 +105,8 @@ const READ_BYTES: usize = 256 << 10;
 const COMMAND_BYTES: usize = 16 << 10;
 /// Sessions read in one turn.
 const READS_PER_TURN: usize = 128;
+/// How long they may hold up a turn: what one of them is answered with may be seconds of a stream.
+const READS_TIME: Duration = Duration::from_millis(4);
 /// Deadlines acted on in one turn.
 const EXPIRED_PER_TURN: usize = 512;
 

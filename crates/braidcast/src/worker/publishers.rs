@@ -29,7 +29,7 @@ const PUMP_TIME: Duration = Duration::from_millis(10);
 /// Streams that somebody waits for, looked at in one turn: each is a failed open, some microseconds.
 const LOOKS_PER_TURN: usize = 128;
 /// Sessions that end their wait in one turn.
-const SERVED_PER_TURN: usize = 256;
+const SERVED_PER_TURN: usize = 32;
 
 impl Worker {
     /// Serves here what a session wished for; the front has agreed.
