@@ -29,6 +29,8 @@ pub enum Peer {
     NginxRtmp,
     /// Debian's nginx with libnginx-mod-stream, which hands bytes on to an nginx-rtmp.
     NginxStream,
+    /// xiu, a server in Rust, of crates.io.
+    Xiu,
     /// This server as a relay, with one worker, before an nginx-rtmp that it starts.
     BraidcastRelay,
 }
@@ -41,6 +43,7 @@ impl Peer {
             Self::Braidcast => "braidcast",
             Self::NginxRtmp => "nginx-rtmp",
             Self::NginxStream => "nginx-stream",
+            Self::Xiu => "xiu",
             Self::BraidcastRelay => "braidcast-relay",
         }
     }
@@ -59,6 +62,8 @@ pub struct Bench {
     pub braidcast: PathBuf,
     /// The nginx binary.
     pub nginx: PathBuf,
+    /// The xiu binary.
+    pub xiu: PathBuf,
     /// Who runs where.
     pub cores: Cores,
     /// What is published; the bare loop makes it itself.
@@ -92,7 +97,7 @@ enum Behind {
 }
 
 /// The servers that send to viewers and take in from publishers.
-pub const SERVERS: &[Peer] = &[Peer::Bare, Peer::Braidcast, Peer::NginxRtmp];
+pub const SERVERS: &[Peer] = &[Peer::Bare, Peer::Braidcast, Peer::NginxRtmp, Peer::Xiu];
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Where distributions put nginx's modules.
@@ -137,6 +142,10 @@ impl Bench {
         match peer {
             Peer::Bare => None,
             Peer::Braidcast => (!self.braidcast.is_file()).then(|| format!("{} is not there (build it first)", self.braidcast.display())),
+            Peer::Xiu => {
+                let missing = !self.xiu.is_file();
+                missing.then(|| format!("{} is not there (cargo install xiu --root target/tools)", self.xiu.display()))
+            }
             Peer::BraidcastRelay => self.missing(Peer::Braidcast).or_else(|| self.missing(Peer::NginxRtmp)),
             Peer::NginxRtmp | Peer::NginxStream if !self.nginx.is_file() => {
                 Some(format!("{} is not there (apt install nginx)", self.nginx.display()))
@@ -157,6 +166,7 @@ impl Bench {
             Peer::Bare => return env!("CARGO_PKG_VERSION").to_owned(),
             Peer::Braidcast | Peer::BraidcastRelay => (&self.braidcast, "--version"),
             Peer::NginxRtmp | Peer::NginxStream => (&self.nginx, "-v"),
+            Peer::Xiu => (&self.xiu, "--version"),
         };
         let output = Command::new(program).arg(flag).output();
         let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
@@ -174,6 +184,7 @@ impl Bench {
             Peer::Braidcast => self.start_braidcast(peer, directory, &pace.map(Pace::setting).into_iter().collect::<Vec<_>>(), interrupt),
             Peer::NginxRtmp => self.start_nginx_rtmp(directory, interrupt),
             Peer::NginxStream => self.start_nginx_stream(directory, clients, interrupt),
+            Peer::Xiu => self.start_xiu(directory, interrupt),
             Peer::BraidcastRelay => self.start_braidcast_relay(directory, interrupt),
         };
         started.with_context(|| format!("{} did not start", peer.name()))
@@ -271,13 +282,27 @@ impl Bench {
         command.arg("-c").arg(&config).arg("-p").arg(root).arg("-e").arg(root.join("early.log"));
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut running = self.spawn(command, directory, peer)?;
-        let deadline = Instant::now() + START_DEADLINE;
-        while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
-            running.check()?;
-            anyhow::ensure!(Instant::now() < deadline, "it does not listen on {address}");
-            interrupt.sleep(Duration::from_millis(20))?;
-        }
+        running.wait_until_it_listens(address, interrupt)?;
         running.rtmp = Some(address);
+        Ok(running)
+    }
+
+    /// It listens on all addresses: there is no setting for one.
+    fn start_xiu(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        let (rtmp, http) = (free_address()?, free_address()?);
+        let config = directory.path().join("xiu.toml");
+        let text = format!(
+            "[rtmp]\nenabled = true\nport = {}\ngop_num = 1\n[httpflv]\nenabled = true\nport = {}\n[log]\nlevel = \"warn\"\n",
+            rtmp.port(),
+            http.port()
+        );
+        fs::write(&config, text).context("cannot write xiu's configuration")?;
+        let mut command = Command::new(&self.xiu);
+        command.arg("-c").arg(&config).current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut running = self.spawn(command, directory, Peer::Xiu)?;
+        running.wait_until_it_listens(rtmp, interrupt)?;
+        running.wait_until_it_listens(http, interrupt)?;
+        (running.rtmp, running.http) = (Some(rtmp), Some(http));
         Ok(running)
     }
 
@@ -304,6 +329,16 @@ struct Addresses {
 }
 
 impl Running {
+    fn wait_until_it_listens(&mut self, address: SocketAddr, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_DEADLINE;
+        while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+            self.check()?;
+            anyhow::ensure!(Instant::now() < deadline, "it does not listen on {address}");
+            interrupt.sleep(Duration::from_millis(20))?;
+        }
+        Ok(())
+    }
+
     /// Reads the line of JSON that says where the server listens.
     fn take_addresses(&mut self, mut pipe: File, interrupt: &Interrupt) -> anyhow::Result<()> {
         rustix::fs::fcntl_setfl(pipe.as_fd(), rustix::fs::OFlags::NONBLOCK)?;
@@ -354,7 +389,7 @@ daemon off;
 worker_processes 1;
 pid {root}/nginx.pid;
 error_log {root}/error.log warn;
-events {{ worker_connections 16384; }}
+events {{ worker_connections 32768; }}
 {block}
 "
     )

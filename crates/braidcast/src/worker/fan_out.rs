@@ -79,9 +79,10 @@ impl Worker {
         }
         let mut left = VIEWERS_PER_TURN;
         while left > 0 {
-            let Some(&slot) = self.fan_out_queue.front() else { return };
-            if !self.streams.contains(slot) || self.fan_out_stream(slot, &mut left) {
-                self.fan_out_queue.pop_front();
+            let Some(slot) = self.fan_out_queue.pop_front() else { return };
+            if self.streams.contains(slot) && !self.fan_out_stream(slot, &mut left) {
+                // Viewers of other streams do not wait until all of a great audience are served.
+                self.fan_out_queue.push_back(slot);
             }
         }
     }

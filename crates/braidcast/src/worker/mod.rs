@@ -217,6 +217,8 @@ pub(crate) struct Worker {
     fan_out_load_us: u64,
     /// When publishers' segmenters are due.
     pumps: Timers,
+    /// Room for their segments' bytes, one after another.
+    segment_bytes: Vec<u8>,
     deadlines: Timers,
     read_buffer: Vec<u8>,
     now: Now,
@@ -334,6 +336,7 @@ impl Worker {
             flushes: Timers::default(),
             fan_out_load_us: 0,
             pumps: Timers::default(),
+            segment_bytes: Vec::new(),
             deadlines: Timers::default(),
             read_buffer: vec![0; READ_BYTES],
             now: Now::read(),
