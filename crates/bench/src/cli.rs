@@ -2,7 +2,7 @@
 //!
 //! The exit code is about the harness and about frames that verified viewers missed, never about speed.
 
-use crate::commands::{bare, capacity, curve, diff, document, fanout, flame, ingest, load, relay};
+use crate::commands::{bare, capacity, curve, diff, document, fanout, flame, hls, ingest, load, relay};
 use clap::Subcommand;
 use std::process::{Command as Process, ExitCode};
 
@@ -30,6 +30,8 @@ pub enum Command {
     /// Write the figures of a directory into a page of Markdown.
     #[command(hide = true)]
     Document(document::DocumentArgs),
+    /// Compare what it costs to serve HLS to many viewers: braidcast, and nginx with the same files.
+    Hls(hls::HlsArgs),
     /// The bare loop by itself: one stream to whoever connects, or (--receive) from whoever does, until standard input ends.
     Bare(bare::BareArgs),
 }
@@ -47,6 +49,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Diff(args) => diff::run(&args),
         Command::Flame(args) => flame::run(&args),
         Command::Document(args) => document::run(&args),
+        Command::Hls(args) => hls::run(&args),
         Command::Bare(args) => bare::run(&args),
     }
 }

@@ -5,7 +5,7 @@
 use crate::flame;
 use crate::load::{self, LoadPlan, LoadReport, PublishPlan, WatchPlan};
 use crate::pace::Pace;
-use crate::peers::{Bench, Peer, Running};
+use crate::peers::{APP, Bench, Peer, Running, STREAM};
 use crate::process::Interrupt;
 use crate::progress::Progress;
 use crate::report::{self, Run};
@@ -13,9 +13,6 @@ use crate::viewer::{Protocol, Target};
 use anyhow::Context;
 use std::path::PathBuf;
 use std::time::Duration;
-
-const APP: &str = "live";
-const STREAM: &str = "bench";
 
 /// A server and the way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,8 @@ mod document;
 mod drawing;
 mod flame;
 mod flv;
+mod hls_ts;
+mod hls_viewer;
 mod load;
 mod namespace;
 mod pace;

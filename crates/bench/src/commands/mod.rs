@@ -7,6 +7,7 @@ pub mod diff;
 pub mod document;
 pub mod fanout;
 pub mod flame;
+pub mod hls;
 pub mod ingest;
 pub mod load;
 pub mod relay;
