@@ -23,6 +23,7 @@ mod ledger;
 mod looks;
 mod metrics;
 mod outgoing;
+mod pacing;
 mod play;
 mod publishers;
 mod relay;
@@ -38,6 +39,7 @@ mod streams;
 mod takeover;
 mod timers;
 mod waiting;
+mod walk;
 mod watching;
 mod websocket;
 
@@ -111,6 +113,8 @@ const COMMAND_BYTES: usize = 16 << 10;
 const READS_PER_TURN: usize = 128;
 /// Events heard in one turn.
 const EVENTS_PER_TURN: usize = 1024;
+/// How long they may hold up a turn: what one of them is answered with may be seconds of a stream.
+const READS_TIME: Duration = Duration::from_millis(4);
 /// Deadlines acted on in one turn.
 const EXPIRED_PER_TURN: usize = 512;
 
@@ -225,6 +229,8 @@ pub(crate) struct Worker {
     /// Sessions that are owed more, and take it.
     unfinished: Vec<u64>,
     flushes: Timers,
+    /// What one round of each stream's fan-out takes together, microseconds.
+    fan_out_load_us: u64,
     /// When publishers' segmenters are due.
     pumps: Timers,
     /// Room for their segments' bytes, one after another.
@@ -350,6 +356,7 @@ impl Worker {
             fan_out_queue: VecDeque::new(),
             unfinished: Vec::new(),
             flushes: Timers::default(),
+            fan_out_load_us: 0,
             pumps: Timers::default(),
             segment_bytes: Vec::new(),
             deadlines: Timers::default(),

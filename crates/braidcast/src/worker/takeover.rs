@@ -236,7 +236,7 @@ impl Worker {
             Some(&slot) => slot,
             None => {
                 let reader = Reader::open(&self.root, key)?.context("it is gone")?;
-                let slot = self.streams.insert(LocalStream::new(key.clone(), reader));
+                let slot = self.streams.insert(LocalStream::new(key.clone(), reader, self.pace(key)));
                 self.stream_slots.insert(key.clone(), slot);
                 slot
             }
