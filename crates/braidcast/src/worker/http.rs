@@ -82,9 +82,9 @@ impl Worker {
         }
         let session = &mut self.sessions[slot];
         if self.peer_lines.allow(self.now.mono_ms) {
-            tracing::info!(conn = %session.conn, peer = %session.peer, "bad HTTP request: {error}");
+            tracing::info!(conn = %session.conn, peer = %session.more.peer, "bad HTTP request: {error}");
         }
-        let answer = match session.listener.has_api() {
+        let answer = match session.more.listener.has_api() {
             true => super::api::malformed(error),
             false => response::text(error.status(), &error.to_string(), false, false),
         };
@@ -102,7 +102,7 @@ impl Worker {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
-        if self.sessions[slot].listener == Listener::Metrics {
+        if self.sessions[slot].more.listener == Listener::Metrics {
             return self.answer_metrics(slot, request);
         }
         if self.is_for_api(slot, request) {
@@ -121,7 +121,7 @@ impl Worker {
         if !request.is_known_method() {
             return self.respond_text(slot, Status::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are served here", head_only);
         }
-        let wants_api = self.sessions[slot].listener.has_api();
+        let wants_api = self.sessions[slot].more.listener.has_api();
         let route = route(request, &self.config.server.vhosts);
         // With other servers a stream is where it is, and vhosts are theirs.
         let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
@@ -139,7 +139,7 @@ impl Worker {
                 return self.respond_text(slot, Status::LOOP_DETECTED, why, head_only);
             }
             self.want(key, &request.via);
-            self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
+            self.sessions[slot].more.via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
         }
         match of_session {
             OfSession::Begin { key, context } => return self.ask_session(slot, key, request, context, true),
@@ -216,7 +216,7 @@ impl Worker {
 
     /// Whether an authority for certificates may ask here.
     fn answers_challenges(&self, slot: usize) -> bool {
-        !self.config.acme.domains.is_empty() && matches!(self.sessions[slot].listener, Listener::Http | Listener::Https)
+        !self.config.acme.domains.is_empty() && matches!(self.sessions[slot].more.listener, Listener::Http | Listener::Https)
     }
 
     /// An authority looks whether a name is this server's: the attendant that fetches the certificate has laid the answer down.
@@ -250,7 +250,7 @@ impl Worker {
         }
         let session = &mut self.sessions[slot];
         self.waiting.add((Awaited::Index, wish.key.clone()), slot);
-        session.enter(Role::WaitingForIndex(wish));
+        session.enter(Role::WaitingForIndex(Box::new(wish)));
         session.deadline_ms = self.now.mono_ms + self.config.play.play_wait.as_ms();
         self.watch_deadline(slot);
         Ok(())
@@ -305,7 +305,8 @@ impl Worker {
             Ok(Some(text)) => text,
             Ok(None) => return Ok(false),
             Err(error) => {
-                let Session { conn, peer, .. } = self.sessions[slot];
+                let Session { conn, ref more, .. } = self.sessions[slot];
+                let peer = more.peer;
                 tracing::error!(stream = %wish.key, %conn, %peer, %error, "cannot read the stream's index");
                 self.respond_text(slot, Status::INTERNAL_ERROR, "the index cannot be read", wish.head_only)?;
                 return Ok(true);
@@ -322,7 +323,8 @@ impl Worker {
             Ok(Some(segment)) => segment,
             Ok(None) => return self.respond_text(slot, Status::NOT_FOUND, "no such segment", head_only),
             Err(error) => {
-                let Session { conn, peer, .. } = self.sessions[slot];
+                let Session { conn, ref more, .. } = self.sessions[slot];
+                let peer = more.peer;
                 tracing::error!(stream = %key, %conn, %peer, %error, "cannot open segment {number}");
                 return self.respond_text(slot, Status::INTERNAL_ERROR, "the segment cannot be read", head_only);
             }
@@ -370,7 +372,7 @@ impl Worker {
 
     fn answer_streams(&mut self, slot: usize, head_only: bool) -> Result<(), End> {
         // A name that not everybody may play is told to nobody: it may be half of the secret.
-        let client = self.sessions[slot].peer.ip();
+        let client = self.sessions[slot].more.peer.ip();
         let access = &self.access;
         let listed = |key: &StreamKey| access.may_know(key, client);
         match self.status.read(&self.config.server.shared_dir, self.now.mono_ms).map(|status| status.streams_json(listed)) {
@@ -419,7 +421,7 @@ impl Worker {
         session.answering = true;
         session.closing = !keep_alive;
         session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
-        session.sent_mark = session.ledger.sent();
+        session.more.sent_mark = session.ledger.sent();
         self.log_answer(slot);
         self.watch_deadline(slot);
         self.try_flush(slot)?;
@@ -431,11 +433,11 @@ impl Worker {
     pub(super) fn answer_overdue(&mut self, slot: usize) -> Result<(), End> {
         let session = &mut self.sessions[slot];
         let sent = session.ledger.sent();
-        if sent - session.sent_mark < ANSWER_BYTES {
+        if sent - session.more.sent_mark < ANSWER_BYTES {
             self.count(WorkerCounter::IdleTimeouts);
             return Err(End::Peer("does not take the answer it asked for".into()));
         }
-        session.sent_mark = sent;
+        session.more.sent_mark = sent;
         session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
         Ok(())
     }
@@ -452,7 +454,7 @@ impl Worker {
         if session.closing {
             return;
         }
-        session.peer = session.holder;
+        session.more.peer = session.more.holder;
         if let Protocol::Http(reader) = &mut session.protocol {
             reader.next_request();
         }
@@ -468,7 +470,7 @@ impl Worker {
             && !reader.is_idle()
         {
             if self.peer_lines.allow(self.now.mono_ms) {
-                tracing::info!(conn = %session.conn, peer = %session.peer, "closed by us: the request did not come in time");
+                tracing::info!(conn = %session.conn, peer = %session.more.peer, "closed by us: the request did not come in time");
             }
             session.push_control(&response::text(Status::REQUEST_TIMEOUT, "the request did not come in time", false, false));
             self.log_answer(slot);
