@@ -20,7 +20,7 @@ test-srs: ## Run the tests of the engine `srs` with a real SRS (SRS_BINARY) inst
 	@$(RUN) scripts/test-srs.sh
 
 .PHONY: soak
-soak: ## Kill, stop, drain, upgrade for two minutes under load; nobody may notice (BRAIDCAST_TEST_SEED)
+soak: ## Kill, stop, drain, upgrade for two minutes under load, and live a simulated day; nobody may notice (BRAIDCAST_TEST_SEED)
 	@$(RUN) scripts/soak.sh
 
 .PHONY: fuzz
@@ -28,7 +28,7 @@ fuzz: ## Fuzz every parser in turn with libFuzzer (FUZZ_SECONDS each, FUZZ_TARGE
 	@$(RUN) scripts/fuzz.sh
 
 .PHONY: bench
-bench: ## Compare with a bare-kernel loop, nginx-rtmp and nginx as a relay (ARGS go to `braidcast bench`)
+bench: ## Measure everything beside a bare-kernel loop, nginx and xiu, and write docs/benchmarks.md (ARGS: only this `braidcast bench`)
 	@$(RUN) scripts/bench.sh
 
 .PHONY: console

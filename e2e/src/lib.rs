@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod chaos;
+pub mod day;
 pub mod engine;
 pub mod hooks;
 pub mod hostile;

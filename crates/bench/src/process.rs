@@ -152,6 +152,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Its number.
+    pub fn pid(self) -> u32 {
+        self.pid
+    }
+
     fn is_alive(self) -> bool {
         Stat::read(self.pid).is_some_and(|stat| stat.start_ticks == self.start_ticks && stat.state != 'Z')
     }
@@ -212,13 +217,27 @@ pub fn descendants_without(root: u32, left_out: &[Process]) -> Vec<Process> {
 
 /// Seconds of CPU that these processes have used so far, in user and kernel mode.
 pub fn cpu_seconds(family: &[Process]) -> f64 {
-    let ticks: u64 = family.iter().filter_map(|member| Stat::read(member.pid)).map(|stat| stat.cpu_ticks).sum();
-    ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+    family.iter().filter_map(|member| run_seconds(member.pid).or_else(|| Some(tick_seconds(&Stat::read(member.pid)?)))).sum()
+}
+
+/// What all threads of a process ran, as the scheduler counts it: exact to the nanosecond (`/proc/PID/task/TID/schedstat`, first number).
+/// Kernels without it count ticks of 10 ms.
+fn run_seconds(pid: u32) -> Option<f64> {
+    let mut sum_ns = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        sum_ns += text.split_ascii_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(sum_ns as f64 / 1e9)
+}
+
+fn tick_seconds(stat: &Stat) -> f64 {
+    stat.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// Seconds of CPU that this process has used so far.
 pub fn own_cpu_seconds() -> f64 {
-    Stat::read(std::process::id()).map_or(0.0, |stat| stat.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    run_seconds(std::process::id()).or_else(|| Some(tick_seconds(&Stat::read(std::process::id())?))).unwrap_or(0.0)
 }
 
 /// Seconds that all cores of the machine were busy so far, whatever with (`/proc/stat`, first line; proc(5)).

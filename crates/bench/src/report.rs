@@ -4,9 +4,9 @@
 //! figures move from minute to minute and from machine to machine.
 
 use crate::load::LoadReport;
+use crate::pace::Pace;
 use crate::peers::Peer;
 use crate::viewer::Protocol;
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// One server, measured once.
@@ -20,6 +20,9 @@ pub struct Run {
     pub server: Peer,
     /// How viewers connected, or publishers if there were no viewers.
     pub protocol: Protocol,
+    /// How long the server might gather; `None`: as it does by itself.
+    #[serde(default)]
+    pub pace: Option<Pace>,
     /// What was measured; none if the run failed.
     pub report: Option<LoadReport>,
     /// Why it failed.
@@ -29,13 +32,13 @@ pub struct Run {
 impl Run {
     /// One that could not even begin.
     pub fn failed(network: &str, server: Peer, protocol: Protocol, error: &anyhow::Error) -> Self {
-        Self { network: network.to_owned(), round: 1, server, protocol, report: None, error: Some(format!("{error:#}")) }
+        Self { network: network.to_owned(), round: 1, server, protocol, pace: None, report: None, error: Some(format!("{error:#}")) }
     }
 
     /// Whether frames or whole viewers were missed by a server that must not miss any.
     pub fn has_misses(&self) -> bool {
         let missed = |report: &LoadReport| report.faults.total() > 0 || report.lost > 0 || report.unanswered > 0;
-        !matches!(self.server, Peer::NginxRtmp | Peer::NginxStream) && self.report.as_ref().is_some_and(missed)
+        !matches!(self.server, Peer::NginxRtmp | Peer::NginxStream | Peer::Xiu) && self.report.as_ref().is_some_and(missed)
     }
 
     /// CPU-seconds of the server per 10^9 bytes that viewers got, or that publishers sent if there were no viewers.
@@ -52,8 +55,17 @@ impl Run {
     }
 }
 
+/// What tables call a server at a pace.
+pub fn name(server: Peer, pace: Option<Pace>) -> String {
+    match pace {
+        None => server.name().to_owned(),
+        Some(Pace::Millis(millis)) => format!("{server} {millis} ms"),
+        Some(pace) => format!("{server} {pace}"),
+    }
+}
+
 /// Median, least and greatest of some figures.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spread {
     /// The middle one, or the mean of the middle two.
     pub median: f64,
@@ -76,7 +88,7 @@ impl Spread {
 }
 
 /// One line of the table: all runs of one server over one network with one protocol.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Row {
     /// As in [`Run`].
     pub network: String,
@@ -84,14 +96,18 @@ pub struct Row {
     pub server: Peer,
     /// As in [`Run`].
     pub protocol: Protocol,
+    /// As in [`Run`].
+    pub pace: Option<Pace>,
     /// Runs that were measured.
     pub runs: usize,
     /// Runs that failed.
     pub failed: usize,
     /// CPU-seconds per 10^9 bytes.
     pub cpu_s_per_gb: Option<Spread>,
-    /// The same over the bare loop's in the same round.
+    /// The same over the bare loop's in the same round: of the same pace if there is one, else of the one that waits least.
     pub ratio_to_bare: Option<Spread>,
+    /// The same over that of the bare loop that waits longest, if there are several.
+    pub ratio_to_patient_bare: Option<Spread>,
     /// Median latency in milliseconds.
     pub latency_p50_ms: Option<Spread>,
     /// 99th percentile of the latency in milliseconds.
@@ -114,39 +130,57 @@ pub struct Row {
 
 /// The rows of some runs, in the order in which their first runs came.
 pub fn rows(runs: &[Run]) -> Vec<Row> {
-    let mut bare = BTreeMap::new();
-    for run in runs.iter().filter(|run| run.server == Peer::Bare) {
-        if let Some(cpu) = run.cpu_s_per_gb() {
-            bare.insert((run.network.as_str(), run.round), cpu);
-        }
-    }
     let mut keys = Vec::new();
     for run in runs {
-        let key = (run.network.as_str(), run.server, run.protocol);
+        let key = (run.network.as_str(), run.server, run.protocol, run.pace);
         if !keys.contains(&key) {
             keys.push(key);
         }
     }
-    keys.sort_by_key(|&(network, server, protocol)| (runs.iter().position(|run| run.network == network), server, protocol));
-    let of = |key: &(&str, Peer, Protocol)| {
-        let members: Vec<&Run> = runs.iter().filter(|run| (run.network.as_str(), run.server, run.protocol) == *key).collect();
-        row(&members, &bare)
-    };
-    keys.iter().map(of).collect()
+    keys.sort_by_key(|&(network, server, protocol, pace)| {
+        (runs.iter().position(|run| run.network == network), pace.map(Pace::bare_ms), server, protocol, pace)
+    });
+    keys.iter()
+        .map(|key| {
+            row(&runs.iter().filter(|run| (run.network.as_str(), run.server, run.protocol, run.pace) == *key).collect::<Vec<_>>(), runs)
+        })
+        .collect()
 }
 
-fn row(runs: &[&Run], bare: &BTreeMap<(&str, u32), f64>) -> Row {
+/// Which bare loop a figure is held against.
+#[derive(Clone, Copy)]
+enum Against {
+    SamePace,
+    MostPatient,
+}
+
+/// A run's CPU per byte over that of a bare loop in its round.
+fn over_bare(run: &Run, all: &[Run], against: Against) -> Option<f64> {
+    let mut bare: Vec<&Run> =
+        all.iter().filter(|other| other.server == Peer::Bare && (&other.network, other.round) == (&run.network, run.round)).collect();
+    let millis = |run: &Run| run.pace.map_or(0, Pace::bare_ms);
+    bare.sort_by_key(|other| millis(other));
+    let other = match against {
+        Against::SamePace => bare.iter().find(|other| millis(other) == millis(run)).or(bare.first()),
+        Against::MostPatient => bare.last().filter(|_| bare.len() > 1),
+    };
+    Some(run.cpu_s_per_gb()? / other?.cpu_s_per_gb()?)
+}
+
+fn row(runs: &[&Run], all: &[Run]) -> Row {
     let first = runs[0];
     let reports = || runs.iter().filter_map(|run| run.report.as_ref());
-    let over_bare = |run: &&Run| Some(run.cpu_s_per_gb()? / bare.get(&(run.network.as_str(), run.round))?);
+    let ratio = |against| Spread::of(runs.iter().filter_map(|run| over_bare(run, all, against)));
     Row {
         network: first.network.clone(),
         server: first.server,
         protocol: first.protocol,
+        pace: first.pace,
         runs: reports().count(),
         failed: runs.iter().filter(|run| run.error.is_some()).count(),
         cpu_s_per_gb: Spread::of(runs.iter().filter_map(|run| run.cpu_s_per_gb())),
-        ratio_to_bare: Spread::of(runs.iter().filter_map(over_bare)),
+        ratio_to_bare: ratio(Against::SamePace),
+        ratio_to_patient_bare: ratio(Against::MostPatient),
         latency_p50_ms: Spread::of(reports().filter_map(|report| report.latency_p50_ms)),
         latency_p99_ms: Spread::of(reports().filter_map(|report| report.latency_p99_ms)),
         memory_per_client_kib: Spread::of(runs.iter().filter_map(|run| run.memory_per_client_kib())),
@@ -159,12 +193,13 @@ fn row(runs: &[&Run], bare: &BTreeMap<(&str, u32), f64>) -> Row {
     }
 }
 
-const HEADINGS: [&str; 12] = [
+const HEADINGS: [&str; 13] = [
     "network",
     "server",
     "by",
     "CPU-s/GB (least-most)",
     "x bare (least-most)",
+    "x patient bare",
     "p50 ms",
     "p99 ms",
     "KiB/client",
@@ -190,7 +225,7 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-fn cells(row: &Row) -> [String; 12] {
+fn cells(row: &Row) -> [String; 13] {
     let figure = |spread: Option<Spread>, decimals: usize| spread.map_or("-".to_owned(), |spread| format!("{:.decimals$}", spread.median));
     let range = |spread: Option<Spread>| {
         spread.map_or("-".to_owned(), |spread| format!("{:.2} ({:.2}-{:.2})", spread.median, spread.least, spread.greatest))
@@ -198,10 +233,11 @@ fn cells(row: &Row) -> [String; 12] {
     let percent = |spread: Option<Spread>| spread.map_or("-".to_owned(), |spread| format!("{:.1} %", spread.median * 100.0));
     [
         row.network.clone(),
-        row.server.name().to_owned(),
+        name(row.server, row.pace),
         row.protocol.to_string(),
         range(row.cpu_s_per_gb),
         range(row.ratio_to_bare),
+        figure(row.ratio_to_patient_bare, 2),
         figure(row.latency_p50_ms, 1),
         figure(row.latency_p99_ms, 1),
         figure(row.memory_per_client_kib, 1),
@@ -210,6 +246,30 @@ fn cells(row: &Row) -> [String; 12] {
         row.faults.to_string(),
         if row.failed > 0 { format!("{} ({} runs failed)", row.lost, row.failed) } else { row.lost.to_string() },
     ]
+}
+
+/// The words that this program was started with, without its path.
+pub fn command() -> String {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    format!("braidcast {}", words.join(" "))
+}
+
+/// The date in UTC, as ISO 8601 has it.
+pub fn today() -> String {
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    date_of(seconds / 86_400)
+}
+
+/// Of a number of days since 1 January 1970: years begin in March here, so that a leap day comes last.
+fn date_of(days: u64) -> String {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, year) = if month < 10 { (month + 3, era * 400 + year_of_era) } else { (month - 9, era * 400 + year_of_era + 1) };
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 /// What the figures were taken on.
@@ -231,7 +291,7 @@ mod tests {
 
     fn run(server: Peer, round: u32, cpu: f64) -> Run {
         let report = LoadReport { window_s: 10.0, delivered_bytes: 2_000_000_000, server_cpu_s: Some(cpu), ..LoadReport::default() };
-        Run { network: "loopback".into(), round, server, protocol: Protocol::Flv, report: Some(report), error: None }
+        Run { network: "loopback".into(), round, server, protocol: Protocol::Flv, pace: None, report: Some(report), error: None }
     }
 
     #[test]
@@ -248,6 +308,29 @@ mod tests {
         assert_eq!(rows[1].server, Peer::Braidcast);
         assert_eq!(rows[1].ratio_to_bare, Some(Spread { median: 2.0, least: 2.0, greatest: 2.0 }));
         assert_eq!(rows[0].cpu_s_per_gb.unwrap().median, 0.75);
+    }
+
+    #[test]
+    fn a_pace_is_held_against_the_bare_loop_of_the_same_pace() {
+        let at = |server, cpu, pace| Run { pace, ..run(server, 1, cpu) };
+        let patient = Some(Pace::Millis(350));
+        let runs = [
+            at(Peer::Bare, 1.0, Some(Pace::Low)),
+            at(Peer::Bare, 0.5, patient),
+            at(Peer::Braidcast, 2.0, patient),
+            at(Peer::NginxRtmp, 3.0, None),
+        ];
+        assert_eq!(over_bare(&runs[2], &runs, Against::SamePace), Some(4.0));
+        assert_eq!(over_bare(&runs[3], &runs, Against::SamePace), Some(3.0), "who has no pace is held against the least patient");
+        assert_eq!(over_bare(&runs[3], &runs, Against::MostPatient), Some(6.0));
+    }
+
+    #[test]
+    fn days_have_dates() {
+        let dates = [(0, "1970-01-01"), (11_016, "2000-02-29"), (11_017, "2000-03-01"), (20_783, "2026-11-26"), (19_722, "2023-12-31")];
+        for (days, date) in dates {
+            assert_eq!(date_of(days), date);
+        }
     }
 
     #[test]

@@ -176,6 +176,11 @@ impl Doorbells {
         Self(workers)
     }
 
+    /// Whether any worker reads a stream with this slot. One that begins to read just now may not count yet.
+    pub fn are_wanted(&self, slot: u16) -> bool {
+        self.0.iter().any(|(view, _)| view.reads(slot))
+    }
+
     /// Wakes every sleeping worker that reads a stream with one of these slots, each once; returns how many. Call it once
     /// per turn, after the commits of the turn. A bell that cannot be rung is skipped: its worker is gone.
     pub fn ring(&self, slots: &[u16]) -> usize {

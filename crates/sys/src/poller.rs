@@ -3,6 +3,7 @@
 //! A registration belongs to the open file description, not to the descriptor: delete it before the descriptor is given
 //! away or closed while a duplicate lives elsewhere (the front's vault holds one of every client's).
 
+use crate::clock;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use std::io;
@@ -110,13 +111,13 @@ impl Poller {
         Ok(epoll::delete(&self.0, fd)?)
     }
 
-    /// Waits until something is ready or the time is over (`None`: no limit; rounded up to milliseconds). A signal ends
+    /// Waits until something is ready or the time is over, by [`clock`] (`None`: no limit). A signal ends
     /// the wait too, with no events: the caller looks at its signal flags after every wait.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.0.clear();
         let timeout = timeout.map(|duration| {
             // The kernel takes at most i32::MAX milliseconds; a shorter wait than asked for is harmless.
-            let duration = duration.min(Duration::from_millis(i32::MAX as u64 - 1));
+            let duration = clock::real_wait(duration).min(Duration::from_millis(i32::MAX as u64 - 1));
             Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: duration.subsec_nanos().into() }
         });
         match epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events.0), timeout.as_ref()) {

@@ -20,6 +20,7 @@ pub(super) const OTHER_VARIABLES: &[(&str, &str)] = &[
     ("BRAIDCAST_CONFIG", "the configuration file, if `-c` names none"),
     ("BRAIDCAST_LOG", "log levels by module, as in `info,braidcast::front=debug`; goes before `log_level`"),
     ("BRAIDCAST_BIN", "tests only: the server's program"),
+    ("BRAIDCAST_CLOCK", "tests only: how much faster time passes"),
     ("BRAIDCAST_KILL_ONCE", "tests only: the file that keeps the next process from killing itself too"),
     ("BRAIDCAST_KILL_POINT", "tests only: where the process kills itself"),
 ];

@@ -290,7 +290,8 @@ fn walk_level(directory: &Path, level: usize, usage: &mut Usage, stream: &mut St
         stream.bytes += bytes;
         let name = entry.file_name();
         if level == DEEPEST && name.to_str().is_some_and(|name| name.ends_with(".flv") || name.ends_with(".ts")) {
-            let ended_wall_ms = u64::try_from(metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000).unwrap_or(0);
+            let ended_ms = u64::try_from(metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000).unwrap_or(0);
+            let ended_wall_ms = clock::wall_ms_of_file(ended_ms);
             // The newest of a directory is being written, or is all that there is.
             let older = match newest.replace((ended_wall_ms, bytes)) {
                 Some(before) if before.0 > ended_wall_ms => newest.replace(before),

@@ -6,6 +6,7 @@
 use super::files;
 use braidcast_protocols::hls::SegmentInfo;
 use braidcast_protocols::mpegts::{self, PACKET_BYTES};
+use braidcast_sys::clock;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -90,7 +91,7 @@ fn look_at(directory: &Path, name: &str) -> Result<Found, String> {
     let mut content = Vec::new();
     file.rewind().and_then(|()| file.take(MAX_FOREIGN_BYTES).read_to_end(&mut content)).map_err(unreadable)?;
     let scanned = mpegts::scan(&content).ok_or("it is no transport stream with presentation times")?;
-    let wall_end_ms = metadata.modified().map_or(0, unix_ms);
+    let wall_end_ms = metadata.modified().map_or(0, |at| clock::wall_ms_of_file(unix_ms(at)));
     let info = SegmentInfo {
         stream: String::new(),
         number,

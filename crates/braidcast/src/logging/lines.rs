@@ -6,6 +6,7 @@
 
 use super::rooms::Room;
 use crate::config::LogFormat;
+use braidcast_sys::clock;
 use serde_json::{Map, Value};
 use std::fmt;
 use time::OffsetDateTime;
@@ -33,7 +34,8 @@ where
     N: for<'writer> FormatFields<'writer> + 'static,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let now = OffsetDateTime::now_utc().format(TIME).map_err(|_| fmt::Error)?;
+        let now = OffsetDateTime::from_unix_timestamp_nanos(i128::from(clock::wall_us()) * 1_000).map_err(|_| fmt::Error)?;
+        let now = now.format(TIME).map_err(|_| fmt::Error)?;
         match self.format {
             LogFormat::Human => self.human(&now, context, &mut writer, event)?,
             LogFormat::Json => write!(writer, "{}", self.json(&now, event))?,

@@ -95,7 +95,7 @@ impl Worker {
             let Some(session) = self.sessions.get(slot).filter(|session| session.is_placed() && !session.is_outgoing()) else { continue };
             let [bytes_in, bytes_out] = session.traffic();
             self.clients.tell(session.kept.row, bytes_in, bytes_out, now_ms);
-            self.let_rest(slot);
+            self.forget_while_quiet(slot);
         }
         self.told_clients = match to < self.sessions.capacity() {
             true => Round { next_slot: to, due_ms: now_ms },

@@ -11,14 +11,18 @@ mod fan_out;
 mod front_link;
 pub mod fuzzing;
 mod handover;
+mod hls_files;
 mod hls_sessions;
 mod http;
+mod http_files;
 mod identity;
 mod ingest;
+mod intake;
 mod kept;
 mod ledger;
 mod metrics;
 mod outgoing;
+mod pace;
 mod play;
 mod publishers;
 mod relay;
@@ -57,9 +61,11 @@ use braidcast_stream_log::path::Root;
 use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
+use hls_files::HlsFiles;
 use hls_sessions::HlsSessions;
 use ingest::Publisher;
 use outgoing::Outgoing;
+use pace::Pace;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
@@ -104,6 +110,8 @@ const READ_BYTES: usize = 256 << 10;
 const COMMAND_BYTES: usize = 16 << 10;
 /// Sessions read in one turn.
 const READS_PER_TURN: usize = 128;
+/// Events heard in one turn.
+const EVENTS_PER_TURN: usize = 1024;
 /// Deadlines acted on in one turn.
 const EXPIRED_PER_TURN: usize = 512;
 
@@ -119,6 +127,7 @@ const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
 const ASKED: u64 = u64::MAX - 9;
+const PUBLISHERS: u64 = u64::MAX - 10;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -167,6 +176,11 @@ pub(crate) struct Worker {
     /// What the segments of one stream may hold.
     hls_budget_bytes: u64,
     poller: Poller,
+    /// Watches the sockets of publishers: by itself when they are looked at in steps, else watched by the other.
+    publishers_poller: Poller,
+    pace: Pace,
+    /// Until when input of which session rests, in that order.
+    rests: VecDeque<(u64, u64)>,
     front: Channel,
     /// How many workers there are.
     workers: u16,
@@ -186,6 +200,8 @@ pub(crate) struct Worker {
     clients: Table,
     told_clients: clients::Round,
     hls_sessions: HlsSessions,
+    /// Indexes and segments that were asked for.
+    hls_files: HlsFiles,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -212,6 +228,8 @@ pub(crate) struct Worker {
     flushes: Timers,
     /// When publishers' segmenters are due.
     pumps: Timers,
+    /// Room for their segments' bytes, one after another.
+    segment_bytes: Vec<u8>,
     deadlines: Timers,
     read_buffer: Vec<u8>,
     now: Now,
@@ -263,6 +281,8 @@ impl Worker {
         let poller = Poller::new().context("epoll")?;
         poller.add(&front, CONTROL, Interest::READ)?;
         poller.add(&doorbell, DOORBELL, Interest::READ)?;
+        let publishers_poller = Poller::new().context("epoll")?;
+        poller.add(&publishers_poller, PUBLISHERS, Interest::READ)?;
         let rendezvous = Rendezvous::open(&config.server.shared_dir, id, &poller).context("listening for fronts")?;
         let outgoing = Outgoing::new(&config.server.shared_dir).context("connections to other servers")?;
         outgoing.watch(&poller, OUTGOING)?;
@@ -295,6 +315,9 @@ impl Worker {
             hls_budget_bytes: config.hls.stream_budget.bytes().min(stream_most_bytes),
             log_options,
             poller,
+            publishers_poller,
+            pace: Pace::new(config.publish.read_pause.as_ms(), clock::monotonic_ms()),
+            rests: VecDeque::new(),
             front,
             workers,
             rendezvous,
@@ -310,6 +333,7 @@ impl Worker {
             clients,
             told_clients: clients::Round::default(),
             hls_sessions: HlsSessions::default(),
+            hls_files: HlsFiles::default(),
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -328,6 +352,7 @@ impl Worker {
             unfinished: Vec::new(),
             flushes: Timers::default(),
             pumps: Timers::default(),
+            segment_bytes: Vec::new(),
             deadlines: Timers::default(),
             read_buffer: vec![0; READ_BYTES],
             now: Now::read(),
@@ -357,16 +382,17 @@ impl Worker {
         self.set(WorkerCounter::Sandbox, standing.bits());
         self.tell_front(&crate::control::ToFront::Ready);
         tracing::info!(pid = std::process::id(), "worker {} serves", self.id);
-        let mut events = Events::with_capacity(1024);
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
         loop {
             self.page.beat();
             self.wait(&mut events)?;
             self.now = Now::read();
-            let mut rung = false;
+            let (mut rung, mut publishers) = (false, false);
             for event in events.iter() {
                 match event.token {
                     CONTROL => self.hear_front(),
                     DOORBELL => rung |= self.doorbell.drain()?,
+                    PUBLISHERS => publishers = true,
                     RENDEZVOUS => self.meet(),
                     NEWCOMER => self.hear_newcomer(),
                     OUTGOING => self.outgoing_ready(),
@@ -378,9 +404,12 @@ impl Worker {
                     token => self.session_event(token, event),
                 }
             }
+            let heard = !events.is_empty();
+            self.look_at_publishers(publishers, &mut events)?;
             self.read_sessions();
+            self.take_in_rested();
             let committed = self.commit_publishers();
-            if rung || committed || !events.is_empty() {
+            if rung || committed || heard {
                 self.scan_streams();
             }
             self.fan_out();
@@ -403,7 +432,8 @@ impl Worker {
 
     /// Sleeps until there is something to do. Announces the sleep first and looks again, so that no doorbell is missed.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let busy = !self.ready.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
+        // What was committed late in a turn is told, and answered, at once too.
+        let busy = !self.ready.is_empty() || !self.committed.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
         let timeout = if busy { Duration::ZERO } else { self.sleep_time() };
         if timeout.is_zero() {
             return self.poller.wait(events, Some(timeout));
@@ -428,6 +458,8 @@ impl Worker {
         sooner((!self.waiting.is_empty()).then_some(self.retry_at_ms));
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
         sooner(self.pumps.next_ms());
+        sooner(self.pace.next_ms());
+        sooner(self.rests.front().map(|(due_ms, _)| *due_ms));
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());
         sooner(self.api.next_ms());
@@ -448,6 +480,7 @@ impl Worker {
         self.set(WorkerCounter::LogLinesSuppressed, self.suppressed_before + self.peer_lines.suppressed());
         self.set(WorkerCounter::EventFollowers, self.api.followers());
         self.flush_requests();
+        self.report_hls_files();
         self.report_gauges();
         self.report_outgoing();
         self.report_clients();

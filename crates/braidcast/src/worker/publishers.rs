@@ -18,7 +18,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How often a publisher's segmenter takes in what is new, milliseconds.
+/// How often a publisher's segmenter looks whether what is new is worth taking in, milliseconds.
 pub(super) const PUMP_MS: u64 = 100;
 /// Log bytes a segmenter takes in in one turn.
 const PUMP_BYTES: usize = 1 << 20;
@@ -81,6 +81,7 @@ impl Worker {
             complain_at: 1,
         });
         session.enter(Role::Publishing(publisher));
+        self.watch_publisher(slot);
         self.plan_pump(publisher, self.now.mono_ms);
         let session = &mut self.sessions[slot];
         session.deadline_ms = 0;
@@ -266,20 +267,26 @@ impl Worker {
         let Some(at) = self.publishers.get_mut(publisher) else { return Ok(()) };
         let converted = at.writer.converted();
         let appended = at.writer.append(kind, timestamp_ms, payload, self.now);
-        if at.writer.converted() != converted {
+        self.appended(publisher, converted, appended)
+    }
+
+    /// Records were appended; `converted` is what the writer had counted before.
+    pub(super) fn appended(&mut self, publisher: usize, converted: u64, appended: Result<(), AppendError>) -> Result<(), End> {
+        let at = &mut self.publishers[publisher];
+        let newly_converted = at.writer.converted() - converted;
+        if newly_converted > 0 {
             if converted == 0 && self.peer_lines.allow(self.now.mono_ms) {
                 let Session { conn, ref more, .. } = self.sessions[at.session];
                 let peer = more.peer;
                 tracing::info!(stream = %at.key, %conn, %peer, "the encoder sends video with start codes (Annex B): it is converted");
             }
-            self.page.counter(WorkerCounter::VideoConverted as usize).fetch_add(1, Ordering::Relaxed);
+            self.page.counter(WorkerCounter::VideoConverted as usize).fetch_add(newly_converted, Ordering::Relaxed);
+        }
+        if !std::mem::replace(&mut at.dirty, true) {
+            self.dirty.push(publisher);
         }
         match appended {
-            Ok(()) if at.dirty => {}
-            Ok(()) => {
-                at.dirty = true;
-                self.dirty.push(publisher);
-            }
+            Ok(()) => {}
             Err(error @ (AppendError::TooLong { .. } | AppendError::HeaderFlood)) => {
                 self.page.counter(WorkerCounter::RefusedRecords as usize).fetch_add(1, Ordering::Relaxed);
                 return Err(End::Peer(format!("{error} (stream {})", at.key)));
@@ -369,10 +376,16 @@ impl Worker {
 
     fn pump_publisher(&mut self, slot: usize, now_ms: u64) {
         self.start_segmenter(slot);
+        if !self.commit_resting(slot) {
+            return;
+        }
         let at = &mut self.publishers[slot];
         let Some((segmenter, reader)) = &mut at.segmenter else { return };
+        if !segmenter.is_due(reader) {
+            return self.plan_pump(slot, now_ms + PUMP_MS);
+        }
         let before = segmenter.store().counters();
-        let pumped = segmenter.pump(reader, PUMP_BYTES);
+        let pumped = segmenter.pump(reader, PUMP_BYTES, &mut self.segment_bytes);
         let after = segmenter.store().counters();
         for (counter, more) in
             [(WorkerCounter::SegmentsEvicted, after.evicted - before.evicted), (WorkerCounter::SegmentsLost, after.lost - before.lost)]
@@ -488,9 +501,9 @@ pub(super) fn untold(segmenter: &StreamSegmenter, next_segment: u64) -> Vec<Segm
 
 /// Has a segmenter read all that is committed.
 pub(super) fn catch_up(segmenter: &mut StreamSegmenter, reader: &Reader) -> io::Result<Vec<SegmentInfo>> {
-    let mut finished = Vec::new();
+    let (mut finished, mut buffer) = (Vec::new(), Vec::new());
     loop {
-        let pumped = segmenter.pump(reader, PUMP_BYTES)?;
+        let pumped = segmenter.pump(reader, PUMP_BYTES, &mut buffer)?;
         finished.extend(pumped.finished);
         if !pumped.more {
             return Ok(finished);

@@ -20,14 +20,14 @@ impl Session {
         let settled = !self.closing && !self.draining && !self.answering && !self.queued && !self.readable && self.deadline_ms == 0;
         let more = &self.more;
         let said = self.control.is_empty() && more.unread.is_empty() && self.protocol.outbox().is_empty();
-        let bare = more.body.is_none() && more.head.is_empty() && more.forward.is_empty() && more.unfinished_bytes == 0;
+        let bare = self.body.is_none() && more.head.is_empty() && more.forward.is_empty() && more.unfinished_bytes == 0;
         speaks && views && settled && said && bare && self.kept.is_plain()
     }
 }
 
 impl Worker {
     /// A session was quiet for about a second: gives up what its checkpoint says as well.
-    pub(super) fn let_rest(&mut self, slot: usize) {
+    pub(super) fn forget_while_quiet(&mut self, slot: usize) {
         let Some(session) = self.sessions.get_mut(slot).filter(|session| session.may_rest()) else { return };
         session.protocol = Protocol::Resting;
         session.more = More::default();

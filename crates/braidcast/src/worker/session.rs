@@ -5,6 +5,7 @@
 
 use super::End;
 use super::api::{Following, Reply};
+use super::hls_files::Segment;
 use super::hls_sessions::HlsQuestion;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
@@ -14,8 +15,9 @@ use super::websocket::WebSocket;
 use crate::clients::Description;
 use crate::control::{Asked, ConnId, Listener, Origin};
 use crate::logging::Requested;
+use crate::page::Asset;
 use braidcast_media::StreamKey;
-use braidcast_protocols::http::{Clip, RequestReader};
+use braidcast_protocols::http::{Clip, Conditions, RequestReader};
 use braidcast_protocols::proxy::PrefixReader;
 use braidcast_protocols::rtmp::ServerSession;
 use braidcast_protocols::rtmp::relay::RelaySession;
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 /// Control bytes a session may be owed before its client counts as broken: it asks for answers and never reads them.
 pub const MAX_CONTROL_BYTES: usize = 256 << 10;
@@ -45,6 +48,8 @@ pub struct Session {
     pub readable: bool,
     /// The peer has ended its half of the connection. What it sent before may still have to be read, and no edge tells again.
     pub peer_ended: bool,
+    /// Its socket is looked at with those of the other publishers.
+    pub among_publishers: bool,
     /// The session is in the queue of those to be read.
     pub queued: bool,
     /// HTTP: an answer is on its way; the next request is not read before it is out.
@@ -61,10 +66,14 @@ pub struct Session {
     pub kept: Kept,
     /// What it speaks.
     pub protocol: Protocol,
+    /// What body extents of the ledger are of.
+    pub body: Option<Body>,
     /// What only negotiation and HTTP need.
     pub more: More,
     /// Its id, the same in every worker.
     pub conn: ConnId,
+    /// Input rests in the journal until then, monotonic milliseconds; 0: none does.
+    pub rests_until_ms: u64,
     /// Deadline of the role (placing, opening, waiting, closing), monotonic milliseconds; 0: none.
     pub deadline_ms: u64,
     /// The earliest deadline for which the worker's timers hold an entry; 0: none.
@@ -98,8 +107,6 @@ pub struct Said {
     pub via: Option<Box<Via>>,
     /// HTTP: what was asked, until it is written to the access log.
     pub requested: Option<Box<Requested>>,
-    /// What body extents of the ledger are of.
-    pub body: Option<Body>,
     /// HTTP: bytes of the connection that were sent when the client's pace was looked at last.
     pub sent_mark: u64,
     /// What of the worker's unfinished message bytes is this session's.
@@ -122,7 +129,6 @@ impl Said {
         head: Vec::new(),
         via: None,
         requested: None,
-        body: None,
         sent_mark: 0,
         unfinished_bytes: 0,
         unread: Vec::new(),
@@ -154,10 +160,51 @@ impl DerefMut for More {
 
 /// The body of an HTTP answer that is not copied for each client.
 pub enum Body {
-    /// A file.
-    File(OwnedFd),
-    /// A part of the program.
-    Static(&'static [u8]),
+    /// A segment of a stream.
+    Segment(StreamKey, Rc<Segment>),
+    /// A file of the web page, by its path.
+    Asset(String, Asset),
+}
+
+impl Body {
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Segment(_, segment) => segment.bytes(),
+            Self::Asset(_, asset) => asset.bytes,
+        }
+    }
+
+    /// Which one it is, for another worker.
+    pub fn save(&self) -> SavedBody {
+        match self {
+            Self::Segment(key, segment) => {
+                SavedBody::Segment { key: key.clone(), number: segment.number(), etag: segment.validators.etag.clone() }
+            }
+            Self::Asset(path, asset) => SavedBody::Asset { path: path.clone(), etag: asset.etag.to_owned() },
+        }
+    }
+}
+
+/// Where another worker finds a body again; the tag says whether it is still the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SavedBody {
+    /// A segment.
+    Segment {
+        /// Of which stream.
+        key: StreamKey,
+        /// Its number.
+        number: u64,
+        /// Its entity tag.
+        etag: String,
+    },
+    /// A file of the web page.
+    Asset {
+        /// Its path.
+        path: String,
+        /// Its entity tag.
+        etag: String,
+    },
 }
 
 /// What a session speaks.
@@ -265,6 +312,9 @@ pub struct IndexWish {
     pub query: String,
     /// HEAD: no body.
     pub head_only: bool,
+    /// What the client has, and takes. Not saved: who waits has none yet.
+    #[serde(skip)]
+    pub conditions: Conditions,
 }
 
 impl IndexWish {
@@ -290,6 +340,11 @@ pub enum Index {
 }
 
 impl Session {
+    /// What stands for it where it may be gone before it is looked up: its slot, and that it is no earlier session there.
+    pub fn token(&self, slot: usize) -> u64 {
+        (u64::from(self.generation) << 32) | slot as u64
+    }
+
     /// Where it came in, from whom.
     pub fn origin(&self) -> Origin {
         Origin { listener: self.more.listener, peer: self.more.holder, local: self.more.local }
@@ -326,7 +381,7 @@ impl Session {
     /// # Errors
     /// There is no room, which means that an answer was not out yet.
     pub fn owe_body(&mut self, body: Body, offset: u32, end: u32) -> Result<(), End> {
-        self.more.body = Some(body);
+        self.body = Some(body);
         self.ledger.push(Source::Body { offset, end }).map_err(|Full| End::Fault("the ledger of an HTTP session is full"))
     }
 

@@ -76,6 +76,8 @@ impl Worker {
             closing: false,
             draining: false,
             readable: true,
+            rests_until_ms: 0,
+            among_publishers: false,
             peer_ended: false,
             queued: true,
             answering: false,
@@ -85,6 +87,7 @@ impl Worker {
             control: Vec::new(),
             kept,
             protocol,
+            body: None,
             more: More::new(arrival.origin),
             conn: arrival.conn,
             deadline_ms: 0,
@@ -165,10 +168,18 @@ impl Worker {
     }
 
     fn read_session(&mut self, slot: usize) -> Result<(), End> {
-        let session = &mut self.sessions[slot];
+        let session = &self.sessions[slot];
         if !session.may_read() {
             return Ok(());
         }
+        if self.has_journal(slot) {
+            return self.read_publisher(slot);
+        }
+        if self.sessions[slot].rests_until_ms != 0 {
+            // It has lost its journal for what comes, and what is in it comes first.
+            return self.take_in(slot);
+        }
+        let session = &mut self.sessions[slot];
         let unread = std::mem::take(&mut session.more.unread);
         if !unread.is_empty() {
             return self.feed(slot, &unread);
@@ -191,9 +202,6 @@ impl Worker {
             Ok(received) => {
                 // An edge comes again only after the socket was read empty.
                 session.readable = session.peer_ended || received == room;
-                if publishes && received == room {
-                    session.kept.grow();
-                }
                 self.page.counter(WorkerCounter::BytesIn as usize).fetch_add(received as u64, Ordering::Relaxed);
                 self.feed(slot, &buffer[..received])
             }
@@ -305,7 +313,7 @@ impl Worker {
                 continue;
             }
             self.sessions[slot].kept.stale = true;
-            if let Err(end) = self.expire_session(slot) {
+            if let Err(end) = self.take_in_resting(slot).and_then(|()| self.expire_session(slot)) {
                 self.close(slot, end);
             }
             self.watch_deadline(slot);
@@ -314,7 +322,7 @@ impl Worker {
 
     fn expire_session(&mut self, slot: usize) -> Result<(), End> {
         let now_ms = self.now.mono_ms;
-        let session = &mut self.sessions[slot];
+        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
         if session.deadline_ms != 0 && session.deadline_ms <= now_ms {
             session.deadline_ms = 0;
             return self.deadline_passed(slot);
@@ -379,6 +387,11 @@ impl Worker {
         }
         if let Protocol::Client(_) = self.sessions[slot].protocol {
             return self.close_outgoing(slot, &end);
+        }
+        // What came before the end belongs to the stream; the session is closed for whatever comes of it.
+        let _ = self.take_in_resting(slot);
+        if !self.sessions.contains(slot) {
+            return;
         }
         // What is not known any more is not said.
         let _ = self.wake(slot);

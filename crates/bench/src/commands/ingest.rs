@@ -1,0 +1,55 @@
+//! `bench ingest`: what it costs to take in many streams that nobody watches.
+
+use crate::arguments::{CompareArgs, ShapeArgs};
+use crate::compare::{Case, Clients, Comparison};
+use crate::conclude::conclude;
+use crate::pace::Pace;
+use crate::peers::{Peer, SERVERS};
+use crate::process::Interrupt;
+use crate::viewer::Protocol;
+use clap::Args;
+use std::process::ExitCode;
+
+/// The rest between reads that braidcast allows itself.
+const PATIENT: Pace = Pace::Millis(5);
+
+/// Arguments of `ingest`.
+#[derive(Clone, Debug, Args)]
+pub struct IngestArgs {
+    /// Publishers, each of a stream of its own.
+    #[arg(long, default_value_t = 300)]
+    publishers: usize,
+    /// Have servers make HLS segments of every stream.
+    #[arg(long)]
+    hls: bool,
+    /// Video kilobits (1000 bits) per second of each stream, at 30 frames.
+    #[arg(long, default_value_t = 1000)]
+    kbps: u64,
+    #[command(flatten)]
+    compare: CompareArgs,
+}
+
+/// Runs it.
+pub fn run(args: &IngestArgs) -> anyhow::Result<ExitCode> {
+    let interrupt = Interrupt::install()?;
+    let shape = ShapeArgs { video_kbps: args.kbps, fps: 30, gop_frames: 60, audio_kbps: 0 }.shape()?;
+    let bench = args.compare.bench(shape, args.hls)?;
+    let servers = args.compare.available(&bench, SERVERS);
+    let publishers = if args.compare.quick { args.publishers.min(20) } else { args.publishers };
+    // Two bare loops: one reads whatever comes at once, the other rests as long as braidcast may between reads.
+    let patient = servers.contains(&Peer::Bare).then_some(Case { server: Peer::Bare, protocol: Protocol::Rtmp, pace: Some(PATIENT) });
+    let comparison = Comparison {
+        bench: &bench,
+        cases: servers.iter().map(|&server| Case { server, protocol: Protocol::Rtmp, pace: None }).chain(patient).collect(),
+        rounds: args.compare.rounds(),
+        network: "loopback",
+        clients: Clients::Publishers(publishers),
+        timing: args.compare.timing(),
+        sleeping: args.compare.sleeping_load,
+        peer_rounds: args.compare.peer_rounds(),
+        flames: args.compare.flames.clone(),
+    };
+    let runs = comparison.run(&interrupt)?;
+    let heading = format!("{publishers} publishers of {} kbps each, HLS {}", args.kbps, if args.hls { "on" } else { "off" });
+    conclude("ingest", &heading, &runs, &bench, &servers, args.compare.json.as_deref())
+}

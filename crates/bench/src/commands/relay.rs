@@ -1,0 +1,51 @@
+//! `bench relay`: what it costs to stand between clients and another RTMP server.
+
+use crate::arguments::{CompareArgs, ShapeArgs};
+use crate::compare::{Case, Clients, Comparison};
+use crate::conclude::conclude;
+use crate::peers::Peer;
+use crate::process::Interrupt;
+use crate::viewer::Protocol;
+use clap::Args;
+use std::process::ExitCode;
+
+/// What stands before another server.
+const RELAYS: &[Peer] = &[Peer::BraidcastRelay, Peer::NginxStream];
+
+/// Arguments of `relay`.
+#[derive(Clone, Debug, Args)]
+pub struct RelayArgs {
+    /// Viewers of the one stream, by RTMP.
+    #[arg(long, default_value_t = 200)]
+    viewers: usize,
+    /// How many of them check every frame.
+    #[arg(long, default_value_t = 16)]
+    verified: usize,
+    #[command(flatten)]
+    shape: ShapeArgs,
+    #[command(flatten)]
+    compare: CompareArgs,
+}
+
+/// Runs it.
+pub fn run(args: &RelayArgs) -> anyhow::Result<ExitCode> {
+    let interrupt = Interrupt::install()?;
+    let bench = args.compare.bench(args.shape.shape()?, false)?;
+    let servers = args.compare.available(&bench, RELAYS);
+    let (viewers, verified) = if args.compare.quick { (args.viewers.min(50), args.verified.min(8)) } else { (args.viewers, args.verified) };
+    anyhow::ensure!((1..=viewers).contains(&verified), "there must be 1 to {viewers} verified viewers");
+    let comparison = Comparison {
+        bench: &bench,
+        cases: Case::all(&servers, &[Protocol::Rtmp]),
+        rounds: args.compare.rounds(),
+        network: "loopback",
+        clients: Clients::Viewers { viewers, verified },
+        timing: args.compare.timing(),
+        sleeping: args.compare.sleeping_load,
+        peer_rounds: args.compare.peer_rounds(),
+        flames: args.compare.flames.clone(),
+    };
+    let runs = comparison.run(&interrupt)?;
+    let heading = format!("one stream of {} kbps relayed from nginx-rtmp to {viewers} viewers", args.shape.video_kbps);
+    conclude("relay", &heading, &runs, &bench, &servers, args.compare.json.as_deref())
+}
