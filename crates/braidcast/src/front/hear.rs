@@ -181,6 +181,7 @@ impl Front {
             }
             ToFront::Order { ticket, order } => self.order_by_api(worker, ticket, &order),
             ToFront::Taken { conn } => self.taken(worker, conn),
+            ToFront::Describes { conn, description } => self.describe_client(worker, conn, &description),
             ToFront::Collects { ref key } if !self.is_sound(worker, key) => {}
             message @ (ToFront::Keeps | ToFront::Collects { .. } | ToFront::Health { .. }) => self.hear_keeper(worker, message),
         }

@@ -259,7 +259,7 @@ impl Worker {
             session.owe_run(target.0, first, prefix)?;
         }
         session.owe_run(target.0, target.1, OPEN)?;
-        tracing::debug!(stream = %stream.key, conn = %session.conn, peer = %session.peer, from = ?(block, offset), to = ?target,
+        tracing::debug!(stream = %stream.key, conn = %session.conn, from = ?(block, offset), to = ?target,
             "a viewer that lagged was jumped to the newest keyframe");
         let forwards = matches!(session.protocol, Protocol::Client(_));
         stream.jumps += u64::from(!forwards);
@@ -282,6 +282,9 @@ impl Worker {
     pub(super) fn end_viewer(&mut self, slot: usize) {
         // Who keeps up gets everything; who does not, the message that was begun.
         self.flush(slot);
+        if let Err(end) = self.wake(slot) {
+            return self.close(slot, end);
+        }
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let Role::Viewing { stream, rendition, .. } = session.role else { return };
         if session.closing {
@@ -300,7 +303,7 @@ impl Worker {
                 session.push_control(&bytes);
             }
             Protocol::WebSocket(_) => session.push_control(&websocket::goodbye()),
-            Protocol::Http(_) | Protocol::Prefix(_) | Protocol::Unknown | Protocol::Relay(_) => {}
+            Protocol::Http(_) | Protocol::Prefix(_) | Protocol::Unknown | Protocol::Relay(_) | Protocol::Resting => {}
         }
         // What is left still needs the stream's blocks: it goes with its last viewer.
         self.close_when_sent(slot);

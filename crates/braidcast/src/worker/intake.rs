@@ -23,7 +23,7 @@ impl Worker {
     /// Reads from a publisher that has a journal, and takes in what it sent unless that may rest.
     pub(super) fn read_publisher(&mut self, slot: usize) -> Result<(), End> {
         let session = &self.sessions[slot];
-        if !session.unread.is_empty() {
+        if !session.more.unread.is_empty() {
             // It lies in the journal as well.
             return self.take_in(slot);
         }
@@ -141,7 +141,7 @@ impl Worker {
             return Ok(());
         }
         self.page.busy_with(session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
-        session.unread.clear();
+        session.more.unread.clear();
         let writer = &mut self.publishers[publisher].writer;
         let (converted, mut appended, mut taken) = (writer.converted(), Ok(()), 0u32);
         let consumed = rtmp.handle_media(self.heap.bytes(region, from..from + offered), now_ms, &mut |kind, timestamp_ms, payload| {
@@ -172,7 +172,7 @@ impl Worker {
             // A decision is pending. Its journal may be another one by now.
             let start = session.kept.checkpoint_bytes + session.kept.consumed;
             if let Some(region) = session.kept.region {
-                session.unread = self.heap.bytes(region, start..session.kept.checkpoint_bytes + session.kept.journal_bytes).to_vec();
+                session.more.unread = self.heap.bytes(region, start..session.kept.checkpoint_bytes + session.kept.journal_bytes).to_vec();
             }
         }
         Ok(())
@@ -190,7 +190,7 @@ impl Worker {
         match self.publishers_poller.add(&session.socket, token, interest).and_then(|()| self.poller.delete(&session.socket)) {
             Ok(()) => session.among_publishers = true,
             Err(error) => {
-                tracing::debug!(conn = %session.conn, peer = %session.peer, %error, "a publisher's socket is looked at by itself");
+                tracing::debug!(conn = %session.conn, peer = %session.more.peer, %error, "a publisher's socket is looked at by itself");
             }
         }
     }
