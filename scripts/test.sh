@@ -77,7 +77,7 @@ directories_before=$(shared_directories)
 
 step 'looking for Debian packages, Rust and Node.js' 'about 2 minutes if some are missing'
 need_packages ffmpeg chromium fonts-dejavu-core iproute2 curl prometheus haproxy nginx libnginx-mod-{stream,rtmp} \
-  gstreamer1.0-tools gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav vlc-bin vlc-plugin-base mpv rtmpdump openssl pebble
+  gstreamer1.0-tools gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav vlc-bin vlc-plugin-base mpv rtmpdump openssl pebble strace
 need_rust rustfmt clippy
 need_node
 need_ffmpeg_next

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod chaos;
+pub mod counts;
 pub mod day;
 pub mod engine;
 pub mod hooks;

@@ -1,0 +1,171 @@
+//! What a frame, a viewer, a connection and a request cost, in counts that do not depend on the machine's speed: system calls and bytes
+//! copied. The bounds are what was counted when they were recorded, and some room. A worker that is late does more with one call, so a busy
+//! machine lowers the counts, never raises them.
+
+use anyhow::{Context, Result, ensure};
+use braidcast_e2e::counts::{Judged, Trace};
+use braidcast_e2e::rtmp::RtmpClient;
+use braidcast_e2e::tools::{eventually, http_get};
+use braidcast_e2e::{Record, Server, ServerOptions, Viewer};
+use braidcast_media::RecordKind;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const FRAME_BYTES: usize = 4_000;
+/// The pace of publishers: slower than any viewer is served.
+const FRAME_INTERVAL: Duration = Duration::from_millis(20);
+const FRAMES: u64 = 100;
+
+/// With one worker.
+fn server(set: &[&str]) -> Result<Server> {
+    Server::start(set.iter().fold(ServerOptions::workers(1).set("play.reconnect_grace=60s"), |options, key| options.set(key)))
+}
+
+/// AVCDecoderConfigurationRecord (ISO/IEC 14496-15 §5.3.3.1) of 1280x720, as a tag.
+const HEADER: [u8; 50] = [
+    0x17, 0x00, 0x00, 0x00, 0x00, 0x01, 0x64, 0x00, 0x1f, 0xff, 0xe1, 0x00, 0x18, 0x67, 0x64, 0x00, 0x1f, 0xac, 0xb2, 0x00, 0xa0, 0x0b,
+    0x76, 0x02, 0x20, 0x00, 0x00, 0x03, 0x00, 0x20, 0x00, 0x00, 0x07, 0x81, 0xe3, 0x06, 0x49, 0x01, 0x00, 0x06, 0x68, 0xeb, 0xc3, 0xcb,
+    0x22, 0xc0, 0xfd, 0xf8, 0xf8, 0x00,
+];
+
+/// One that has said what it sends.
+fn publisher(server: &Server, name: &str) -> Result<RtmpClient> {
+    let mut publisher = RtmpClient::publish(&server.rtmp(name))?;
+    publisher.push(&Record { kind: RecordKind::Video, timestamp_ms: 0, payload: HEADER.to_vec() })?;
+    Ok(publisher)
+}
+
+/// H.264 that no decoder takes, with a keyframe every second.
+fn frame(number: u64) -> Record {
+    let (kind, unit) = if number.is_multiple_of(50) { (0x17, 0x65) } else { (0x27, 0x41) };
+    let unit_bytes = (FRAME_BYTES - 9) as u32;
+    let payload = [&[kind, 1, 0, 0, 0][..], &unit_bytes.to_be_bytes(), &[unit], &[0x55; FRAME_BYTES - 10]].concat();
+    Record { kind: RecordKind::Video, timestamp_ms: number as u32 * 20, payload }
+}
+
+fn push(publishers: &mut [RtmpClient], frames: std::ops::Range<u64>) -> Result<()> {
+    for number in frames {
+        publishers.iter_mut().try_for_each(|publisher| publisher.push(&frame(number)))?;
+        std::thread::sleep(FRAME_INTERVAL);
+    }
+    Ok(())
+}
+
+/// What a frame costs for each viewer that is sent it.
+fn sent_to_viewers(what: &str, watch: impl Fn(&Server) -> Result<Viewer>, calls: f64) -> Result<()> {
+    const VIEWERS: u64 = 20;
+    const BEFORE: u64 = 55;
+    let server = server(&["hls.enabled=false"])?;
+    let mut publishers = [publisher(&server, "x")?];
+    push(&mut publishers, 0..5)?;
+    let viewers: Vec<Viewer> = (0..VIEWERS).map(|_| watch(&server)).collect::<Result<_>>()?;
+    // What is done once for a viewer and a block is done by then.
+    push(&mut publishers, 5..BEFORE)?;
+    let have = |frames: u64| viewers.iter().all(|viewer| viewer.frames() >= frames).then_some(());
+    eventually(PATIENCE, || have(BEFORE)).context("the viewers did not get what was there")?;
+    let trace = Trace::start(server.worker_pid(1)?)?;
+    push(&mut publishers, BEFORE..BEFORE + FRAMES)?;
+    eventually(PATIENCE, || have(BEFORE + FRAMES)).context("the viewers did not get everything")?;
+    Judged::new(what, &trace.stop()?, FRAMES * VIEWERS).calls(calls).verdict()
+}
+
+#[test]
+fn a_frame_for_a_viewer_by_flv() -> Result<()> {
+    let watch = |server: &Server| Viewer::flv(server.address("http"), "live/x.flv");
+    sent_to_viewers("a frame for a viewer by HTTP-FLV", watch, 1.45)
+}
+
+#[test]
+fn a_frame_for_a_viewer_by_rtmp() -> Result<()> {
+    sent_to_viewers("a frame for a viewer by RTMP", |server| Viewer::rtmp(&server.rtmp("x")), 1.45)
+}
+
+/// What a published frame costs that nobody watches.
+fn taken_in(what: &str, hls: bool, calls: f64, copies: f64) -> Result<()> {
+    const PUBLISHERS: u64 = 8;
+    let server = server(&[&format!("hls.enabled={hls}"), "hls.fragment=1s"])?;
+    let mut publishers: Vec<RtmpClient> = (0..PUBLISHERS).map(|number| publisher(&server, &format!("x{number}"))).collect::<Result<_>>()?;
+    push(&mut publishers, 0..55)?;
+    let trace = Trace::start(server.worker_pid(1)?)?;
+    let before = server.workers_counter("bytes_in");
+    push(&mut publishers, 55..55 + FRAMES)?;
+    let bytes = FRAMES * PUBLISHERS * FRAME_BYTES as u64;
+    server.wait_workers_counter("bytes_in", before + bytes)?;
+    Judged::new(what, &trace.stop()?, FRAMES * PUBLISHERS).calls(calls).copies(bytes, copies).verdict()
+}
+
+#[test]
+fn a_published_frame() -> Result<()> {
+    taken_in("a published frame", false, 2.0, 2.3)
+}
+
+#[test]
+fn a_published_frame_with_hls() -> Result<()> {
+    taken_in("a published frame with HLS", true, 2.9, 3.6)
+}
+
+/// One that watches until the first frame is there, and goes.
+fn visit(address: SocketAddr) -> Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /live/x.flv HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    let (mut got, mut piece) = (0, vec![0; 64 << 10]);
+    while got < FRAME_BYTES {
+        let read = stream.read(&mut piece)?;
+        ensure!(read > 0, "closed after {got} bytes");
+        got += read;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_viewer_that_comes_and_goes() -> Result<()> {
+    const VISITS: u64 = 100;
+    let server = server(&["hls.enabled=false"])?;
+    let mut publishers = [publisher(&server, "x")?];
+    push(&mut publishers, 0..55)?;
+    visit(server.address("http"))?;
+    let (front, worker) = (Trace::start(server.pid())?, Trace::start(server.worker_pid(1)?)?);
+    (0..VISITS).try_for_each(|_| visit(server.address("http")))?;
+    // Looked at seldom, by what costs the server nothing.
+    let over = |server: &Server| (server.worker(1).ok()?["sessions"].as_u64()? <= 1).then_some(());
+    eventually(PATIENCE, || over(&server)).context("the visitors' connections did not end")?;
+    let (front, worker) = (front.stop()?, worker.stop()?);
+    Judged::new("a viewer that comes and goes, for the front", &front, VISITS).calls(21.0).verdict()?;
+    Judged::new("a viewer that comes and goes, for a worker", &worker, VISITS).calls(25.0).verdict()
+}
+
+#[test]
+fn a_request_for_hls() -> Result<()> {
+    const REQUESTS: u64 = 100;
+    let server = server(&["hls.fragment=1s"])?;
+    let mut publishers = [publisher(&server, "x")?];
+    push(&mut publishers, 0..160)?;
+    let index = || http_get(&server.http("live/x.m3u8")).ok().filter(|answer| answer.status == 200 && answer.text().contains("2.ts"));
+    eventually(PATIENCE, || index()).context("no index came")?;
+    let mut stream = TcpStream::connect(server.address("http"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut ask = |path: &str| -> Result<()> {
+        write!(stream, "GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head)?.to_ascii_lowercase();
+        ensure!(head.starts_with("http/1.1 200"), "{head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok()).context("no length")?;
+        stream.read_exact(&mut vec![0; length])?;
+        Ok(())
+    };
+    for (what, path, calls) in [("a request for an index", "live/x.m3u8", 8.0), ("a request for a segment", "live/x/1.ts", 7.0)] {
+        ask(path)?;
+        let trace = Trace::start(server.worker_pid(1)?)?;
+        (0..REQUESTS).try_for_each(|_| ask(path))?;
+        Judged::new(what, &trace.stop()?, REQUESTS).calls(calls).verdict()?;
+    }
+    Ok(())
+}
