@@ -237,7 +237,7 @@ fn a_body_goes_with_the_head_before_it_and_in_bounded_pieces() {
     assert_eq!(&slices.as_slice()[1][..3], &body[50..53]);
     assert_eq!(ledger.advance(4 + 10), 4);
     let Next::Slices(slices) = ledger.gather(&blocks, b"") else { panic!("there is more") };
-    assert_eq!(slices.as_slice()[0], std::io::IoSlice::new(&body[60..60 + BODY_BYTES_AT_ONCE as usize]));
+    assert_eq!(&*slices.as_slice()[0], &body[60..60 + BODY_BYTES_AT_ONCE as usize]);
     ledger.advance(slices.total());
     let Next::Slices(slices) = ledger.gather(&blocks, b"") else { panic!("the last bytes are left") };
     assert_eq!(slices.total(), 40);
