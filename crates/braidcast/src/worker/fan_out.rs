@@ -163,7 +163,7 @@ impl Worker {
                 Role::Viewing { stream, rendition, .. } => self.streams[stream].blocks(rendition),
                 // Answers to a publisher wait for what it sent before to be in the log.
                 Role::Publishing(publisher) if self.publishers[publisher].dirty => return Ok(()),
-                _ => View::Body(session.body.as_ref().map_or(&[], Body::bytes)),
+                _ => View::Nothing,
             };
             let next = session.ledger.gather(&view, &session.control);
             if !matches!(next, Next::Nothing) && session.kept.is_behind(&session.ledger) {
@@ -176,8 +176,13 @@ impl Worker {
                     None => (send(&session.socket, &slices), slices.total()),
                     Some(id) => outgoing::send_restamped(&session.socket, &session.ledger, &view, &session.control, id),
                 },
+                Next::Body(offset, length) => {
+                    let length = left.min(length as usize);
+                    (send_body(&session.socket, session.body.as_ref(), offset as usize, length), length)
+                }
             };
             match sent {
+                Ok(0) => return Err(End::Fault("a body is shorter than was promised")),
                 Ok(sent) => {
                     kill_point("sent");
                     let control = session.ledger.advance(sent);
@@ -339,9 +344,19 @@ impl Worker {
     }
 }
 
+/// A segment's pages go as they are: nothing is copied.
+fn send_body(socket: &OwnedFd, body: Option<&Body>, offset: usize, length: usize) -> io::Result<usize> {
+    match body {
+        Some(Body::Segment(_, segment)) => net::sendfile(socket, segment.file(), offset as u64, length),
+        Some(Body::Asset(_, asset)) => net::send(socket, asset.bytes.get(offset..offset + length).unwrap_or_default()),
+        None => Ok(0),
+    }
+}
+
 /// One call, whatever there is to send; the plain one when it is one run, which it nearly always is.
 fn send(socket: &OwnedFd, slices: &Slices<'_>) -> io::Result<usize> {
     match slices.as_slice() {
+        [one] if slices.are_before_body() => net::send_more(socket, one),
         [one] => net::send(socket, one),
         several => net::writev(socket, several),
     }
