@@ -9,7 +9,7 @@
 figures=target/bench
 bench=target/release/braidcast
 
-steps=13
+steps=12
 [ -z "${ARGS:-}" ] || steps=3
 step 'looking for the Debian packages the comparison needs' 'about 1 minute if some are missing'
 need_packages iproute2 nginx libnginx-mod-rtmp libnginx-mod-stream
