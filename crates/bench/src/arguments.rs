@@ -106,7 +106,7 @@ impl CompareArgs {
         };
         let cores = Cores { server: self.server_core, load: self.load_core };
         cores.pin()?;
-        Ok(Bench { braidcast, nginx: self.nginx.clone(), cores, shape, settings: self.settings.clone(), hls })
+        Ok(Bench { braidcast, nginx: self.nginx.clone(), cores, shape, settings: self.settings.clone(), hls, workers: 1 })
     }
 
     pub fn timing(&self) -> Timing {

@@ -2,7 +2,7 @@
 //!
 //! The exit code is about the harness and about frames that verified viewers missed, never about speed.
 
-use crate::commands::{bare, fanout, ingest, load, relay};
+use crate::commands::{bare, fanout, ingest, load, relay, scale};
 use clap::Subcommand;
 use std::process::{Command as Process, ExitCode};
 
@@ -15,6 +15,8 @@ pub enum Command {
     Ingest(ingest::IngestArgs),
     /// Compare what it costs to stand between clients and another RTMP server: only the CPU of what stands between counts.
     Relay(relay::RelayArgs),
+    /// See what braidcast spends with 1, 2, 4, 8 workers: one hot stream on all of them, and thousands of small streams.
+    Scale(scale::ScaleArgs),
     /// Put load on a server that runs already; prints one JSON report.
     Load(load::LoadArgs),
     /// The bare loop by itself: one stream to whoever connects, or (--receive) from whoever does, until standard input ends.
@@ -27,6 +29,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Fanout(args) => fanout::run(&args),
         Command::Ingest(args) => ingest::run(&args),
         Command::Relay(args) => relay::run(&args),
+        Command::Scale(args) => scale::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Bare(args) => bare::run(&args),
     }

@@ -165,7 +165,7 @@ impl Comparison<'_> {
                     Protocol::Flv => server.http.context("the server serves no HTTP")?,
                     Protocol::Rtmp => rtmp()?,
                 };
-                Some(WatchPlan { target: Target { protocol: case.protocol, address }, viewers, verified })
+                Some(WatchPlan { target: Target { protocol: case.protocol, address }, viewers, verified, streams: 1 })
             }
         };
         Ok(LoadPlan {

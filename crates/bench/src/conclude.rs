@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A tenth of a core: a machine that is idle but for the bench stays well below.
-const TOLERATED_FOREIGN_CORES: f64 = 0.1;
+pub const TOLERATED_FOREIGN_CORES: f64 = 0.1;
 
 /// Prints the table, writes the file, and judges the runs (not the figures).
 pub fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers: &[Peer], json: Option<&Path>) -> anyhow::Result<ExitCode> {
@@ -48,7 +48,7 @@ pub fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers:
 }
 
 /// Where figures go if nothing is said: out of the way in a source tree, else right here.
-fn default_results(name: &str) -> PathBuf {
+pub fn default_results(name: &str) -> PathBuf {
     let directory = if Path::new("target").is_dir() { "target/bench" } else { "." };
     Path::new(directory).join(format!("{name}.json"))
 }

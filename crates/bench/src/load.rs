@@ -33,6 +33,17 @@ pub struct WatchPlan {
     pub viewers: usize,
     /// How many of them check every frame.
     pub verified: usize,
+    /// They watch so many of the streams that are published, in turn.
+    pub streams: usize,
+}
+
+/// When the window begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// Just before.
+    Begin,
+    /// Just after.
+    End,
 }
 
 /// A whole run.
@@ -60,6 +71,12 @@ pub struct LoadPlan {
     pub behind: Option<u32>,
     /// Whether viewers sleep until something arrives. On one machine a sender pays for waking whoever sleeps, on a network it never does.
     pub sleeping: bool,
+}
+
+impl LoadPlan {
+    fn stream_name(&self, index: usize) -> String {
+        if index == 0 { self.stream.clone() } else { format!("{}-{index}", self.stream) }
+    }
 }
 
 /// What came of it.
@@ -118,6 +135,11 @@ const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Runs a plan from beginning to end.
 pub fn run(plan: &LoadPlan, interrupt: &Interrupt) -> anyhow::Result<LoadReport> {
+    run_with(plan, interrupt, |_| Ok(()))
+}
+
+/// As [`run`]; `look` is called outside of the window, at both its ends.
+pub fn run_with(plan: &LoadPlan, interrupt: &Interrupt, mut look: impl FnMut(Moment) -> anyhow::Result<()>) -> anyhow::Result<LoadReport> {
     plan.shape.check()?;
     let viewers = plan.watch.as_ref().map_or(0, |watch| watch.viewers);
     let publishers = plan.publish.as_ref().map_or(0, |publish| publish.publishers);
@@ -135,7 +157,9 @@ pub fn run(plan: &LoadPlan, interrupt: &Interrupt) -> anyhow::Result<LoadReport>
     load.connect_viewers()?;
     load.awake = viewers > 0 && !plan.sleeping;
     load.drive(plan.warm_up, |_| false)?;
+    look(Moment::Begin)?;
     load.measure(&mut report)?;
+    look(Moment::End)?;
     load.awake = false;
     report.memory_after = load.memory()?;
     report.memory_clients = if viewers > 0 { viewers } else { publishers } as u64;
@@ -224,7 +248,7 @@ impl<'a> Load<'a> {
         let deadline = socket::monotonic_ns() + CONNECT_DEADLINE.as_nanos() as u64;
         self.publishers = publish.publishers;
         for index in 0..publish.publishers {
-            let stream = if index == 0 { self.plan.stream.clone() } else { format!("{}-{index}", self.plan.stream) };
+            let stream = self.plan.stream_name(index);
             let publisher = Publisher::connect(publish.address, &self.plan.app, &stream, publish.plain)?;
             self.poller.add(publisher.socket(), index as u64)?;
             self.clients.push(Client::Publisher(Box::new(publisher)));
@@ -250,7 +274,8 @@ impl<'a> Load<'a> {
         for index in 0..watch.viewers {
             // Verified viewers are spread over the whole population: servers serve in order of arrival.
             let verified = index * watch.verified / watch.viewers != (index + 1) * watch.verified / watch.viewers;
-            let viewer = Viewer::connect(&watch.target, &self.plan.app, &self.plan.stream, verified)?;
+            let stream = self.plan.stream_name(index % watch.streams.max(1));
+            let viewer = Viewer::connect(&watch.target, &self.plan.app, &stream, verified)?;
             self.poller.add(viewer.socket(), self.clients.len() as u64)?;
             self.clients.push(Client::Viewer(Box::new(viewer)));
             self.connect_until(deadline, MAX_CONNECTING)?;
@@ -399,13 +424,15 @@ impl<'a> Load<'a> {
     /// Ends the stream and waits until verified viewers have its last frame.
     fn finish(&mut self, report: &mut LoadReport) -> anyhow::Result<()> {
         self.publishing = false;
-        let end = match &self.clients.first() {
-            Some(Client::Publisher(publisher)) => publisher.next_sequence(),
-            _ => {
-                let tolerated = TOLERATED_LAG.as_secs() * self.plan.shape.fps;
-                self.viewers().filter_map(Viewer::next_sequence).max().map_or(0, |newest| newest.saturating_sub(tolerated))
-            }
-        };
+        // All began within one frame: they end within one.
+        let sent = self.clients.iter().filter_map(|client| match client {
+            Client::Publisher(publisher) => Some(publisher.next_sequence()),
+            _ => None,
+        });
+        let end = sent.min().unwrap_or_else(|| {
+            let tolerated = TOLERATED_LAG.as_secs() * self.plan.shape.fps;
+            self.viewers().filter_map(Viewer::next_sequence).max().map_or(0, |newest| newest.saturating_sub(tolerated))
+        });
         self.drive(DRAIN_DEADLINE, |load| load.viewers().all(|viewer| viewer.next_sequence().is_none_or(|next| next >= end)))
             .context("while waiting for the last frames")?;
         for client in std::mem::take(&mut self.clients) {

@@ -56,7 +56,12 @@ pub struct LoadArgs {
 pub fn run(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     anyhow::ensure!((1..=args.viewers).contains(&args.verified), "there must be 1 to {} verified viewers", args.viewers);
-    let watch = |address| WatchPlan { target: Target { protocol: args.protocol, address }, viewers: args.viewers, verified: args.verified };
+    let watch = |address| WatchPlan {
+        target: Target { protocol: args.protocol, address },
+        viewers: args.viewers,
+        verified: args.verified,
+        streams: 1,
+    };
     let plan = LoadPlan {
         app: args.app.clone(),
         stream: args.stream.clone(),

@@ -5,3 +5,4 @@ pub mod fanout;
 pub mod ingest;
 pub mod load;
 pub mod relay;
+pub mod scale;

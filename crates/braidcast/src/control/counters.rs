@@ -163,6 +163,10 @@ counters! {
         Sandbox = "sandbox",
         /// Lines of the access log that were dropped because they could not be written fast enough.
         RequestLinesDropped = "request_lines_dropped",
+        /// Sleeping workers that this one has woken because a stream that they read has grown.
+        DoorbellRings = "doorbell_rings",
+        /// Writes to memory that other workers look at: commits of streams, news of these, falling asleep and waking.
+        SharedWrites = "shared_writes",
     }
 }
 
