@@ -28,7 +28,7 @@ fuzz: ## Fuzz every parser in turn with libFuzzer (FUZZ_SECONDS each, FUZZ_TARGE
 	@$(RUN) scripts/fuzz.sh
 
 .PHONY: bench
-bench: ## Compare with a bare-kernel loop, nginx-rtmp and nginx as a relay (ARGS go to `braidcast bench`)
+bench: ## Measure everything beside a bare-kernel loop, nginx and xiu, and write docs/benchmarks.md (ARGS: only this `braidcast bench`)
 	@$(RUN) scripts/bench.sh
 
 .PHONY: console

@@ -27,6 +27,7 @@ pub struct ShapeArgs {
 }
 
 impl ShapeArgs {
+    /// The shape, if it makes sense.
     pub fn shape(self) -> anyhow::Result<Shape> {
         let bps = |kbps: u64| kbps.checked_mul(1000).context("the bit rate is too high");
         let shape =
@@ -77,6 +78,15 @@ pub struct CompareArgs {
     /// The nginx binary.
     #[arg(long, default_value = "/usr/sbin/nginx")]
     pub nginx: PathBuf,
+    /// The xiu binary.
+    #[arg(long, default_value = "target/tools/bin/xiu")]
+    pub xiu: PathBuf,
+    /// Rounds in which servers other than braidcast and the bare loop take part [default: all].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub peer_rounds: Option<u32>,
+    /// Draw a flame graph of each server into this directory, in one more round that is not measured; takes perf.
+    #[arg(long)]
+    pub flames: Option<PathBuf>,
     /// A configuration key of braidcast, `section.key=value`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
@@ -91,6 +101,7 @@ pub struct CompareArgs {
     pub json: Option<PathBuf>,
 }
 
+/// A number of seconds as an argument.
 pub fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
@@ -99,6 +110,7 @@ pub fn seconds(text: &str) -> Result<f64, String> {
 }
 
 impl CompareArgs {
+    /// How servers are started; pins this process to the load's core.
     pub fn bench(&self, shape: Shape, hls: bool) -> anyhow::Result<Bench> {
         let braidcast = match &self.braidcast {
             Some(path) => path.clone(),
@@ -106,17 +118,33 @@ impl CompareArgs {
         };
         let cores = Cores { server: self.server_core, load: self.load_core };
         cores.pin()?;
-        Ok(Bench { braidcast, nginx: self.nginx.clone(), cores, shape, settings: self.settings.clone(), hls, workers: 1 })
+        Ok(Bench {
+            braidcast,
+            nginx: self.nginx.clone(),
+            xiu: self.xiu.clone(),
+            cores,
+            shape,
+            settings: self.settings.clone(),
+            hls,
+            workers: 1,
+        })
     }
 
+    /// The phases of each run.
     pub fn timing(&self) -> Timing {
         let [settle, warm_up, window] =
             if self.quick { [0.5, 0.5, 2.0] } else { [self.settle, self.warm_up, self.window] }.map(Duration::from_secs_f64);
         Timing { settle, warm_up, window }
     }
 
+    /// How many rounds.
     pub fn rounds(&self) -> u32 {
         if self.quick { 1 } else { self.rounds }
+    }
+
+    /// How many of them with everybody.
+    pub fn peer_rounds(&self) -> u32 {
+        self.peer_rounds.unwrap_or(u32::MAX)
     }
 
     /// The servers that are there; says which are not.
@@ -133,6 +161,7 @@ impl CompareArgs {
     }
 }
 
+/// Values as one argument.
 pub fn joined(values: &[impl std::fmt::Display]) -> String {
     values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

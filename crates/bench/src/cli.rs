@@ -2,7 +2,7 @@
 //!
 //! The exit code is about the harness and about frames that verified viewers missed, never about speed.
 
-use crate::commands::{bare, fanout, ingest, load, relay, scale};
+use crate::commands::{bare, capacity, curve, diff, document, fanout, flame, hls, ingest, load, relay, scale};
 use clap::Subcommand;
 use std::process::{Command as Process, ExitCode};
 
@@ -15,10 +15,25 @@ pub enum Command {
     Ingest(ingest::IngestArgs),
     /// Compare what it costs to stand between clients and another RTMP server: only the CPU of what stands between counts.
     Relay(relay::RelayArgs),
+    /// Draw latency against CPU: every server at several latencies, as a table, SVG and PNG.
+    Curve(curve::CurveArgs),
+    /// Find out how many viewers one core sustains.
+    Capacity(capacity::CapacityArgs),
+    /// Publish to a server that runs already.
+    Publish(load::PublishArgs),
+    /// Watch a server that runs already, by RTMP, HTTP-FLV or both, and check what comes.
+    Play(load::PlayArgs),
+    /// Compare the files of two runs.
+    Diff(diff::DiffArgs),
+    /// Draw a flame graph of a running server.
+    Flame(flame::FlameArgs),
+    /// Write the figures of a directory into a page of Markdown.
+    #[command(hide = true)]
+    Document(document::DocumentArgs),
     /// See what braidcast spends with 1, 2, 4, 8 workers: one hot stream on all of them, and thousands of small streams.
     Scale(scale::ScaleArgs),
-    /// Put load on a server that runs already; prints one JSON report.
-    Load(load::LoadArgs),
+    /// Compare what it costs to serve HLS to many viewers: braidcast, and nginx with the same files.
+    Hls(hls::HlsArgs),
     /// The bare loop by itself: one stream to whoever connects, or (--receive) from whoever does, until standard input ends.
     Bare(bare::BareArgs),
 }
@@ -29,8 +44,15 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Fanout(args) => fanout::run(&args),
         Command::Ingest(args) => ingest::run(&args),
         Command::Relay(args) => relay::run(&args),
+        Command::Curve(args) => curve::run(&args),
+        Command::Capacity(args) => capacity::run(&args),
+        Command::Publish(args) => load::publish(&args),
+        Command::Play(args) => load::play(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Flame(args) => flame::run(&args),
+        Command::Document(args) => document::run(&args),
         Command::Scale(args) => scale::run(&args),
-        Command::Load(args) => load::run(&args),
+        Command::Hls(args) => hls::run(&args),
         Command::Bare(args) => bare::run(&args),
     }
 }

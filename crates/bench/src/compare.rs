@@ -2,17 +2,17 @@
 //!
 //! A server that fails spoils its own run only; a signal ends everything.
 
+use crate::flame;
 use crate::load::{self, LoadPlan, LoadReport, PublishPlan, WatchPlan};
 use crate::pace::Pace;
-use crate::peers::{Bench, Peer, Running};
+use crate::peers::{APP, Bench, Peer, Running, STREAM};
 use crate::process::Interrupt;
+use crate::progress::Progress;
 use crate::report::{self, Run};
 use crate::viewer::{Protocol, Target};
 use anyhow::Context;
+use std::path::PathBuf;
 use std::time::Duration;
-
-const APP: &str = "live";
-const STREAM: &str = "bench";
 
 /// A server and the way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Case {
     pub fn all(servers: &[Peer], protocols: &[Protocol]) -> Vec<Self> {
         let serves = |server: Peer, protocol: Protocol| match server {
             Peer::Bare => protocol == Protocol::Flv,
-            Peer::Braidcast => protocols.contains(&protocol),
+            Peer::Braidcast | Peer::Xiu => protocols.contains(&protocol),
             Peer::NginxRtmp | Peer::NginxStream | Peer::BraidcastRelay => protocol == Protocol::Rtmp && protocols.contains(&protocol),
         };
         let ways = |&server| [Protocol::Flv, Protocol::Rtmp].map(|protocol| Self { server, protocol, pace: None });
@@ -43,7 +43,17 @@ impl Case {
             return cases;
         }
         let at = |case: Self| match case.server {
-            Peer::Bare | Peer::Braidcast => paces.iter().map(|&pace| Self { pace: Some(pace), ..case }).collect(),
+            Peer::Bare => {
+                // Paces that differ only in words are one to it.
+                let mut own: Vec<Pace> = Vec::new();
+                paces.iter().for_each(|&pace| {
+                    if own.iter().all(|known| known.bare_ms() != pace.bare_ms()) {
+                        own.push(pace);
+                    }
+                });
+                own.into_iter().map(|pace| Self { pace: Some(pace), ..case }).collect()
+            }
+            Peer::Braidcast => paces.iter().map(|&pace| Self { pace: Some(pace), ..case }).collect(),
             _ => vec![case],
         };
         cases.into_iter().flat_map(at).collect()
@@ -94,6 +104,10 @@ pub struct Comparison<'a> {
     pub clients: Clients,
     /// For how long.
     pub timing: Timing,
+    /// Servers other than braidcast and the bare loop take part in so many rounds only: few are enough to place them.
+    pub peer_rounds: u32,
+    /// Where to draw each server's CPU, in one more round that is not measured.
+    pub flames: Option<PathBuf>,
     /// Viewers sleep until something arrives.
     pub sleeping: bool,
 }
@@ -105,48 +119,71 @@ impl Comparison<'_> {
     /// All rounds. Only a signal is an error; what else fails is in the runs.
     pub fn run(&self, interrupt: &Interrupt) -> anyhow::Result<Vec<Run>> {
         let mut runs = Vec::new();
+        let mut progress = Progress::new((1..=self.rounds).map(|round| self.cases_of(round).len()).sum());
         for round in 1..=self.rounds {
-            let mut cases = self.cases.clone();
-            // Each round begins with another server: whoever came first would always find the coolest machine.
-            let first = (round as usize - 1) % cases.len().max(1);
-            cases.rotate_left(first);
-            for case in cases {
-                let result = self.measure(case, interrupt);
+            for case in self.cases_of(round) {
+                progress.show(&format!("{} by {}, {}", case.name(), case.protocol, self.network));
+                let result = self.measure(case, None, interrupt);
                 interrupt.check()?;
-                let run = self.note(round, case, result);
-                runs.push(run);
+                progress.step(&self.line(round, case, &result));
+                let error = result.as_ref().err().map(|error| format!("{error:#}"));
+                let Case { server, protocol, pace } = case;
+                runs.push(Run { network: self.network.to_owned(), round, server, protocol, pace, report: result.ok(), error });
                 interrupt.sleep(PAUSE)?;
             }
         }
+        drop(progress);
+        self.draw_flames(interrupt)?;
         Ok(runs)
     }
 
-    fn note(&self, round: u32, case: Case, result: anyhow::Result<LoadReport>) -> Run {
+    fn cases_of(&self, round: u32) -> Vec<Case> {
+        let mut cases = self.cases.clone();
+        if round > self.peer_rounds {
+            cases.retain(|case| matches!(case.server, Peer::Bare | Peer::Braidcast));
+        }
+        // Each round begins with another server: whoever came first would always find the coolest machine.
+        let first = (round as usize - 1) % cases.len().max(1);
+        cases.rotate_left(first);
+        cases
+    }
+
+    fn draw_flames(&self, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let Some(directory) = &self.flames else { return Ok(()) };
+        if let Some(reason) = flame::unavailable() {
+            eprintln!("flame graphs are left out: {reason}");
+            return Ok(());
+        }
+        for &case in &self.cases {
+            let words = format!("{}-{}-{}", case.name(), case.protocol, self.network);
+            let path = directory.join(format!("{}.svg", words.replace(' ', "-").to_lowercase()));
+            let result = self.measure(case, Some(path.clone()), interrupt);
+            interrupt.check()?;
+            match result {
+                Ok(_) => eprintln!("flame graph: {}", path.display()),
+                Err(error) => eprintln!("no flame graph of {}: {error:#}", case.name()),
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&self, round: u32, case: Case, result: &anyhow::Result<LoadReport>) -> String {
         let name = format!("{} round {round}/{}: {} by {}", self.network, self.rounds, case.name(), case.protocol);
-        match &result {
+        match result {
             Ok(report) => {
                 let cpu = report.server_cpu_s.map_or("-".to_owned(), |cpu| format!("{cpu:.2}"));
                 let bytes = report.delivered_bytes.max(report.published_bytes) as f64 / 1e9;
                 let (frames, missed, lost) = (report.verified_frames, report.faults.total(), report.lost + report.unanswered);
-                eprintln!("{name}: {cpu} CPU-s for {bytes:.2} GB, {frames} verified frames, {missed} missed, {lost} viewers lost");
+                format!("{name}: {cpu} CPU-s for {bytes:.2} GB, {frames} verified frames, {missed} missed, {lost} viewers lost")
             }
-            Err(error) => eprintln!("{name}: FAILED: {error:#}"),
-        }
-        let error = result.as_ref().err().map(|error| format!("{error:#}"));
-        Run {
-            network: self.network.to_owned(),
-            round,
-            server: case.server,
-            protocol: case.protocol,
-            pace: case.pace,
-            report: result.ok(),
-            error,
+            Err(error) => format!("{name}: FAILED: {error:#}"),
         }
     }
 
-    fn measure(&self, case: Case, interrupt: &Interrupt) -> anyhow::Result<LoadReport> {
+    /// One run of one server.
+    pub fn measure(&self, case: Case, flame: Option<PathBuf>, interrupt: &Interrupt) -> anyhow::Result<LoadReport> {
         let mut server = self.bench.start(case.server, case.pace, self.clients, interrupt)?;
-        let plan = self.plan(case, &server)?;
+        let plan = LoadPlan { flame, ..self.plan(case, &server)? };
         let report = load::run(&plan, interrupt);
         server.check()?;
         report.with_context(|| format!("its server's last words:\n{}", server.last_words()))
@@ -159,13 +196,19 @@ impl Comparison<'_> {
         // The bare loop that sends makes its stream itself.
         let publish = if bare && server.rtmp.is_none() { None } else { Some(PublishPlan { address: rtmp()?, publishers, plain: bare }) };
         let watch = match self.clients {
-            Clients::Publishers(_) => None,
+            Clients::Publishers(_) => Vec::new(),
             Clients::Viewers { viewers, verified } => {
                 let address = match case.protocol {
                     Protocol::Flv => server.http.context("the server serves no HTTP")?,
                     Protocol::Rtmp => rtmp()?,
                 };
-                Some(WatchPlan { target: Target { protocol: case.protocol, address }, viewers, verified, streams: 1 })
+                vec![WatchPlan {
+                    target: Target { protocol: case.protocol, address },
+                    viewers,
+                    verified,
+                    stream: STREAM.to_owned(),
+                    streams: 1,
+                }]
             }
         };
         Ok(LoadPlan {
@@ -180,6 +223,7 @@ impl Comparison<'_> {
             server: Some(server.root()),
             behind: server.behind(),
             sleeping: self.sleeping,
+            flame: None,
         })
     }
 }

@@ -17,15 +17,11 @@ pub fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers:
     print!("{}", report::table(&rows));
     let versions: serde_json::Map<_, _> = servers.iter().map(|server| (server.name().to_owned(), bench.version(*server).into())).collect();
     let file = serde_json::json!({
-        "bench": name, "what": heading, "machine": report::machine(), "versions": versions,
+        "bench": name, "what": heading, "command": report::command(), "date": report::today(),
+        "machine": report::machine(), "versions": versions, "table": report::table(&rows),
         "shape": bench.shape, "cores": bench.cores, "rows": rows, "runs": runs,
     });
-    let path = json.map_or_else(|| default_results(name), Path::to_owned);
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::write(&path, serde_json::to_vec_pretty(&file)?).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("\nall figures: {}", path.display());
+    write(name, json, &file)?;
 
     let busiest = rows.iter().filter_map(|row| row.foreign_cores).map(|cores| cores.greatest).fold(0.0, f64::max);
     if busiest > TOLERATED_FOREIGN_CORES {
@@ -47,8 +43,19 @@ pub fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers:
     Ok(if failed > 0 || !missed.is_empty() || runs.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Where figures go if nothing is said: out of the way in a source tree, else right here.
-pub fn default_results(name: &str) -> PathBuf {
+/// Writes the file of figures, and says where.
+pub fn write(name: &str, json: Option<&Path>, file: &serde_json::Value) -> anyhow::Result<()> {
+    let path = results(name, json);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(&path, serde_json::to_vec_pretty(file)?).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("\nall figures: {}", path.display());
+    Ok(())
+}
+
+/// Where figures go: where it is said, else out of the way in a source tree, else right here.
+pub fn results(name: &str, json: Option<&Path>) -> PathBuf {
     let directory = if Path::new("target").is_dir() { "target/bench" } else { "." };
-    Path::new(directory).join(format!("{name}.json"))
+    json.map_or_else(|| Path::new(directory).join(format!("{name}.json")), Path::to_owned)
 }

@@ -5,16 +5,20 @@ use braidcast_media::RecordKind;
 use braidcast_media::flv::{self, FILE_HEADER, RecordHeader, TAG_HEADER_BYTES};
 
 const MAX_HEAD_BYTES: usize = 16 << 10;
+const MAX_CHUNK_BYTES: usize = 1 << 30;
 
 /// The request for a stream.
 pub fn request(app: &str, stream: &str, host: std::net::SocketAddr) -> Vec<u8> {
-    format!("GET /{app}/{stream}.flv HTTP/1.1\r\nHost: {host}\r\nUser-Agent: braidcast-bench\r\n\r\n").into_bytes()
+    // What follows a question mark is no part of the name.
+    let (name, question) = stream.split_once('?').map_or((stream, String::new()), |(name, query)| (name, format!("?{query}")));
+    format!("GET /{app}/{name}.flv{question} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: braidcast-bench\r\n\r\n").into_bytes()
 }
 
 /// Reads the head of a response.
 #[derive(Debug, Default)]
 pub struct ResponseHead {
     bytes: Vec<u8>,
+    chunked: bool,
 }
 
 impl ResponseHead {
@@ -28,9 +32,56 @@ impl ResponseHead {
         let head = String::from_utf8_lossy(&self.bytes[..end]).into_owned();
         let status = head.lines().next().unwrap_or_default();
         anyhow::ensure!(status.starts_with("HTTP/1.") && status.split(' ').nth(1) == Some("200"), "the server answered: {status}");
-        let chunked = head.lines().any(|line| line.to_ascii_lowercase().starts_with("transfer-encoding:"));
-        anyhow::ensure!(!chunked, "the response has a transfer encoding");
+        let encoding =
+            head.lines().map(str::to_ascii_lowercase).find_map(|line| Some(line.strip_prefix("transfer-encoding:")?.trim().to_owned()));
+        anyhow::ensure!(encoding.as_deref().is_none_or(|encoding| encoding == "chunked"), "the response has a transfer encoding");
+        self.chunked = encoding.is_some();
         Ok(Some(self.bytes.split_off(end + 4)))
+    }
+
+    /// Whether the body comes in chunks (RFC 9112 §7.1).
+    pub fn is_chunked(&self) -> bool {
+        self.chunked
+    }
+}
+
+/// Takes a chunked body out of its chunks.
+#[derive(Debug, Default)]
+pub struct Chunks {
+    /// Bytes left of the chunk, its closing line end included; 0: the line with the next one's length comes.
+    left: usize,
+    line: Vec<u8>,
+}
+
+const LINE_END_BYTES: usize = 2;
+
+impl Chunks {
+    /// Calls `content` with each piece of the body.
+    pub fn handle(&mut self, mut input: &[u8], mut content: impl FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        while let Some(&next) = input.first() {
+            if self.left > 0 {
+                let (now, rest) = input.split_at(input.len().min(self.left));
+                let data = now.len().min(self.left.saturating_sub(LINE_END_BYTES));
+                if data > 0 {
+                    content(&now[..data])?;
+                }
+                self.left -= now.len();
+                input = rest;
+            } else if next == b'\n' {
+                let line = String::from_utf8_lossy(&self.line).into_owned();
+                let length = usize::from_str_radix(line.trim().split(';').next().unwrap_or_default(), 16);
+                let length = length.ok().filter(|&length| length <= MAX_CHUNK_BYTES).context("the length of a chunk makes no sense")?;
+                anyhow::ensure!(length > 0, "the server ended the stream");
+                self.left = length + LINE_END_BYTES;
+                self.line.clear();
+                input = &input[1..];
+            } else {
+                anyhow::ensure!(self.line.len() < MAX_HEAD_BYTES, "the length of a chunk does not end");
+                self.line.push(next);
+                input = &input[1..];
+            }
+        }
+        Ok(())
     }
 }
 
@@ -102,6 +153,32 @@ mod tests {
         assert_eq!(head.handle(b"HTTP/1.1 200 OK\r\nA: b\r").unwrap(), None);
         assert_eq!(head.handle(b"\n\r\nFLV").unwrap(), Some(b"FLV".to_vec()));
         assert!(ResponseHead::default().handle(b"HTTP/1.1 404 Not Found\r\n\r\n").is_err());
-        assert!(ResponseHead::default().handle(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+        assert!(ResponseHead::default().handle(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn chunks_are_taken_apart_wherever_they_are_cut() {
+        let body = b"5\r\nhello\r\n1;x=y\r\n!\r\nA\r\n0123456789\r\n";
+        for cut in 0..body.len() {
+            let (mut chunks, mut content) = (Chunks::default(), Vec::new());
+            for piece in [&body[..cut], &body[cut..]] {
+                chunks
+                    .handle(piece, |bytes| {
+                        content.extend_from_slice(bytes);
+                        Ok(())
+                    })
+                    .unwrap();
+            }
+            assert_eq!(content, b"hello!0123456789", "cut at {cut}");
+        }
+        assert!(Chunks::default().handle(b"zz\r\n", |_| Ok(())).is_err());
+        assert!(Chunks::default().handle(b"fffffffffffffff\r\n", |_| Ok(())).is_err());
+        assert!(Chunks::default().handle(b"0\r\n", |_| Ok(())).is_err(), "a live stream does not end");
+    }
+
+    #[test]
+    fn a_token_goes_behind_the_name() {
+        let request = request("live", "a?token=b", "127.0.0.1:80".parse().unwrap());
+        assert!(request.starts_with(b"GET /live/a.flv?token=b HTTP/1.1\r\n"));
     }
 }

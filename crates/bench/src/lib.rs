@@ -6,22 +6,31 @@
 
 mod arguments;
 mod bare;
+mod chart;
 pub mod cli;
 mod commands;
 mod compare;
 mod conclude;
+mod document;
+mod drawing;
+mod flame;
 mod flv;
+mod hls_ts;
+mod hls_viewer;
 mod load;
 mod namespace;
 mod pace;
 mod peers;
 mod process;
+mod progress;
 mod publisher;
 mod report;
 mod rtmp;
 mod sink;
 mod socket;
 mod source;
+mod targets;
+mod url;
 mod verify;
 mod viewer;
 

@@ -3,14 +3,16 @@
 //! One thread, one epoll. The server's CPU and memory are read from `/proc` by this same thread at the very moments at
 //! which the window begins and ends. It says what happened and judges nothing.
 
+use crate::flame::Recording;
 use crate::process::{self, Interrupt, Memory, Process};
 use crate::publisher::Publisher;
 use crate::socket::{self, Poller, Readiness};
 use crate::source::Shape;
 use crate::verify::Faults;
-use crate::viewer::{Observations, Target, Viewer};
+use crate::viewer::{Observations, Protocol, Target, Viewer};
 use anyhow::Context;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What is published, by whom.
@@ -33,6 +35,8 @@ pub struct WatchPlan {
     pub viewers: usize,
     /// How many of them check every frame.
     pub verified: usize,
+    /// What they call the stream.
+    pub stream: String,
     /// They watch so many of the streams that are published, in turn.
     pub streams: usize,
 }
@@ -46,6 +50,15 @@ pub enum Moment {
     End,
 }
 
+/// The name of one of several streams: the first has it as it is, the others a number before what follows a question mark.
+fn numbered(stream: &str, index: usize) -> String {
+    match stream.split_once('?') {
+        _ if index == 0 => stream.to_owned(),
+        Some((name, query)) => format!("{name}-{index}?{query}"),
+        None => format!("{stream}-{index}"),
+    }
+}
+
 /// A whole run.
 #[derive(Clone, Debug)]
 pub struct LoadPlan {
@@ -57,8 +70,8 @@ pub struct LoadPlan {
     pub shape: Shape,
     /// `None`: the server makes the stream itself.
     pub publish: Option<PublishPlan>,
-    /// `None`: nobody watches.
-    pub watch: Option<WatchPlan>,
+    /// Parts of the audience; none: nobody watches.
+    pub watch: Vec<WatchPlan>,
     /// From the first frame to the first viewer.
     pub settle: Duration,
     /// From the last viewer's first byte to the window.
@@ -71,11 +84,13 @@ pub struct LoadPlan {
     pub behind: Option<u32>,
     /// Whether viewers sleep until something arrives. On one machine a sender pays for waking whoever sleeps, on a network it never does.
     pub sleeping: bool,
+    /// Record where the server's CPU goes in the window, and draw it into this file.
+    pub flame: Option<PathBuf>,
 }
 
 impl LoadPlan {
-    fn stream_name(&self, index: usize) -> String {
-        if index == 0 { self.stream.clone() } else { format!("{}-{index}", self.stream) }
+    fn viewers(&self) -> usize {
+        self.watch.iter().map(|watch| watch.viewers).sum()
     }
 }
 
@@ -120,10 +135,36 @@ pub struct LoadReport {
     pub lost: u64,
     /// Why the first of them did.
     pub first_loss: Option<String>,
+    /// The same of each part of the audience, if there are several.
+    #[serde(default)]
+    pub parts: Vec<PartReport>,
+}
+
+/// How one part of a mixed audience was served.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct PartReport {
+    /// How it connected.
+    pub protocol: Protocol,
+    /// How many they were.
+    pub viewers: u64,
+    /// As in [`LoadReport`], and so on.
+    pub delivered_share: f64,
+    /// The worst-served viewer's part of the rate.
+    pub least_share: f64,
+    /// Median latency in milliseconds.
+    pub latency_p50_ms: Option<f64>,
+    /// 99th percentile.
+    pub latency_p99_ms: Option<f64>,
+    /// Frames that its verified viewers judged.
+    pub verified_frames: u64,
+    /// What they found wrong.
+    pub faults: Faults,
 }
 
 /// A server that needs longer than this for all its clients is measured with those it has.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
+/// What each client adds to it: each brings a server the work of a whole group of pictures.
+const CONNECT_EACH: Duration = Duration::from_millis(3);
 /// Connections that may be on their way at once: a burst beyond a listen queue would measure SYN retries.
 const MAX_CONNECTING: usize = 64;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
@@ -141,7 +182,7 @@ pub fn run(plan: &LoadPlan, interrupt: &Interrupt) -> anyhow::Result<LoadReport>
 /// As [`run`]; `look` is called outside of the window, at both its ends.
 pub fn run_with(plan: &LoadPlan, interrupt: &Interrupt, mut look: impl FnMut(Moment) -> anyhow::Result<()>) -> anyhow::Result<LoadReport> {
     plan.shape.check()?;
-    let viewers = plan.watch.as_ref().map_or(0, |watch| watch.viewers);
+    let viewers = plan.viewers();
     let publishers = plan.publish.as_ref().map_or(0, |publish| publish.publishers);
     socket::raise_descriptor_limit((viewers + publishers) as u64 + SPARE_DESCRIPTORS)?;
     let mut load = Load::new(plan, interrupt)?;
@@ -164,6 +205,9 @@ pub fn run_with(plan: &LoadPlan, interrupt: &Interrupt, mut look: impl FnMut(Mom
     report.memory_after = load.memory()?;
     report.memory_clients = if viewers > 0 { viewers } else { publishers } as u64;
     load.finish(&mut report)?;
+    if let (Some(recording), Some(path)) = (load.recording.take(), &plan.flame) {
+        recording.draw(path)?;
+    }
     Ok(report)
 }
 
@@ -204,6 +248,20 @@ enum Client {
     Lost,
 }
 
+impl Client {
+    fn is_waiting(&self) -> bool {
+        match self {
+            Self::Viewer(viewer) => !viewer.is_playing(),
+            Self::Publisher(publisher) => !publisher.is_ready(),
+            Self::Lost => false,
+        }
+    }
+}
+
+fn connect_deadline(clients: usize) -> u64 {
+    socket::monotonic_ns() + (CONNECT_DEADLINE + CONNECT_EACH * clients as u32).as_nanos() as u64
+}
+
 struct Load<'a> {
     plan: &'a LoadPlan,
     interrupt: &'a Interrupt,
@@ -217,7 +275,11 @@ struct Load<'a> {
     /// How long it looked and found nothing.
     idle_ns: u64,
     scratch: Vec<u8>,
-    observations: Observations,
+    /// Clients that have not begun to play or to publish.
+    waiting: usize,
+    /// One for each part of the audience.
+    observations: Vec<Observations>,
+    recording: Option<Recording>,
     publish_late_ns: u64,
     lost: u64,
     first_loss: Option<String>,
@@ -235,7 +297,9 @@ impl<'a> Load<'a> {
             awake: false,
             idle_ns: 0,
             scratch: vec![0; SCRATCH_BYTES],
-            observations: Observations::default(),
+            waiting: 0,
+            observations: plan.watch.iter().map(|_| Observations::default()).collect(),
+            recording: None,
             publish_late_ns: 0,
             lost: 0,
             first_loss: None,
@@ -245,17 +309,18 @@ impl<'a> Load<'a> {
     /// Connects all publishers; their streams begin together, spread over one frame interval.
     fn publish(&mut self) -> anyhow::Result<()> {
         let Some(publish) = &self.plan.publish else { return Ok(()) };
-        let deadline = socket::monotonic_ns() + CONNECT_DEADLINE.as_nanos() as u64;
+        let deadline = connect_deadline(publish.publishers);
         self.publishers = publish.publishers;
         for index in 0..publish.publishers {
-            let stream = self.plan.stream_name(index);
+            let stream = numbered(&self.plan.stream, index);
             let publisher = Publisher::connect(publish.address, &self.plan.app, &stream, publish.plain)?;
             self.poller.add(publisher.socket(), index as u64)?;
             self.clients.push(Client::Publisher(Box::new(publisher)));
+            self.waiting += 1;
             self.connect_until(deadline, MAX_CONNECTING)?;
         }
         self.connect_until(deadline, 1)?;
-        let waiting = self.connecting();
+        let waiting = self.waiting;
         anyhow::ensure!(waiting == 0, "{waiting} publishers got no answer within {} s", CONNECT_DEADLINE.as_secs());
         let start_ns = socket::monotonic_ns() + 1_000_000;
         for (index, client) in self.clients.iter_mut().enumerate() {
@@ -269,16 +334,18 @@ impl<'a> Load<'a> {
     }
 
     fn connect_viewers(&mut self) -> anyhow::Result<()> {
-        let Some(watch) = &self.plan.watch else { return Ok(()) };
-        let deadline = socket::monotonic_ns() + CONNECT_DEADLINE.as_nanos() as u64;
-        for index in 0..watch.viewers {
-            // Verified viewers are spread over the whole population: servers serve in order of arrival.
-            let verified = index * watch.verified / watch.viewers != (index + 1) * watch.verified / watch.viewers;
-            let stream = self.plan.stream_name(index % watch.streams.max(1));
-            let viewer = Viewer::connect(&watch.target, &self.plan.app, &stream, verified)?;
-            self.poller.add(viewer.socket(), self.clients.len() as u64)?;
-            self.clients.push(Client::Viewer(Box::new(viewer)));
-            self.connect_until(deadline, MAX_CONNECTING)?;
+        let deadline = connect_deadline(self.plan.viewers());
+        for watch in &self.plan.watch {
+            for index in 0..watch.viewers {
+                // Verified viewers are spread over the whole population: servers serve in order of arrival.
+                let verified = index * watch.verified / watch.viewers != (index + 1) * watch.verified / watch.viewers;
+                let viewer =
+                    Viewer::connect(&watch.target, &self.plan.app, &numbered(&watch.stream, index % watch.streams.max(1)), verified)?;
+                self.poller.add(viewer.socket(), self.clients.len() as u64)?;
+                self.clients.push(Client::Viewer(Box::new(viewer)));
+                self.waiting += 1;
+                self.connect_until(deadline, MAX_CONNECTING)?;
+            }
         }
         self.connect_until(deadline, 1)
     }
@@ -286,19 +353,20 @@ impl<'a> Load<'a> {
     /// Drives until fewer than `below` clients are on their way, or the deadline has passed.
     fn connect_until(&mut self, deadline_ns: u64, below: usize) -> anyhow::Result<()> {
         let left = Duration::from_nanos(deadline_ns.saturating_sub(socket::monotonic_ns()));
-        if self.connecting() >= below && !left.is_zero() {
-            self.drive(left, |load| load.connecting() < below)?;
+        if self.waiting >= below && !left.is_zero() {
+            self.drive(left, |load| load.waiting < below)?;
         }
         Ok(())
     }
 
-    fn connecting(&self) -> usize {
-        let waiting = |client: &&Client| match client {
-            Client::Viewer(viewer) => !viewer.is_playing(),
-            Client::Publisher(publisher) => !publisher.is_ready(),
-            Client::Lost => false,
-        };
-        self.clients.iter().filter(waiting).count()
+    /// The part of the audience that a viewer belongs to.
+    fn part_of(&self, client: usize) -> usize {
+        let mut first = self.publishers;
+        let part = self.plan.watch.iter().position(|watch| {
+            first += watch.viewers;
+            client < first
+        });
+        part.unwrap_or(0)
     }
 
     /// Publishes and reads for `duration`, or until `enough`.
@@ -345,18 +413,23 @@ impl<'a> Load<'a> {
 
     fn handle(&mut self, event: Readiness) -> anyhow::Result<()> {
         let index = event.token as usize;
+        let part = self.part_of(index);
+        let waited = self.clients[index].is_waiting();
         let result = match &mut self.clients[index] {
-            Client::Viewer(viewer) => viewer.handle(event, &mut self.scratch, &mut self.observations),
+            Client::Viewer(viewer) => viewer.handle(event, &mut self.scratch, &mut self.observations[part]),
             Client::Publisher(publisher) => publisher.handle(event, &mut self.scratch),
             Client::Lost => Ok(()),
         };
-        result.or_else(|error| self.lose(index, error))
+        let result = result.or_else(|error| self.lose(index, error));
+        self.waiting -= usize::from(waited && !self.clients[index].is_waiting());
+        result
     }
 
     /// A viewer's end is a finding; a publisher's ends the run.
     fn lose(&mut self, index: usize, error: anyhow::Error) -> anyhow::Result<()> {
+        let part = self.part_of(index);
         match std::mem::replace(&mut self.clients[index], Client::Lost) {
-            Client::Viewer(viewer) => self.observations.retire(*viewer),
+            Client::Viewer(viewer) => self.observations[part].retire(*viewer),
             _ => return Err(error.context("a publisher's connection ended")),
         }
         self.lost += 1;
@@ -397,12 +470,16 @@ impl<'a> Load<'a> {
         let published = self.published_bytes();
         self.publish_late_ns = 0;
         self.idle_ns = 0;
-        self.observations.measure(true);
+        self.observations.iter_mut().for_each(|part| part.measure(true));
+        self.recording = self.plan.flame.is_some().then(|| Recording::start(&family)).transpose()?;
         let behind = self.behind();
         let before = CpuReading::take(&family, &behind);
         self.drive(self.plan.window, |_| false)?;
         let spent = CpuReading::take(&family, &behind).since(&before);
-        self.observations.measure(false);
+        self.observations.iter_mut().for_each(|part| part.measure(false));
+        if let Some(recording) = &mut self.recording {
+            recording.stop()?;
+        }
         anyhow::ensure!(family == self.family(), "processes of the server ended or were started within the window");
 
         report.window_s = spent.clock_s;
@@ -416,8 +493,25 @@ impl<'a> Load<'a> {
         let each: Vec<u64> = self.received_bytes().iter().zip(received).map(|(after, before)| after.saturating_sub(before)).collect();
         report.delivered_bytes = each.iter().sum();
         report.delivered_share = report.delivered_bytes as f64 / (expected * each.len().max(1) as f64);
-        report.least_share = each.iter().min().map_or(0.0, |least| *least as f64 / expected);
-        (report.latency_p50_ms, report.latency_p99_ms) = self.observations.latencies_ms();
+        let least = |each: &[u64]| each.iter().min().map_or(0.0, |least| *least as f64 / expected);
+        report.least_share = least(&each);
+        (report.latency_p50_ms, report.latency_p99_ms) = Observations::latencies_of_all_ms(&self.observations);
+        let mut rest = &each[..];
+        for (watch, part) in self.plan.watch.iter().zip(&self.observations) {
+            let (own, others) = rest.split_at(watch.viewers);
+            rest = others;
+            let (latency_p50_ms, latency_p99_ms) = Observations::latencies_of_all_ms(std::slice::from_ref(part));
+            report.parts.push(PartReport {
+                protocol: watch.target.protocol,
+                viewers: watch.viewers as u64,
+                delivered_share: own.iter().sum::<u64>() as f64 / (expected * own.len().max(1) as f64),
+                least_share: least(own),
+                latency_p50_ms,
+                latency_p99_ms,
+                verified_frames: 0,
+                faults: Faults::default(),
+            });
+        }
         Ok(())
     }
 
@@ -435,14 +529,33 @@ impl<'a> Load<'a> {
         });
         self.drive(DRAIN_DEADLINE, |load| load.viewers().all(|viewer| viewer.next_sequence().is_none_or(|next| next >= end)))
             .context("while waiting for the last frames")?;
-        for client in std::mem::take(&mut self.clients) {
+        for (index, client) in std::mem::take(&mut self.clients).into_iter().enumerate() {
+            let part = self.part_of(index);
             if let Client::Viewer(viewer) = client {
-                self.observations.retire(*viewer);
+                self.observations[part].retire(*viewer);
             }
         }
-        (report.verified_frames, report.faults) = self.observations.judgement(end);
+        for (part, observations) in report.parts.iter_mut().zip(&self.observations) {
+            (part.verified_frames, part.faults) = observations.judgement(end);
+            report.verified_frames += part.verified_frames;
+            report.faults.add(part.faults);
+        }
+        if report.parts.len() < 2 {
+            report.parts.clear();
+        }
         report.lost = self.lost;
         report.first_loss = self.first_loss.take();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_goes_before_what_follows_the_question_mark() {
+        let names = [numbered("a", 0), numbered("a?token=b", 0), numbered("a", 2), numbered("a?token=b", 2)];
+        assert_eq!(names, ["a", "a?token=b", "a-2", "a-2?token=b"]);
     }
 }

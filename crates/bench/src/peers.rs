@@ -29,6 +29,8 @@ pub enum Peer {
     NginxRtmp,
     /// Debian's nginx with libnginx-mod-stream, which hands bytes on to an nginx-rtmp.
     NginxStream,
+    /// xiu, a server in Rust, of crates.io.
+    Xiu,
     /// This server as a relay, with one worker, before an nginx-rtmp that it starts.
     BraidcastRelay,
 }
@@ -41,6 +43,7 @@ impl Peer {
             Self::Braidcast => "braidcast",
             Self::NginxRtmp => "nginx-rtmp",
             Self::NginxStream => "nginx-stream",
+            Self::Xiu => "xiu",
             Self::BraidcastRelay => "braidcast-relay",
         }
     }
@@ -59,6 +62,8 @@ pub struct Bench {
     pub braidcast: PathBuf,
     /// The nginx binary.
     pub nginx: PathBuf,
+    /// The xiu binary.
+    pub xiu: PathBuf,
     /// Who runs where.
     pub cores: Cores,
     /// What is published; the bare loop makes it itself.
@@ -93,8 +98,12 @@ enum Behind {
     Theirs(u32),
 }
 
+/// The application of what is published.
+pub const APP: &str = "live";
+/// The stream that is published, or the first of them.
+pub const STREAM: &str = "bench";
 /// The servers that send to viewers and take in from publishers.
-pub const SERVERS: &[Peer] = &[Peer::Bare, Peer::Braidcast, Peer::NginxRtmp];
+pub const SERVERS: &[Peer] = &[Peer::Bare, Peer::Braidcast, Peer::NginxRtmp, Peer::Xiu];
 
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// Where distributions put nginx's modules.
@@ -106,6 +115,11 @@ impl Running {
     /// The process at the root of the server.
     pub fn root(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Its directory, which goes with it.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// The process at the root of the server behind it, if it is a relay.
@@ -144,10 +158,12 @@ impl Bench {
         match peer {
             Peer::Bare => None,
             Peer::Braidcast => (!self.braidcast.is_file()).then(|| format!("{} is not there (build it first)", self.braidcast.display())),
-            Peer::BraidcastRelay => self.missing(Peer::Braidcast).or_else(|| self.missing(Peer::NginxRtmp)),
-            Peer::NginxRtmp | Peer::NginxStream if !self.nginx.is_file() => {
-                Some(format!("{} is not there (apt install nginx)", self.nginx.display()))
+            Peer::Xiu => {
+                let missing = !self.xiu.is_file();
+                missing.then(|| format!("{} is not there (cargo install xiu --root target/tools)", self.xiu.display()))
             }
+            Peer::BraidcastRelay => self.missing(Peer::Braidcast).or_else(|| self.missing(Peer::NginxRtmp)),
+            Peer::NginxRtmp | Peer::NginxStream if !self.nginx.is_file() => self.missing_nginx(),
             Peer::NginxStream if nginx_module(STREAM_MODULE).is_none() => {
                 Some("its stream module is not there (apt install libnginx-mod-stream)".to_owned())
             }
@@ -158,12 +174,18 @@ impl Bench {
         }
     }
 
+    /// Whether nginx itself, without modules, can run here; else why not.
+    pub fn missing_nginx(&self) -> Option<String> {
+        (!self.nginx.is_file()).then(|| format!("{} is not there (apt install nginx)", self.nginx.display()))
+    }
+
     /// What exactly was compared.
     pub fn version(&self, peer: Peer) -> String {
         let (program, flag) = match peer {
             Peer::Bare => return env!("CARGO_PKG_VERSION").to_owned(),
             Peer::Braidcast | Peer::BraidcastRelay => (&self.braidcast, "--version"),
             Peer::NginxRtmp | Peer::NginxStream => (&self.nginx, "-v"),
+            Peer::Xiu => (&self.xiu, "--version"),
         };
         let output = Command::new(program).arg(flag).output();
         let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
@@ -181,6 +203,7 @@ impl Bench {
             Peer::Braidcast => self.start_braidcast(peer, directory, &pace.map(Pace::setting).into_iter().collect::<Vec<_>>(), interrupt),
             Peer::NginxRtmp => self.start_nginx_rtmp(directory, interrupt),
             Peer::NginxStream => self.start_nginx_stream(directory, clients, interrupt),
+            Peer::Xiu => self.start_xiu(directory, interrupt),
             Peer::BraidcastRelay => self.start_braidcast_relay(directory, interrupt),
         };
         started.with_context(|| format!("{} did not start", peer.name()))
@@ -197,7 +220,7 @@ impl Bench {
             command.args([name, &pace.bare_ms().to_string()]);
         }
         command.args(crate::arguments::shape_arguments(self.shape)).stdin(Stdio::piped()).stdout(Stdio::from(writer));
-        let mut running = self.spawn(command, directory, Peer::Bare)?;
+        let mut running = self.spawn(command, directory, Peer::Bare.name())?;
         running.take_addresses(File::from(reader), interrupt)?;
         Ok(running)
     }
@@ -227,7 +250,7 @@ impl Bench {
             command.args(["--set", setting]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let mut running = self.spawn(command, directory, peer)?;
+        let mut running = self.spawn(command, directory, peer.name())?;
         drop(writer);
         running.take_addresses(File::from(reader), interrupt)?;
         Ok(running)
@@ -236,8 +259,18 @@ impl Bench {
     fn start_nginx_rtmp(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
         let module = nginx_module(RTMP_MODULE).context("nginx's RTMP module is not there")?;
         let address = free_address()?;
-        let config = nginx_config(&module, directory.path(), &rtmp_block(directory.path(), &address.to_string(), self.hls));
-        self.start_nginx(Peer::NginxRtmp, directory, address, &config, interrupt)
+        let config = nginx_config(Some(&module), directory.path(), &rtmp_block(directory.path(), &address.to_string(), self.hls));
+        self.start_nginx(Peer::NginxRtmp.name(), directory, address, &config, interrupt)
+    }
+
+    /// An nginx that serves the files of a directory, as Debian configures it, but for one worker and no access log.
+    pub fn start_nginx_static(&self, files: &Path, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        let directory = tempfile::Builder::new().prefix("braidcast-bench-").tempdir().context("no temporary directory")?;
+        let address = free_address()?;
+        let config = nginx_config(None, directory.path(), &static_block(files, address));
+        let mut running = self.start_nginx("nginx-static", directory, address, &config, interrupt).context("nginx-static did not start")?;
+        (running.rtmp, running.http) = (None, Some(address));
+        Ok(running)
     }
 
     /// A relay stands before a server that this starts too.
@@ -247,8 +280,8 @@ impl Bench {
         let server = behind.rtmp.context("the server behind takes no RTMP")?;
         let address = free_address()?;
         let block = format!("stream {{\n    server {{ listen {address}; proxy_pass {server}; }}\n}}");
-        let config = nginx_config(&module, directory.path(), &block);
-        let mut running = self.start_nginx(Peer::NginxStream, directory, address, &config, interrupt)?;
+        let config = nginx_config(Some(&module), directory.path(), &block);
+        let mut running = self.start_nginx(Peer::NginxStream.name(), directory, address, &config, interrupt)?;
         running.behind = Some(Behind::Ours(Box::new(behind)));
         Ok(running)
     }
@@ -257,7 +290,7 @@ impl Bench {
     fn start_braidcast_relay(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
         let module = nginx_module(RTMP_MODULE).context("nginx's RTMP module is not there")?;
         let (root, template) = (Path::new("{dir}"), directory.path().join("template.conf"));
-        fs::write(&template, nginx_config(&module, root, &rtmp_block(root, "127.0.0.1:{rtmp_port}", self.hls)))
+        fs::write(&template, nginx_config(Some(&module), root, &rtmp_block(root, "127.0.0.1:{rtmp_port}", self.hls)))
             .context("cannot write nginx's template")?;
         let settings = [
             "engine.kind=external".to_owned(),
@@ -275,7 +308,7 @@ impl Bench {
 
     fn start_nginx(
         &self,
-        peer: Peer,
+        name: &str,
         directory: TempDir,
         address: SocketAddr,
         text: &str,
@@ -287,21 +320,35 @@ impl Bench {
         let mut command = Command::new(&self.nginx);
         command.arg("-c").arg(&config).arg("-p").arg(root).arg("-e").arg(root.join("early.log"));
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let mut running = self.spawn(command, directory, peer)?;
-        let deadline = Instant::now() + START_DEADLINE;
-        while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
-            running.check()?;
-            anyhow::ensure!(Instant::now() < deadline, "it does not listen on {address}");
-            interrupt.sleep(Duration::from_millis(20))?;
-        }
+        let mut running = self.spawn(command, directory, name)?;
+        running.wait_until_it_listens(address, interrupt)?;
         running.rtmp = Some(address);
         Ok(running)
     }
 
-    fn spawn(&self, mut command: Command, directory: TempDir, peer: Peer) -> anyhow::Result<Running> {
+    /// It listens on all addresses: there is no setting for one.
+    fn start_xiu(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
+        let (rtmp, http) = (free_address()?, free_address()?);
+        let config = directory.path().join("xiu.toml");
+        let text = format!(
+            "[rtmp]\nenabled = true\nport = {}\ngop_num = 1\n[httpflv]\nenabled = true\nport = {}\n[log]\nlevel = \"warn\"\n",
+            rtmp.port(),
+            http.port()
+        );
+        fs::write(&config, text).context("cannot write xiu's configuration")?;
+        let mut command = Command::new(&self.xiu);
+        command.arg("-c").arg(&config).current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut running = self.spawn(command, directory, Peer::Xiu.name())?;
+        running.wait_until_it_listens(rtmp, interrupt)?;
+        running.wait_until_it_listens(http, interrupt)?;
+        (running.rtmp, running.http) = (Some(rtmp), Some(http));
+        Ok(running)
+    }
+
+    fn spawn(&self, mut command: Command, directory: TempDir, name: &str) -> anyhow::Result<Running> {
         let log = directory.path().join("server.log");
         command.stderr(File::create(&log)?);
-        let process = Guarded::new(self.cores.spawn_server(&mut command)?, peer.name(), STOP_GRACE);
+        let process = Guarded::new(self.cores.spawn_server(&mut command)?, name, STOP_GRACE);
         Ok(Running { process, behind: None, directory, log, rtmp: None, http: None })
     }
 }
@@ -321,6 +368,16 @@ struct Addresses {
 }
 
 impl Running {
+    fn wait_until_it_listens(&mut self, address: SocketAddr, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_DEADLINE;
+        while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+            self.check()?;
+            anyhow::ensure!(Instant::now() < deadline, "it does not listen on {address}");
+            interrupt.sleep(Duration::from_millis(20))?;
+        }
+        Ok(())
+    }
+
     /// Reads the line of JSON that says where the server listens.
     fn take_addresses(&mut self, mut pipe: File, interrupt: &Interrupt) -> anyhow::Result<()> {
         rustix::fs::fcntl_setfl(pipe.as_fd(), rustix::fs::OFlags::NONBLOCK)?;
@@ -361,19 +418,35 @@ fn free_address() -> anyhow::Result<SocketAddr> {
 }
 
 /// One worker and room for the viewers; everything that touches the speed is as Debian's package and the module have it.
-fn nginx_config(module: &Path, root: &Path, block: &str) -> String {
-    let (module, root) = (module.display(), root.display());
+fn nginx_config(module: Option<&Path>, root: &Path, block: &str) -> String {
+    let module = module.map_or(String::new(), |module| format!("load_module {};", module.display()));
+    let root = root.display();
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     format!(
-        "load_module {module};
+        "{module}
 {user}
 daemon off;
 worker_processes 1;
 pid {root}/nginx.pid;
 error_log {root}/error.log warn;
-events {{ worker_connections 16384; }}
+events {{ worker_connections 32768; }}
 {block}
 "
+    )
+}
+
+fn static_block(files: &Path, http: SocketAddr) -> String {
+    let files = files.display();
+    format!(
+        "http {{
+    sendfile on;
+    tcp_nopush on;
+    types_hash_max_size 2048;
+    types {{ application/vnd.apple.mpegurl m3u8; video/mp2t ts; }}
+    gzip on;
+    access_log off;
+    server {{ listen {http}; root {files}; }}
+}}"
     )
 }
 
@@ -398,7 +471,7 @@ mod tests {
     #[test]
     fn nginx_listens_on_loopback_only() {
         let root = Path::new("/tmp/x");
-        let config = nginx_config(Path::new("/m.so"), root, &rtmp_block(root, "127.0.0.1:4711", false));
+        let config = nginx_config(Some(Path::new("/m.so")), root, &rtmp_block(root, "127.0.0.1:4711", false));
         let listens: Vec<&str> = config.lines().filter(|line| line.contains("listen")).collect();
         assert_eq!(listens, ["        listen 127.0.0.1:4711;"]);
         assert!(!config.contains("hls"));

@@ -152,6 +152,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Its number.
+    pub fn pid(self) -> u32 {
+        self.pid
+    }
+
     fn is_alive(self) -> bool {
         Stat::read(self.pid).is_some_and(|stat| stat.start_ticks == self.start_ticks && stat.state != 'Z')
     }

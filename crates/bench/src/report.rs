@@ -38,7 +38,7 @@ impl Run {
     /// Whether frames or whole viewers were missed by a server that must not miss any.
     pub fn has_misses(&self) -> bool {
         let missed = |report: &LoadReport| report.faults.total() > 0 || report.lost > 0 || report.unanswered > 0;
-        !matches!(self.server, Peer::NginxRtmp | Peer::NginxStream) && self.report.as_ref().is_some_and(missed)
+        !matches!(self.server, Peer::NginxRtmp | Peer::NginxStream | Peer::Xiu) && self.report.as_ref().is_some_and(missed)
     }
 
     /// CPU-seconds of the server per 10^9 bytes that viewers got, or that publishers sent if there were no viewers.
@@ -65,7 +65,7 @@ pub fn name(server: Peer, pace: Option<Pace>) -> String {
 }
 
 /// Median, least and greatest of some figures.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Spread {
     /// The middle one, or the mean of the middle two.
     pub median: f64,
@@ -88,7 +88,7 @@ impl Spread {
 }
 
 /// One line of the table: all runs of one server over one network with one protocol.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Row {
     /// As in [`Run`].
     pub network: String,
@@ -158,9 +158,10 @@ enum Against {
 fn over_bare(run: &Run, all: &[Run], against: Against) -> Option<f64> {
     let mut bare: Vec<&Run> =
         all.iter().filter(|other| other.server == Peer::Bare && (&other.network, other.round) == (&run.network, run.round)).collect();
-    bare.sort_by_key(|other| other.pace.map_or(0, Pace::bare_ms));
+    let millis = |run: &Run| run.pace.map_or(0, Pace::bare_ms);
+    bare.sort_by_key(|other| millis(other));
     let other = match against {
-        Against::SamePace => bare.iter().find(|other| other.pace == run.pace).or(bare.first()),
+        Against::SamePace => bare.iter().find(|other| millis(other) == millis(run)).or(bare.first()),
         Against::MostPatient => bare.last().filter(|_| bare.len() > 1),
     };
     Some(run.cpu_s_per_gb()? / other?.cpu_s_per_gb()?)
@@ -247,6 +248,30 @@ fn cells(row: &Row) -> [String; 13] {
     ]
 }
 
+/// The words that this program was started with, without its path.
+pub fn command() -> String {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    format!("braidcast {}", words.join(" "))
+}
+
+/// The date in UTC, as ISO 8601 has it.
+pub fn today() -> String {
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    date_of(seconds / 86_400)
+}
+
+/// Of a number of days since 1 January 1970: years begin in March here, so that a leap day comes last.
+fn date_of(days: u64) -> String {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, year) = if month < 10 { (month + 3, era * 400 + year_of_era) } else { (month - 9, era * 400 + year_of_era + 1) };
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 /// What the figures were taken on.
 pub fn machine() -> serde_json::Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
@@ -298,6 +323,14 @@ mod tests {
         assert_eq!(over_bare(&runs[2], &runs, Against::SamePace), Some(4.0));
         assert_eq!(over_bare(&runs[3], &runs, Against::SamePace), Some(3.0), "who has no pace is held against the least patient");
         assert_eq!(over_bare(&runs[3], &runs, Against::MostPatient), Some(6.0));
+    }
+
+    #[test]
+    fn days_have_dates() {
+        let dates = [(0, "1970-01-01"), (11_016, "2000-02-29"), (11_017, "2000-03-01"), (20_783, "2026-11-26"), (19_722, "2023-12-31")];
+        for (days, date) in dates {
+            assert_eq!(date_of(days), date);
+        }
     }
 
     #[test]

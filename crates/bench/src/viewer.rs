@@ -3,7 +3,7 @@
 //! Only the verified few parse what they get; for the others a byte costs no copy and a wake-up one system call, so that
 //! it is the server that is measured.
 
-use crate::flv::{self, ResponseHead, TagReader};
+use crate::flv::{self, Chunks, ResponseHead, TagReader};
 use crate::rtmp::Session;
 use crate::socket::{self, Outbox, Readiness};
 use crate::source::sealed_part;
@@ -54,12 +54,13 @@ impl Observations {
         self.measuring = on;
     }
 
-    /// Median and 99th percentile in milliseconds of what was measured so far; `None` of nothing.
-    pub fn latencies_ms(&mut self) -> (Option<f64>, Option<f64>) {
-        self.latencies_us.sort_unstable();
+    /// Median and 99th percentile in milliseconds of what all of these measured so far; `None` of nothing.
+    pub fn latencies_of_all_ms(all: &[Self]) -> (Option<f64>, Option<f64>) {
+        let mut latencies_us: Vec<u32> = all.iter().flat_map(|part| &part.latencies_us).copied().collect();
+        latencies_us.sort_unstable();
         let at = |share: f64| {
-            let last = self.latencies_us.len().checked_sub(1)?;
-            Some(f64::from(self.latencies_us[(last as f64 * share).round() as usize]) / 1000.0)
+            let last = latencies_us.len().checked_sub(1)?;
+            Some(f64::from(latencies_us[(last as f64 * share).round() as usize]) / 1000.0)
         };
         (at(0.50), at(0.99))
     }
@@ -89,8 +90,8 @@ impl Observations {
 enum Phase {
     /// HTTP: the response has not begun.
     Asked(ResponseHead),
-    /// HTTP: tags are read.
-    Tags(TagReader),
+    /// HTTP: tags are read, out of chunks if the server makes some.
+    Tags(Option<Chunks>, TagReader),
     /// RTMP: from the handshake on; the verified stay here.
     Rtmp(Session),
     /// Everything is counted and thrown away.
@@ -184,14 +185,19 @@ impl Viewer {
         match &mut self.phase {
             Phase::Asked(head) => {
                 let Some(body) = head.handle(input)? else { return Ok(()) };
-                self.phase = if self.verifier.is_some() { Phase::Tags(TagReader::default()) } else { Phase::Draining };
+                let chunks = head.is_chunked().then(Chunks::default);
+                self.phase = if self.verifier.is_some() { Phase::Tags(chunks, TagReader::default()) } else { Phase::Draining };
                 self.playing = !body.is_empty();
                 if self.verifier.is_some() { self.take(&body, observations) } else { Ok(()) }
             }
-            Phase::Tags(tags) => {
+            Phase::Tags(chunks, tags) => {
                 self.playing = true;
                 let verifier = self.verifier.get_or_insert_default();
-                tags.handle(input, |kind, payload| observations.note(verifier, kind, payload))
+                let mut take = |input: &[u8]| tags.handle(input, |kind, payload| observations.note(verifier, kind, payload));
+                match chunks {
+                    Some(chunks) => chunks.handle(input, take),
+                    None => take(input),
+                }
             }
             Phase::Rtmp(session) => {
                 let verifier = &mut self.verifier;
@@ -235,8 +241,8 @@ mod tests {
     #[test]
     fn percentiles_are_of_what_was_measured_within_the_window() {
         let mut observations = Observations::default();
-        assert_eq!(observations.latencies_ms(), (None, None));
+        assert_eq!(Observations::latencies_of_all_ms(std::slice::from_ref(&observations)), (None, None));
         observations.latencies_us = (0..=100).rev().map(|percent| percent * 1000).collect();
-        assert_eq!(observations.latencies_ms(), (Some(50.0), Some(99.0)));
+        assert_eq!(Observations::latencies_of_all_ms(std::slice::from_ref(&observations)), (Some(50.0), Some(99.0)));
     }
 }

@@ -14,6 +14,7 @@ mod options;
 pub mod path;
 mod reader;
 mod recovery;
+mod recycling;
 mod removal;
 mod saved;
 mod timeline;

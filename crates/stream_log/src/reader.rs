@@ -183,6 +183,8 @@ impl Reader {
         let block = self.block(number).ok_or(io::ErrorKind::NotFound)?;
         let longest = block.final_bytes.unwrap_or_else(|| self.head.block_capacity().max(self.head.commit().offset));
         let file = self.log.open_file(&block_name(number))?;
+        // A file that was evicted before it was opened may have been given to another block; once it is open it is not.
+        self.block(number).ok_or(io::ErrorKind::NotFound)?;
         Ok(BlockMap { number, first_record: block.prefix_bytes, mapping: Mapping::map_readonly(file, longest.max(1) as usize)? })
     }
 

@@ -5,6 +5,7 @@
 use crate::batch::OpenBlock;
 use crate::head::{Entry, Head, HeadFault, MAX_BLOCKS, Position, State};
 use crate::headers::{Headers, MAX_PREFIX_BYTES};
+use crate::recycling::{BlockFile, SPARE};
 use crate::removal;
 use crate::saved::SavedWriter;
 use crate::writer::{Kept, block_name, is_full};
@@ -13,7 +14,6 @@ use braidcast_media::StreamKey;
 use braidcast_sys::fault::kill_point;
 use braidcast_sys::{Dir, dir, file};
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::{fmt, fs, io};
 
@@ -80,9 +80,9 @@ pub(crate) struct Recovered {
 pub(crate) struct Resumed {
     pub recovered: Recovered,
     /// The block that was open before the batch.
-    pub open: Option<(OpenBlock, OwnedFd)>,
+    pub open: Option<(OpenBlock, BlockFile)>,
     /// The files of the batch's new blocks, in order.
-    pub new_files: Vec<OwnedFd>,
+    pub new_files: Vec<BlockFile>,
     /// Readers have seen the batch already.
     pub published: bool,
     /// The last block is finished: the publisher was just being ended.
@@ -216,6 +216,7 @@ impl Recovered {
         self.head.clear_entries_outside(oldest..=commit.block);
         self.head.strike_keyframes_from(commit);
         kill_point("recover_files");
+        self.log.unlink(SPARE)?;
         for name in self.log.names()? {
             let number = name.to_str().and_then(|name| name.strip_suffix(".flv")).and_then(|number| number.parse::<u32>().ok());
             if let Some(number) = number
@@ -228,13 +229,13 @@ impl Recovered {
     }
 
     /// Opens a block that is being written, and cuts off what was written behind its end.
-    fn reopen(&self, block: OpenBlock) -> Result<OwnedFd, OpenError> {
+    fn reopen(&self, block: OpenBlock) -> Result<BlockFile, OpenError> {
         let opened = self.log.open_or_create(&block_name(block.number()))?;
         if file::len(&opened)? < block.end.into() {
             return Err(OpenError::Damaged);
         }
         file::truncate(&opened, block.end.into())?;
-        Ok(opened)
+        Ok(BlockFile::new(opened))
     }
 
     /// Finds the older blocks, back to the first that is missing: there an eviction was under way.

@@ -8,6 +8,7 @@ use crate::batch::{AppendError, Batch, MAX_NEW_BLOCKS, OpenBlock, Run};
 use crate::head::{BlockInfo, Counters, Entry, Head, MAX_BLOCKS, Position, State};
 use crate::headers::{self, Headers, Taken};
 use crate::recovery::{self, Recovered};
+use crate::recycling::{BlockFile, Spare};
 use crate::saved::{SavedHeaders, SavedWriter};
 use crate::timeline::Timeline;
 use crate::{LogOptions, Now, OpenError, Root};
@@ -20,7 +21,6 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 
 /// Without video, every so often an audio record counts as a place to start at.
 const AUDIO_ENTRY_MS: i64 = 1_000;
@@ -43,10 +43,12 @@ pub struct Writer {
     /// Committed blocks, oldest first; the last one is `open` or sealed.
     kept: VecDeque<Kept>,
     /// The committed block that the next record may go to.
-    open: Option<(OpenBlock, OwnedFd)>,
+    open: Option<(OpenBlock, BlockFile)>,
     batch: Batch,
     /// The batch lies in the files, and these of them are new: it waits to be published.
-    written: Option<Vec<OwnedFd>>,
+    written: Option<Vec<BlockFile>>,
+    /// The file of an evicted block, for the next one.
+    spare: Spare,
     /// The end of the last block, sealed or not, as the next block's start.
     cumulative_bytes: u64,
     last_number: u32,
@@ -84,6 +86,7 @@ impl Writer {
             open: None,
             batch: Batch::default(),
             written: None,
+            spare: Spare::default(),
             cumulative_bytes,
             last_number,
             timeline: Timeline::resume((last_number != 0).then(|| head.last_timestamp_ms())),
@@ -129,6 +132,7 @@ impl Writer {
                 records: saved.records,
             },
             written: None,
+            spare: Spare::default(),
             cumulative_bytes: saved.cumulative_bytes,
             last_number: saved.last_number,
             timeline,
@@ -322,6 +326,7 @@ impl Writer {
     /// sealed one. Returns how many. (Blocks past `keep_ms` and beyond the budget go by themselves.)
     pub fn evict(&mut self, older_than_wall_ms: u64) -> usize {
         let mut evicted = 0;
+        self.spare.give_up(&self.log);
         while self.kept.get(1).is_some_and(|next| next.wall_ms <= older_than_wall_ms) && self.evict_oldest(self.least_kept()) {
             evicted += 1;
         }
@@ -358,9 +363,9 @@ impl Writer {
         self.batch.bytes.len()
     }
 
-    /// Bytes of all block files that are kept.
+    /// Bytes of all files in `log/`.
     pub fn file_bytes(&self) -> u64 {
-        self.kept.iter().map(|kept| kept.bytes).sum()
+        self.kept.iter().map(|kept| kept.bytes).sum::<u64>() + self.spare.bytes()
     }
 
     fn current_block(&self) -> Option<OpenBlock> {
@@ -497,7 +502,7 @@ impl Writer {
     }
 
     /// Brings every run's bytes into its file; gives the files of new blocks, in order.
-    fn write_runs(&mut self) -> io::Result<Vec<OwnedFd>> {
+    fn write_runs(&mut self) -> io::Result<Vec<BlockFile>> {
         let mut files = Vec::new();
         for index in 0..self.batch.runs.len() {
             loop {
@@ -506,7 +511,7 @@ impl Writer {
                         files.extend(new_file);
                         break;
                     }
-                    Err(error) if is_full(&error) && self.evict_oldest(self.least_kept()) => {}
+                    Err(error) if is_full(&error) && (self.give_up_stale() || self.evict_oldest(self.least_kept())) => {}
                     Err(error) => return Err(error),
                 }
             }
@@ -514,23 +519,60 @@ impl Writer {
         Ok(files)
     }
 
-    fn write_run(&self, index: usize) -> io::Result<Option<OwnedFd>> {
-        let run = &self.batch.runs[index];
-        let bytes = self.batch.run_bytes(index);
-        let new_file = if run.is_new_block() { Some(self.log.create_file(&block_name(run.block.number()))?) } else { None };
+    fn write_run(&mut self, index: usize) -> io::Result<Option<BlockFile>> {
+        let run = self.batch.runs[index];
+        let new_file = if run.is_new_block() { Some(self.new_file(run.block.number())?) } else { None };
         let target = match (&new_file, &self.open) {
             (Some(file), _) | (None, Some((_, file))) => file,
             (None, None) => return Err(io::Error::other("a run goes on with a block that is not open")),
         };
+        let staged = self.batch.bytes.len();
+        // All but the last are cut at their ends right away.
+        if index + 1 == self.batch.runs.len() {
+            target.write_filler(&mut self.batch.bytes, run.block.end);
+        }
+        let bytes = self.batch.run_bytes(index);
         #[cfg(feature = "faults")]
-        file::pwrite_all(target, &bytes[..bytes.len() / 2], run.offset.into())?;
+        file::pwrite_all(&target.fd, &bytes[..bytes.len() / 2], run.offset.into())?;
         kill_point("half_written");
-        file::pwrite_all(target, bytes, run.offset.into())?;
-        Ok(new_file)
+        let written = file::pwrite_all(&target.fd, bytes, run.offset.into());
+        self.batch.bytes.truncate(staged);
+        written.map(|()| new_file)
+    }
+
+    fn new_file(&mut self, number: u32) -> io::Result<BlockFile> {
+        let name = block_name(number);
+        match self.spare.take(&self.log, &name) {
+            Some(file) => {
+                kill_point("recycled");
+                Ok(file)
+            }
+            None => self.log.create_file(&name).map(BlockFile::new),
+        }
+    }
+
+    /// Gives back room that holds nothing: the spare file, and what is left of another block in the one being written. False if there
+    /// was none.
+    fn give_up_stale(&mut self) -> bool {
+        let before = self.file_bytes();
+        self.spare.give_up(&self.log);
+        self.cut_open();
+        self.file_bytes() < before
+    }
+
+    fn cut_open(&mut self) {
+        if let (Some((block, file)), Some(kept)) = (&mut self.open, self.kept.back_mut()) {
+            // A file cannot fail to become shorter; one that did would hold bytes that no reader comes to.
+            // What is written and not published yet stays.
+            let run = self.batch.runs.iter().find(|run| run.block.number() == block.number());
+            let end = run.map_or(block.end, |run| run.block.end);
+            drop(file.cut(end));
+            kept.bytes = end.into();
+        }
     }
 
     /// Tells readers of the batch. The order is that of the format: table, keyframes, numbers, and the commit word last.
-    fn publish_runs(&mut self, files: Vec<OwnedFd>, now: Now) {
+    fn publish_runs(&mut self, files: Vec<BlockFile>, now: Now) {
         let mut files = files.into_iter();
         for index in 0..self.batch.runs.len() {
             let run = self.batch.runs[index];
@@ -561,21 +603,21 @@ impl Writer {
     }
 
     /// What a run changes in this writer alone.
-    fn note_run(&mut self, run: Run, new_files: &mut impl Iterator<Item = OwnedFd>) {
+    fn note_run(&mut self, run: Run, new_files: &mut impl Iterator<Item = BlockFile>) {
         if run.is_new_block() {
             self.open = new_files.next().map(|file| (run.block, file));
         } else if let Some((block, _)) = &mut self.open {
             *block = run.block;
         }
-        if let Some(kept) = self.kept.back_mut() {
-            kept.bytes = run.block.end.into();
+        if let (Some(kept), Some((_, file))) = (self.kept.back_mut(), &self.open) {
+            kept.bytes = file.bytes(run.block.end);
         }
         self.last_number = run.block.number();
         self.cumulative_bytes = run.block.cumulative_end();
     }
 
     /// The batch was published by a writer that is gone: takes it in.
-    fn note_published(&mut self, new_files: Vec<OwnedFd>) {
+    fn note_published(&mut self, new_files: Vec<BlockFile>) {
         let mut files = new_files.into_iter();
         for run in std::mem::take(&mut self.batch.runs) {
             self.note_run(run, &mut files);
@@ -607,7 +649,7 @@ impl Writer {
             let undone = if run.is_new_block() {
                 self.log.unlink(&block_name(run.block.number()))
             } else {
-                self.open.as_ref().map_or(Ok(()), |(block, file)| file::truncate(file, block.end.into()))
+                self.open.as_ref().map_or(Ok(()), |(block, file)| file::truncate(&file.fd, block.end.into()))
             };
             // Whatever stays lies beyond the commit word, where it is overwritten or cut by recovery.
             drop(undone);
@@ -617,6 +659,7 @@ impl Writer {
         self.head.set_counters(self.counters());
         self.newest_keyframe = self.head.keyframes().next().zip(self.timeline.last());
         self.batch.clear();
+        self.cut_open();
         if is_full(&error) { AppendError::Full { dropped } } else { AppendError::Io(error) }
     }
 
@@ -625,10 +668,12 @@ impl Writer {
         self.seal_open();
         kill_point("sealed_at_end");
         self.open = None;
+        self.spare.give_up(&self.log);
         committed.map(|_| ())
     }
 
     fn seal_open(&mut self) {
+        self.cut_open();
         if let Some((block, _)) = &self.open {
             kill_point("seal");
             self.head.seal(block.number(), block.end);
@@ -640,7 +685,7 @@ impl Writer {
         let newest = self.current_block().map_or(self.last_number, |block| block.number());
         while self.kept.front().is_some_and(|oldest| newest - oldest.number >= MAX_BLOCKS) && self.evict_oldest(1) {}
         let wanted = self.batch.bytes.len() as u64;
-        while self.file_bytes() + wanted > self.options.budget_bytes && self.evict_oldest(self.least_kept()) {}
+        while self.file_bytes() + wanted > self.options.budget_bytes && (self.give_up_stale() || self.evict_oldest(self.least_kept())) {}
     }
 
     /// Blocks that must stay: the one being written, and the last sealed one. A batch that begins another block makes the
@@ -653,12 +698,17 @@ impl Writer {
         let keyframe_block = self.newest_keyframe.map_or(u32::MAX, |(position, _)| position.block);
         let aged = |next: &Kept| now.mono_ms < next.mono_ms || now.mono_ms - next.mono_ms >= self.options.keep_ms;
         let mut count = self.kept.iter().skip(1).take_while(|next| aged(next) && next.number <= keyframe_block).count();
-        while count > 0 && self.evict_oldest(2) {
+        while count > 0 && self.evict_block(2, true) {
             count -= 1;
         }
     }
 
     fn evict_oldest(&mut self, least_kept: usize) -> bool {
+        self.evict_block(least_kept, false)
+    }
+
+    /// Evicts the oldest block; its file may become the spare one, which makes no room.
+    fn evict_block(&mut self, least_kept: usize, spare: bool) -> bool {
         if self.kept.len() <= least_kept {
             return false;
         }
@@ -668,8 +718,11 @@ impl Writer {
         kill_point("evict_entry");
         self.head.clear_entry(oldest.number);
         kill_point("evict_file");
-        // A file that cannot be removed now is removed by the next recovery.
-        drop(self.log.unlink(&block_name(oldest.number)));
+        let name = block_name(oldest.number);
+        if !(spare && self.spare.keep(&self.log, &name, oldest.bytes)) {
+            // A file that cannot be removed now is removed by the next recovery.
+            drop(self.log.unlink(&name));
+        }
         kill_point("evicted");
         self.counters.evicted_blocks = self.counters.evicted_blocks.wrapping_add(1);
         self.head.set_counters(self.counters());

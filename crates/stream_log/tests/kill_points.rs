@@ -24,6 +24,7 @@ const WRITING: &[&str] = &[
     "recovered",
     "staged",
     "commit",
+    "recycled",
     "half_written",
     "written",
     "seal",

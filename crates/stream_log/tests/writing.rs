@@ -6,6 +6,7 @@ mod support;
 
 use braidcast_media::RecordKind::{Audio, Data, Video};
 use braidcast_stream_log::{Ahead, AppendError, Disposal, LogOptions, OpenError, Position, Reader, State, Writer, dispose};
+use std::os::unix::fs::MetadataExt;
 use support::{AAC_HEADER, AVC_HEADER, METADATA, at, audio, follow, place, read_all, video};
 
 fn headers(writer: &mut Writer, ms: u64) {
@@ -298,6 +299,66 @@ fn old_blocks_go_by_age_and_by_budget_but_never_the_last_two() {
     }
     assert_eq!(place.log_files().len(), 11);
     assert_eq!(read_all(&reader).len(), 11);
+}
+
+/// Seconds of a stream of some 100 kB each, committed every four frames.
+fn publish_seconds(writer: &mut Writer, seconds: std::ops::Range<u64>) {
+    for frame in seconds.start * 25..seconds.end * 25 {
+        let ms = frame * 40;
+        let bytes = 3_000 + (frame * 7919 % 2_000) as usize;
+        writer.append(Video, ms as u32, &video(frame.is_multiple_of(25), frame, bytes), at(ms)).unwrap();
+        if frame % 4 == 3 {
+            writer.commit(at(ms)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn files_of_evicted_blocks_are_written_again_unless_somebody_has_them() {
+    let place = place();
+    let options = LogOptions { block_min_ms: 900, keep_ms: 3_000, ..LogOptions::default() };
+    let mut writer = place.writer(&options);
+    writer.begin_publish(at(0)).unwrap();
+    headers(&mut writer, 0);
+    let log = place.root.stream_dir(&place.key).join("log");
+    let inode = |name: String| std::fs::metadata(log.join(name)).map(|file| file.ino()).unwrap();
+    publish_seconds(&mut writer, 0..5);
+    let reader = place.reader();
+    // Somebody reads block 3 for as long as this lasts; all others are free when they go.
+    let held = reader.map(3).unwrap();
+    let held_bytes = held.bytes(0, reader.end_of(3).unwrap()).unwrap().to_vec();
+    let (mut seen, mut written_again) = (std::collections::HashMap::new(), 0);
+    for second in 5..40 {
+        publish_seconds(&mut writer, second..second + 1);
+        let (open, first) = (reader.commit(), reader.oldest_block());
+        for number in first..=open.block {
+            let before = seen.insert(number, inode(format!("{number}.flv")));
+            if before.is_none() && seen.iter().any(|(other, inode)| *other < first && *inode == seen[&number]) {
+                written_again += 1;
+            }
+            let bytes = std::fs::read(log.join(format!("{number}.flv"))).unwrap();
+            if number < open.block {
+                assert_eq!(Some(bytes.len() as u32), reader.end_of(number), "a finished block is as long as its table says");
+            } else if let Some(rest) = bytes.get(open.offset as usize..).filter(|rest| rest.len() > 15) {
+                let size = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
+                assert_eq!(size as usize, rest.len() - 15, "a tag of no kind up to the end");
+            }
+        }
+        // In the files, the spare one included, there is what the writer says.
+        let files = std::fs::read_dir(&log).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
+        assert_eq!(files.sum::<u64>(), writer.file_bytes());
+    }
+    assert!(written_again > 20, "{written_again} of {} blocks", seen.len());
+    assert_eq!(held.bytes(0, held_bytes.len() as u32), Some(&held_bytes[..]), "a block that somebody reads stays");
+    let kept = read_all(&reader);
+    assert!(kept.len() > 75 && kept.windows(2).all(|pair| pair[0].timestamp_ms + 40 == pair[1].timestamp_ms));
+    // Room that holds nothing goes first.
+    writer.evict(0);
+    assert!(!log.join("spare").exists());
+    publish_seconds(&mut writer, 40..43);
+    writer.end_publish(at(43_000)).unwrap();
+    assert!(!log.join("spare").exists());
+    place.check_lengths();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 /// `TMPFS_MAGIC` of linux/magic.h.
@@ -41,6 +41,16 @@ pub fn fallocate(fd: impl AsFd, offset: u64, len: u64) -> io::Result<()> {
             other => return Ok(other?),
         }
     }
+}
+
+/// Whether no other open file description, and so no mapping either, of any process refers to this open file. Who comes by a name
+/// that it still has may do so from now on. False also where the kernel cannot tell, or does not tell this process.
+pub fn is_open_once(fd: impl AsFd) -> bool {
+    // A write lease is given on exactly this condition.
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: `F_SETLEASE` takes a number and touches no memory of this process; the descriptor is borrowed for the calls.
+    let set = |lease: libc::c_int| unsafe { libc::fcntl(fd, libc::F_SETLEASE, lease) } == 0;
+    set(libc::F_WRLCK) && set(libc::F_UNLCK)
 }
 
 /// Writes all of `bytes` at `offset`. After an error any part of them may have been written.
@@ -123,6 +133,22 @@ mod tests {
         assert!(try_lock_exclusive(&two).unwrap());
         unlock(&two).unwrap();
         assert!(try_lock_exclusive(file.reopen().unwrap()).unwrap());
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_has_open_or_mapped_is_told_from_one_that_nobody_has() {
+        let file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        fallocate(&file, 0, 100).unwrap();
+        let ours = file.reopen().unwrap();
+        assert!(!is_open_once(&ours), "the temporary file's own descriptor");
+        let path = file.into_temp_path();
+        assert!(is_open_once(&ours) && is_open_once(&ours));
+        let other = std::fs::File::open(&path).unwrap();
+        assert!(!is_open_once(&ours));
+        let mapping = crate::Mapping::map_readonly(other.into(), 100).unwrap();
+        assert!(!is_open_once(&ours));
+        drop(mapping);
+        assert!(is_open_once(&ours));
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub fn run(args: &FanoutArgs) -> anyhow::Result<ExitCode> {
         clients: Clients::Viewers { viewers, verified },
         timing: args.compare.timing(),
         sleeping: args.compare.sleeping_load,
+        peer_rounds: args.compare.peer_rounds(),
+        flames: args.compare.flames.clone(),
     };
     let mut runs = comparison.run(&interrupt)?;
     if args.inside_namespace {
@@ -106,6 +108,13 @@ fn fanout_in_namespace(args: &FanoutArgs, interrupt: &Interrupt) -> anyhow::Resu
     add("warm-up", compare.warm_up.to_string());
     add("settle", compare.settle.to_string());
     add("nginx", compare.nginx.display().to_string());
+    add("xiu", compare.xiu.display().to_string());
+    if let Some(rounds) = compare.peer_rounds {
+        add("peer-rounds", rounds.to_string());
+    }
+    if let Some(directory) = &compare.flames {
+        add("flames", directory.display().to_string());
+    }
     add("server-core", compare.server_core.to_string());
     add("load-core", compare.load_core.to_string());
     add("json", results.display().to_string());

@@ -46,6 +46,8 @@ pub fn run(args: &IngestArgs) -> anyhow::Result<ExitCode> {
         clients: Clients::Publishers(publishers),
         timing: args.compare.timing(),
         sleeping: args.compare.sleeping_load,
+        peer_rounds: args.compare.peer_rounds(),
+        flames: args.compare.flames.clone(),
     };
     let runs = comparison.run(&interrupt)?;
     let heading = format!("{publishers} publishers of {} kbps each, HLS {}", args.kbps, if args.hls { "on" } else { "off" });

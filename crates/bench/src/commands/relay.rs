@@ -42,6 +42,8 @@ pub fn run(args: &RelayArgs) -> anyhow::Result<ExitCode> {
         clients: Clients::Viewers { viewers, verified },
         timing: args.compare.timing(),
         sleeping: args.compare.sleeping_load,
+        peer_rounds: args.compare.peer_rounds(),
+        flames: args.compare.flames.clone(),
     };
     let runs = comparison.run(&interrupt)?;
     let heading = format!("one stream of {} kbps relayed from nginx-rtmp to {viewers} viewers", args.shape.video_kbps);

@@ -3,15 +3,14 @@
 
 use crate::arguments::{CompareArgs, ShapeArgs, joined};
 use crate::compare::Clients;
-use crate::conclude::{TOLERATED_FOREIGN_CORES, default_results};
+use crate::conclude::{self, TOLERATED_FOREIGN_CORES};
 use crate::load::{self, LoadPlan, LoadReport, Moment, PublishPlan, WatchPlan};
 use crate::peers::{Bench, Peer};
 use crate::process::Interrupt;
-use crate::report::{Spread, machine};
+use crate::report::{self, Spread, machine};
 use crate::viewer::{Protocol, Target};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -192,13 +191,14 @@ impl ScaleArgs {
             stream: "bench".to_owned(),
             shape,
             publish: Some(PublishPlan { address: rtmp, publishers: streams, plain: false }),
-            watch: Some(WatchPlan { target, viewers, verified: viewers.min(32), streams }),
+            watch: vec![WatchPlan { target, viewers, verified: viewers.min(32), stream: "bench".to_owned(), streams }],
             settle: timing.settle,
             warm_up: timing.warm_up,
             window: timing.window,
             server: Some(server.root()),
             behind: None,
             sleeping: self.compare.sleeping_load,
+            flame: None,
         };
         let (mut before, mut after) = (Counts::default(), Counts::default());
         let shared_dir = server.shared_dir();
@@ -286,22 +286,21 @@ fn table(rows: &[Row]) -> String {
 fn conclude(args: &ScaleArgs, runs: &[Run], failed: usize) -> anyhow::Result<ExitCode> {
     let rows = rows(args, runs);
     let viewers = args.viewers.map_or_else(|| format!("{} for each worker", args.viewers_per_worker), |viewers| viewers.to_string());
-    println!(
-        "\nhot: viewers of one stream of {} kbps, {viewers}; many: {} streams of {} kbps with a viewer each; workers {} on one core; medians of {} rounds; GB = 10^9 bytes\n",
+    let what = format!(
+        "hot: viewers of one stream of {} kbps, {viewers}; many: {} streams of {} kbps with a viewer each; workers {} on one core",
         args.kbps,
         args.streams,
         args.many_kbps,
-        joined(&args.workers),
-        args.compare.rounds()
+        joined(&args.workers)
     );
-    print!("{}", table(&rows));
-    let file = serde_json::json!({ "bench": "scale", "machine": machine(), "rows": rows, "runs": runs });
-    let path = args.compare.json.clone().unwrap_or_else(|| default_results("scale"));
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    fs::write(&path, serde_json::to_vec_pretty(&file)?).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("\nall figures: {}", path.display());
+    let table = table(&rows);
+    println!("\n{what}; medians of {} rounds; GB = 10^9 bytes\n", args.compare.rounds());
+    print!("{table}");
+    let file = serde_json::json!({
+        "bench": "scale", "what": what, "command": report::command(), "date": report::today(), "machine": machine(),
+        "table": table, "rows": rows, "runs": runs,
+    });
+    conclude::write("scale", args.compare.json.as_deref(), &file)?;
     let busiest = runs.iter().map(|run| run.report.foreign_cores).fold(0.0, f64::max);
     if busiest > TOLERATED_FOREIGN_CORES {
         println!("the machine was busy with something else ({busiest:.2} cores at the worst): latencies and ratios suffer");

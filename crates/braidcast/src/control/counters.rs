@@ -163,6 +163,14 @@ counters! {
         Sandbox = "sandbox",
         /// Lines of the access log that were dropped because they could not be written fast enough.
         RequestLinesDropped = "request_lines_dropped",
+        /// Index files of HLS read; all other indexes were answered from memory.
+        HlsIndexesRead = "hls_indexes_read",
+        /// Segments of HLS mapped; all other answers with them were sent from what was mapped.
+        HlsSegmentsMapped = "hls_segments_mapped",
+        /// Gauge: bytes of segments that are mapped.
+        HlsMappedBytes = "hls_mapped_bytes",
+        /// HTTP requests answered with 304: the client has it already.
+        NotModified = "not_modified",
         /// Sleeping workers that this one has woken because a stream that they read has grown.
         DoorbellRings = "doorbell_rings",
         /// Writes to memory that other workers look at: commits of streams, news of these, falling asleep and waking.

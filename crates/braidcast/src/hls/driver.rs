@@ -9,7 +9,7 @@ use super::state::SavedState;
 use super::store::{FinishError, SegmentStore, StoreOptions};
 use braidcast_media::flv::{self, FILE_HEADER};
 use braidcast_media::{RecordKind, StreamKey, TagInfo};
-use braidcast_protocols::hls::segmenter::SegmenterOutput;
+use braidcast_protocols::hls::segmenter::{Due, SegmenterOutput};
 use braidcast_protocols::hls::{SegmentInfo, Segmenter, SegmenterOptions, SegmenterState};
 use braidcast_stream_log::{Ahead, BlockInfo, BlockMap, Position, Reader, Root};
 use braidcast_sys::fault::kill_point;
@@ -17,6 +17,12 @@ use std::io;
 
 /// How often, in one turn, a block may vanish just when it is to be read.
 const MAX_RACES: u32 = 3;
+/// What is new waits until it is so many milliseconds of media, if it cannot finish a segment.
+const CALM_MS: i64 = 500;
+/// As [`CALM_MS`], in bytes.
+const CALM_BYTES: u32 = 256 << 10;
+/// A buffer that has grown beyond this is given back.
+const KEPT_BUFFER_BYTES: usize = 1 << 20;
 /// Segments that begin without a keyframe are a stopgap: encoders with long GOPs (10 s is common) shall not get them.
 const LEAST_HARD_MAX_MS: u32 = 30_000;
 
@@ -60,6 +66,9 @@ pub struct StreamSegmenter {
     generation: u32,
     block: Option<(BlockInfo, BlockMap)>,
     finished: Vec<SegmentInfo>,
+    /// Of the log when it was last read to its end, and when the open segment may end; see [`StreamSegmenter::is_due`].
+    read_to_ms: i64,
+    due: Option<Due>,
 }
 
 impl StreamSegmenter {
@@ -141,14 +150,42 @@ impl StreamSegmenter {
             generation: 0,
             block: None,
             finished: Vec::new(),
+            read_to_ms: 0,
+            due: None,
         }
     }
 
-    /// Reads on, up to the commit word or for about `budget_bytes` (a record at least).
+    /// Whether [`StreamSegmenter::pump`] is worth its while: what is new may finish a segment, or it is much. What is left unread
+    /// meanwhile is safe in the log.
+    pub fn is_due(&self, reader: &Reader) -> bool {
+        let commit = reader.commit();
+        if commit == self.position {
+            return false;
+        }
+        let Some(due) = self.due.filter(|_| commit.block == self.position.block) else { return true };
+        let new_ms = reader.last_timestamp_ms().saturating_sub(self.read_to_ms);
+        let finishes = u64::try_from(new_ms).is_ok_and(|new_ms| new_ms >= due.in_ms);
+        (finishes && (!due.by_keyframe || reader.newest_keyframe().is_some_and(|keyframe| keyframe >= self.position)))
+            || !(0..CALM_MS).contains(&new_ms)
+            || commit.offset.saturating_sub(self.position.offset) >= CALM_BYTES
+    }
+
+    /// Reads on, up to the commit word or for about `budget_bytes` (a record at least). `buffer` is room to work in; its contents
+    /// are lost, and it is for all segmenters of a thread.
     ///
     /// # Errors
     /// The log cannot be read. A directory that is full is no error: it costs segments, which are counted and logged.
-    pub fn pump(&mut self, reader: &Reader, budget_bytes: usize) -> io::Result<Pumped> {
+    pub fn pump(&mut self, reader: &Reader, budget_bytes: usize, buffer: &mut Vec<u8>) -> io::Result<Pumped> {
+        self.segmenter.lend(std::mem::take(buffer));
+        let pumped = self.read_on(reader, budget_bytes);
+        *buffer = self.segmenter.take_lent();
+        buffer.shrink_to(KEPT_BUFFER_BYTES);
+        pumped
+    }
+
+    fn read_on(&mut self, reader: &Reader, budget_bytes: usize) -> io::Result<Pumped> {
+        // Read before the commit word: what is committed later then counts as new.
+        self.read_to_ms = reader.last_timestamp_ms();
         let (mut left, mut races) = (budget_bytes.max(1), 0);
         let more = loop {
             let step = match reader.ahead(self.position) {
@@ -167,6 +204,7 @@ impl StreamSegmenter {
                 other => other?,
             }
         };
+        self.due = self.segmenter.due().filter(|_| !more);
         Ok(Pumped { more, finished: std::mem::take(&mut self.finished) })
     }
 
@@ -277,7 +315,7 @@ impl StreamSegmenter {
                 record.payload,
                 wall_ms(&info, record.header.timestamp_ms),
             );
-            if !self.drain(opens_here) {
+            if self.segmenter.is_eventful() && !self.drain(opens_here) {
                 feed_headers(&mut self.segmenter, &info, &map);
             }
             if done >= budget_bytes {
@@ -290,6 +328,9 @@ impl StreamSegmenter {
             self.segmenter.discontinuity();
             self.drain(self.position);
             done = bytes.len();
+        }
+        if !self.drain(self.position) {
+            feed_headers(&mut self.segmenter, &info, &map);
         }
         self.block = Some((info, map));
         Ok(done)
@@ -305,7 +346,11 @@ impl StreamSegmenter {
             }
             lost = match output {
                 SegmenterOutput::Started { number } => self.store.begin(number).err(),
-                SegmenterOutput::Bytes(bytes) => self.store.append(&bytes).err(),
+                SegmenterOutput::Bytes(bytes) => {
+                    let appended = self.store.append(&bytes);
+                    self.segmenter.lend(bytes);
+                    appended.err()
+                }
                 SegmenterOutput::Finished(info) => self.finish(info, opens_at).err(),
                 SegmenterOutput::Unsupported(codec) => {
                     tracing::info!(stream = %self.key, %codec, "HLS leaves this codec out: MPEG-TS cannot carry it, or its configuration; HTTP-FLV and RTMP have it. For HLS publish H.264 or H.265, AAC, MP3, AC-3, E-AC-3 or Opus");
@@ -316,7 +361,9 @@ impl StreamSegmenter {
         let Some(error) = lost else { return true };
         tracing::warn!(stream = %self.key, segment = self.kept.next_number, %error, "a segment was lost: its number is given to the next one; enlarge the shared directory, or lower [hls] retention and [log] keep");
         self.store.abandon();
+        let buffer = self.segmenter.take_lent();
         self.segmenter = Segmenter::new(self.options, self.kept.clone());
+        self.segmenter.lend(buffer);
         self.segmenter.discontinuity();
         false
     }

@@ -110,7 +110,7 @@ fn now(ms: u64) -> Now {
 fn pump_all(segmenter: &mut StreamSegmenter, reader: &Reader, budget_bytes: usize) -> Vec<SegmentInfo> {
     let mut finished = Vec::new();
     loop {
-        let pumped = segmenter.pump(reader, budget_bytes).unwrap();
+        let pumped = segmenter.pump(reader, budget_bytes, &mut Vec::new()).unwrap();
         finished.extend(pumped.finished);
         if !pumped.more {
             return finished;
@@ -174,7 +174,7 @@ fn a_segmenter_that_dies_at_any_moment_leaves_the_same_files() {
             let mut segmenter = stream.segmenter(floor);
             let mut more = true;
             for _ in 0..life * 3 {
-                let pumped = segmenter.pump(&reader, budget).unwrap();
+                let pumped = segmenter.pump(&reader, budget, &mut Vec::new()).unwrap();
                 floor = pumped.finished.last().map_or(floor, |info| info.number + 1);
                 more = pumped.more;
                 if !more {
@@ -329,4 +329,28 @@ fn a_lost_segment_leaves_no_hole_in_the_numbers() {
     pump_all(&mut segmenter, &stream.reader(), usize::MAX);
     let cuts = stream.cuts();
     assert_eq!(cuts.iter().map(|cut| (cut.0, cut.2)).collect::<Vec<_>>(), [(1, false), (2, false), (3, true)]);
+}
+
+#[test]
+fn it_is_due_when_a_segment_may_end_and_otherwise_seldom() {
+    let mut stream = Stream::new();
+    stream.begin();
+    stream.publish(0, 1_000);
+    let (mut segmenter, reader) = (stream.segmenter(1), stream.reader());
+    let (mut due_at, mut finished) = (Vec::new(), Vec::new());
+    let mut pump = |segmenter: &mut StreamSegmenter, at_ms: u32| {
+        if segmenter.is_due(&reader) {
+            due_at.push(at_ms);
+            let pumped = segmenter.pump(&reader, usize::MAX, &mut Vec::new()).unwrap();
+            finished.extend(pumped.finished.into_iter().map(|info| (at_ms, info.number)));
+            assert!(!segmenter.is_due(&reader), "it has read all");
+        }
+    };
+    for at_ms in (1_000..9_000).step_by(100) {
+        pump(&mut segmenter, at_ms);
+        stream.publish(at_ms, at_ms + 100);
+    }
+    // As soon as with a pump at each step: the keyframe at 2,000 ms is in the log when the next step begins.
+    assert_eq!(finished, [(2_100, 1), (4_100, 2), (6_100, 3), (8_100, 4)]);
+    assert!(due_at.len() <= 2 * 8 + 4, "{due_at:?}");
 }

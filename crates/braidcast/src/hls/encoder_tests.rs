@@ -49,13 +49,13 @@ fn a_published_file_is_what_a_player_gets_from_the_index() {
             // Another process each time: the last one was killed.
             let reader = Reader::open(&root, &key).unwrap().unwrap();
             let mut segmenter = StreamSegmenter::open(&root, &key, finished + 1, options).unwrap();
-            finished = segmenter.pump(&reader, usize::MAX).unwrap().finished.last().map_or(finished, |info| info.number);
+            finished = segmenter.pump(&reader, usize::MAX, &mut Vec::new()).unwrap().finished.last().map_or(finished, |info| info.number);
         }
     }
     writer.end_publish(time).unwrap();
     let reader = Reader::open(&root, &key).unwrap().unwrap();
     let mut segmenter = StreamSegmenter::open(&root, &key, finished + 1, options).unwrap();
-    segmenter.pump(&reader, usize::MAX).unwrap();
+    segmenter.pump(&reader, usize::MAX, &mut Vec::new()).unwrap();
     segmenter.end_stream();
     let index = root.hls_dir(&key).join(INDEX);
     assert_eq!(decoded(&index, "v"), decoded(&source, "v"));

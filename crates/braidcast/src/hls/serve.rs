@@ -1,23 +1,17 @@
 //! What the HTTP side answers, made from the files of a stream's `hls/` directory alone: any process can.
 //!
-//! Nothing is changed here. `None` means that there is no such thing: answer 404.
+//! Nothing is changed here.
 
 use super::scan::scan;
 use super::store::clip_text;
-use super::{INDEX, files};
 use braidcast_protocols::hls::SegmentInfo;
 use braidcast_protocols::hls::playlist;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
 /// The live index of a stream, as `/app/stream.m3u8` serves it: segments are `stream/N.ts`, and carry `query` (without `start`, `end`).
-///
-/// # Errors
-/// The file cannot be read.
-pub fn live_index(directory: &Path, stream: &str, query: &str) -> io::Result<Option<String>> {
-    let index = read_index(directory, INDEX)?;
-    Ok(index.map(|index| playlist::rewrite(&index, &playlist::stream_prefix(stream), &playlist::carried_query(query))))
+pub fn live_index(index: &str, stream: &str, query: &str) -> String {
+    playlist::rewrite(index, &playlist::stream_prefix(stream), &playlist::carried_query(query))
 }
 
 /// The segments of a directory, ordered by number; none if there is no directory. Reads from every segment: for who asks again
@@ -43,40 +37,17 @@ pub fn clip(segments: &[SegmentInfo], stream: &str, query: &str, start_ms: u64, 
     Some(playlist::rewrite(&clip_text(chosen), &playlist::stream_prefix(stream), &playlist::carried_query(query)))
 }
 
-/// An index by name, as `/app/stream/NAME.m3u8` serves it: segments are `N.ts` beside it. `name` must have passed the router.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn named_index(directory: &Path, name: &str, query: &str) -> io::Result<Option<String>> {
-    let index = read_index(directory, &format!("{name}.m3u8"))?;
-    Ok(index.map(|index| playlist::rewrite(&index, "", &playlist::carried_query(query))))
-}
-
-/// Opens a segment, and says how long it is. A finished segment never changes; it may be deleted while it is read.
-///
-/// # Errors
-/// The file cannot be opened.
-pub fn segment(directory: &Path, number: u64) -> io::Result<Option<(File, u64)>> {
-    match File::open(files::segment(directory, number)) {
-        Ok(file) => {
-            let bytes = file.metadata()?.len();
-            Ok(Some((file, bytes)))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn read_index(directory: &Path, name: &str) -> io::Result<Option<String>> {
-    Ok(files::read_if_there(&directory.join(name))?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+/// An index by name, as `/app/stream/NAME.m3u8` serves it: segments are `N.ts` beside it.
+pub fn named_index(index: &str, query: &str) -> String {
+    playlist::rewrite(index, "", &playlist::carried_query(query))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::hls::files;
     use std::fs;
-    use std::io::Read;
 
     fn info(number: u64) -> SegmentInfo {
         SegmentInfo {
@@ -93,28 +64,24 @@ mod tests {
         }
     }
 
-    fn uris(index: Option<String>) -> Vec<String> {
-        index.unwrap().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    fn uris(index: &str) -> Vec<String> {
+        index.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
     }
 
     #[test]
-    fn indexes_and_segments_are_read_from_the_files() {
+    fn indexes_are_written_for_where_they_are_served() {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
         for number in 1..=3 {
             fs::write(files::segment(directory, number), info(number).to_packet()).unwrap();
         }
-        let infos = [info(2), info(3)];
-        fs::write(directory.join(INDEX), clip_text(infos.iter().collect())).unwrap();
-        assert_eq!(uris(live_index(directory, "a b", "start=1&token=x").unwrap()), ["a%20b/2.ts?token=x", "a%20b/3.ts?token=x"]);
-        assert_eq!(uris(named_index(directory, "index", "token=x").unwrap()), ["2.ts?token=x", "3.ts?token=x"]);
-        let clipped = clip(&segments(directory).unwrap(), "x", "end=9&start=4", 5_000, 9_000);
-        assert!(clipped.as_ref().unwrap().ends_with("#EXT-X-ENDLIST\n"));
-        assert_eq!(uris(clipped), ["x/1.ts", "x/2.ts"]);
-        let (mut file, bytes) = segment(directory, 3).unwrap().unwrap();
-        let mut content = Vec::new();
-        file.read_to_end(&mut content).unwrap();
-        assert_eq!((bytes, content), (188, info(3).to_packet().to_vec()));
+        let (second, third) = (info(2), info(3));
+        let index = clip_text(vec![&second, &third]);
+        assert_eq!(uris(&live_index(&index, "a b", "start=1&token=x")), ["a%20b/2.ts?token=x", "a%20b/3.ts?token=x"]);
+        assert_eq!(uris(&named_index(&index, "token=x")), ["2.ts?token=x", "3.ts?token=x"]);
+        let clipped = clip(&segments(directory).unwrap(), "x", "end=9&start=4", 5_000, 9_000).unwrap();
+        assert!(clipped.ends_with("#EXT-X-ENDLIST\n"));
+        assert_eq!(uris(&clipped), ["x/1.ts", "x/2.ts"]);
     }
 
     #[test]
@@ -122,10 +89,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing");
         for directory in [directory.path(), &missing] {
-            assert_eq!(live_index(directory, "x", "").unwrap(), None);
-            assert_eq!(named_index(directory, "live001", "").unwrap(), None);
             assert_eq!(segments(directory).unwrap(), []);
-            assert!(segment(directory, 1).unwrap().is_none());
         }
         assert_eq!(clip(&[info(1)], "x", "", 9_000, 10_000), None);
     }

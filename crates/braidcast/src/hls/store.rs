@@ -20,8 +20,6 @@ use std::path::{Path, PathBuf};
 const MAX_SEGMENTS: usize = 8192;
 /// A segment may hold this part of the budget: players need three, and one is being written.
 const LARGEST_SHARE: u64 = 4;
-/// Bytes that are gathered before they are written to the open segment's file.
-const WRITE_BYTES: usize = 32 << 10;
 
 /// What a store keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +69,7 @@ impl std::error::Error for FinishError {}
 struct Open {
     number: u64,
     file: File,
-    /// Not yet in the file.
-    staged: Vec<u8>,
-    /// In the file.
+    /// Bytes in the file.
     written: u64,
 }
 
@@ -169,22 +165,43 @@ impl SegmentStore {
         self.abandon();
         let path = files::part(&self.directory, number);
         let file = self.making_room(|_| File::create(&path))?;
-        self.open = Some(Open { number, file, staged: Vec::new(), written: 0 });
+        self.open = Some(Open { number, file, written: 0 });
         Ok(())
     }
 
-    /// Appends to the open segment; without one, nothing happens.
+    /// Appends to the open segment's file; without one, nothing happens. Each call is a system call: the caller gathers.
     ///
     /// # Errors
     /// The segment is lost: it is too large, or its bytes cannot be written though all segments outside the window were given up for them.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(open) = &mut self.open else { return Ok(()) };
-        open.staged.extend_from_slice(bytes);
-        if open.written + open.staged.len() as u64 > self.options.budget_bytes / LARGEST_SHARE {
-            self.abandon();
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if open.written + bytes.len() as u64 > self.options.budget_bytes / LARGEST_SHARE {
+            self.lose(open.number);
             return Err(too_large());
         }
-        if open.staged.len() >= WRITE_BYTES { self.write_staged() } else { Ok(()) }
+        let mut done = 0;
+        let result = self.making_room(|_| {
+            while done < bytes.len() {
+                match open.file.write(&bytes[done..]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(bytes) => done += bytes,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        });
+        open.written += done as u64;
+        match result {
+            Ok(()) => {
+                self.open = Some(open);
+                Ok(())
+            }
+            Err(error) => {
+                self.lose(open.number);
+                Err(error)
+            }
+        }
     }
 
     /// Finishes the open segment, names it in the live index, and deletes what is past its retention.
@@ -192,7 +209,6 @@ impl SegmentStore {
     /// # Errors
     /// See [`FinishError`].
     pub fn finish(&mut self, info: SegmentInfo) -> Result<(), FinishError> {
-        self.write_staged().map_err(FinishError::Lost)?;
         let Some(open) = self.open.take() else {
             return Err(FinishError::Lost(io::Error::new(io::ErrorKind::NotFound, "no segment is open")));
         };
@@ -322,34 +338,6 @@ impl SegmentStore {
     fn note_longest(&mut self) {
         let window = playlist::window(self.segments(), self.options.window_ms);
         self.longest_90k = window.iter().map(|info| info.duration_90k).fold(self.longest_90k, u64::max);
-    }
-
-    fn write_staged(&mut self) -> io::Result<()> {
-        let Some(mut open) = self.open.take() else { return Ok(()) };
-        let mut done = 0;
-        let result = self.making_room(|_| {
-            while done < open.staged.len() {
-                match open.file.write(&open.staged[done..]) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(bytes) => done += bytes,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        });
-        open.written += done as u64;
-        open.staged.clear();
-        match result {
-            Ok(()) => {
-                self.open = Some(open);
-                Ok(())
-            }
-            Err(error) => {
-                self.lose(open.number);
-                Err(error)
-            }
-        }
     }
 
     /// Tries something again for as long as the directory is full and an old segment can be given up for it.

@@ -176,7 +176,7 @@ fn a_full_directory_costs_old_segments_first_and_then_the_open_one() {
     // Whatever is written to this device meets a full directory.
     std::os::unix::fs::symlink("/dev/full", directory.path().join(".9.part")).unwrap();
     store.begin(9).unwrap();
-    let error = store.append(&[0x47; WRITE_BYTES]).unwrap_err();
+    let error = store.append(&[0x47; 188 * 200]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     assert_eq!(store.counters(), StoreCounters { finished: 8, lost: 1, evicted: 5 });
     store.append(b"bytes of a segment that is lost").unwrap();

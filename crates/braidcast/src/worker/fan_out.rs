@@ -192,7 +192,7 @@ impl Worker {
                 Role::Viewing { stream, rendition, .. } => self.streams[stream].blocks(rendition),
                 // Answers to a publisher wait for what it sent before to be in the log.
                 Role::Publishing(publisher) if self.publishers[publisher].dirty => return Ok(()),
-                _ => View::Nothing,
+                _ => View::Body(session.body.as_ref().map_or(&[], Body::bytes)),
             };
             let next = session.ledger.gather(&view, &session.control);
             if !matches!(next, Next::Nothing) && session.kept.is_behind(&session.ledger) {
@@ -205,13 +205,8 @@ impl Worker {
                     None => (send(&session.socket, &slices), slices.total()),
                     Some(id) => outgoing::send_restamped(&session.socket, &session.ledger, &view, &session.control, id),
                 },
-                Next::Body(offset, length) => {
-                    let length = left.min(length as usize);
-                    (send_body(&session.socket, session.body.as_ref(), offset as usize, length), length)
-                }
             };
             match sent {
-                Ok(0) => return Err(End::Fault("a body is shorter than was promised")),
                 Ok(sent) => {
                     kill_point("sent");
                     let control = session.ledger.advance(sent);
@@ -367,14 +362,6 @@ impl Worker {
             }
         }
         self.forget_unwatched(stream);
-    }
-}
-
-fn send_body(socket: &OwnedFd, body: Option<&Body>, offset: usize, length: usize) -> io::Result<usize> {
-    match body {
-        Some(Body::File(file)) => net::sendfile(socket, file, offset as u64, length),
-        Some(Body::Static(bytes)) => net::send(socket, bytes.get(offset..offset + length).unwrap_or_default()),
-        None => Ok(0),
     }
 }
 

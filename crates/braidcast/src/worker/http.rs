@@ -3,22 +3,21 @@
 use super::access::Said;
 use super::hls_sessions::OfSession;
 use super::rendition::{Form, Rendition};
-use super::session::{Body, Index, IndexWish, Protocol, Role, Session, Want, Wish};
+use super::session::{Index, IndexWish, Protocol, Role, Session, Want, Wish};
 use super::waiting::Awaited;
 use super::websocket::WebSocket;
 use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Intent, Listener};
-use crate::hls::{INDEX, serve, survey};
+use crate::hls::{INDEX, survey};
 use crate::tls::acme;
 use crate::{page, status};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
-use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Span, Status, route};
+use braidcast_protocols::http::{HttpError, LiveForm, Method, Request, Route, Settings, Status, route};
 use braidcast_protocols::via::Via;
 use braidcast_stream_log::{Reader, State};
 use std::fs::File;
-use std::io;
 
 /// The longest request body that is read and thrown away, or is the API's, in bytes.
 const BODY_BYTES: u64 = 16 << 10;
@@ -26,8 +25,6 @@ const BODY_BYTES: u64 = 16 << 10;
 const ANSWER_BYTES: u64 = 64 << 10;
 /// Where the web page finds the live streams.
 const STREAM_LIST: &str = "/streams.json";
-/// How long a segment may be kept by caches, in seconds: it never changes.
-const SEGMENT_MAX_AGE: u32 = 3_600;
 
 /// Where an authority for certificates asks for its token's answer, and what that is (RFC 8555, section 8.3).
 const CHALLENGE: &str = "/.well-known/acme-challenge/";
@@ -176,15 +173,16 @@ impl Worker {
             Route::BadTracks => self.respond_text(slot, Status::BAD_REQUEST, BAD_TRACKS, head_only),
             Route::LiveIndex { key, clip, params } => {
                 let index = clip.map_or(Index::Live, Index::Clip);
-                self.want_index(slot, IndexWish { key, index, query: params, head_only })
+                self.want_index(slot, IndexWish { key, index, query: params, head_only, conditions: request.conditions.clone() })
             }
             Route::NamedIndex { key, name, params, .. } => {
-                self.want_index(slot, IndexWish { key, index: Index::Named(name), query: params, head_only })
+                let conditions = request.conditions.clone();
+                self.want_index(slot, IndexWish { key, index: Index::Named(name), query: params, head_only, conditions })
             }
             Route::Segment { key, number, params } => self.answer_segment(slot, &key, number, &params, request),
-            Route::Page if self.config.http.page => self.answer_asset(slot, "/", head_only),
+            Route::Page if self.config.http.page => self.answer_asset(slot, "/", request),
             Route::Asset(path) if self.config.http.page && page::asset(&format!("/assets/{path}")).is_some() => {
-                self.answer_asset(slot, &format!("/assets/{path}"), head_only)
+                self.answer_asset(slot, &format!("/assets/{path}"), request)
             }
             Route::NotFound if self.config.http.page && request.path == STREAM_LIST => self.answer_streams(slot, head_only),
             Route::BadName(error) => {
@@ -203,13 +201,10 @@ impl Worker {
     /// Which of two readings of an index's path is meant: the one that is there, else the live index.
     fn which_index(&mut self, route: Route) -> Route {
         match route {
-            Route::NamedIndex { key, name, or_live: Some(live), params } => {
-                let named = IndexWish { key, index: Index::Named(name), query: String::new(), head_only: true };
-                match (self.has_index(&named), named) {
-                    (true, IndexWish { key, index: Index::Named(name), .. }) => Route::NamedIndex { key, name, or_live: None, params },
-                    _ => Route::LiveIndex { key: live, clip: None, params },
-                }
-            }
+            Route::NamedIndex { key, name, or_live: Some(live), params } => match self.has_index(&key, &name) {
+                true => Route::NamedIndex { key, name, or_live: None, params },
+                false => Route::LiveIndex { key: live, clip: None, params },
+            },
             other => other,
         }
     }
@@ -280,94 +275,6 @@ impl Worker {
         }
     }
 
-    fn has_index(&mut self, wish: &IndexWish) -> bool {
-        matches!(self.read_index(wish), Ok(Some(_)))
-    }
-
-    /// The text of an index, with URIs that fit where it is served; `None`: it is not there.
-    fn read_index(&mut self, wish: &IndexWish) -> io::Result<Option<String>> {
-        let (directory, now_ms) = (self.root.hls_dir(&wish.key), self.now.wall_ms);
-        match &wish.index {
-            Index::Live => serve::live_index(&directory, wish.key.stream(), &wish.query),
-            Index::Named(name) => serve::named_index(&directory, name, &wish.query),
-            Index::Clip(clip) => {
-                let start_ms = clip.start.map_or(0, |start| start.resolve(now_ms));
-                let end_ms = clip.end.map_or(u64::MAX, |end| end.resolve(now_ms));
-                let segments = self.clips.segments(&self.root, &wish.key, self.now.mono_ms)?;
-                Ok(serve::clip(segments, wish.key.stream(), &wish.query, start_ms, end_ms))
-            }
-        }
-    }
-
-    /// Answers with an index if it is there.
-    pub(super) fn try_index(&mut self, slot: usize, wish: &IndexWish) -> Result<bool, End> {
-        let text = match self.read_index(wish) {
-            Ok(Some(text)) => text,
-            Ok(None) => return Ok(false),
-            Err(error) => {
-                let Session { conn, peer, .. } = self.sessions[slot];
-                tracing::error!(stream = %wish.key, %conn, %peer, %error, "cannot read the stream's index");
-                self.respond_text(slot, Status::INTERNAL_ERROR, "the index cannot be read", wish.head_only)?;
-                return Ok(true);
-            }
-        };
-        self.count_for_session(&wish.key, &wish.query, text.len() as u64);
-        self.respond_with(slot, content_type::PLAYLIST, Cache::No, text.as_bytes(), wish.head_only)?;
-        Ok(true)
-    }
-
-    fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, params: &str, request: &Request) -> Result<(), End> {
-        let head_only = request.method == Method::Head;
-        let (file, length) = match serve::segment(&self.root.hls_dir(key), number) {
-            Ok(Some(segment)) => segment,
-            Ok(None) => return self.respond_text(slot, Status::NOT_FOUND, "no such segment", head_only),
-            Err(error) => {
-                let Session { conn, peer, .. } = self.sessions[slot];
-                tracing::error!(stream = %key, %conn, %peer, %error, "cannot open segment {number}");
-                return self.respond_text(slot, Status::INTERNAL_ERROR, "the segment cannot be read", head_only);
-            }
-        };
-        let span = request.range.map(|range| range.span(length));
-        let keep_alive = self.keeps_alive(slot);
-        let head = response::file(content_type::MPEG_TS, self.cache_for(key, SEGMENT_MAX_AGE), length, span, keep_alive);
-        let (first, bytes) = match span {
-            Some(Span::Unsatisfiable) => (0, 0),
-            Some(Span::Part { first, bytes }) => (first, bytes),
-            None => (0, length),
-        };
-        let session = &mut self.sessions[slot];
-        session.push_control(&head);
-        if !head_only && bytes > 0 {
-            self.watching.add(key, bytes, 0);
-            self.count_for_session(key, params, bytes);
-            let session = &mut self.sessions[slot];
-            let (Ok(offset), Ok(end)) = (u32::try_from(first), u32::try_from(first + bytes)) else {
-                return Err(End::Fault("a segment of more than 4 GiB"));
-            };
-            session.owe_body(Body::File(file.into()), offset, end)?;
-        }
-        self.finish_response(slot)
-    }
-
-    fn answer_asset(&mut self, slot: usize, path: &str, head_only: bool) -> Result<(), End> {
-        let Some(asset) = page::asset(path) else {
-            return self.respond_text(slot, Status::NOT_FOUND, "nothing here", head_only);
-        };
-        let head = ResponseHead::new(Status::OK)
-            .content_type(asset.content_type)
-            .cache(Cache::No)
-            .field("ETag", asset.etag)
-            .length(asset.bytes.len() as u64)
-            .keep_alive(self.keeps_alive(slot))
-            .build();
-        self.sessions[slot].push_control(&head);
-        if !head_only && !asset.bytes.is_empty() {
-            let bytes = u32::try_from(asset.bytes.len()).map_err(|_| End::Fault("a file of the page of more than 4 GiB"))?;
-            self.sessions[slot].owe_body(Body::Static(asset.bytes), 0, bytes)?;
-        }
-        self.finish_response(slot)
-    }
-
     fn answer_streams(&mut self, slot: usize, head_only: bool) -> Result<(), End> {
         // A name that not everybody may play is told to nobody: it may be half of the secret.
         let client = self.sessions[slot].peer.ip();
@@ -411,7 +318,7 @@ impl Worker {
     }
 
     /// The answer is in the ledger: sends it, and goes on with the connection's next request when it is out.
-    fn finish_response(&mut self, slot: usize) -> Result<(), End> {
+    pub(super) fn finish_response(&mut self, slot: usize) -> Result<(), End> {
         self.leave_role(slot, &"answered");
         let keep_alive = self.keeps_alive(slot);
         let session = &mut self.sessions[slot];

@@ -12,6 +12,9 @@ use std::io::IoSlice;
 /// Extents a ledger can hold. The longest need: end of a run, control, prefix, run, and the crossing into two blocks.
 pub const MAX_EXTENTS: usize = 6;
 
+/// The most of a body that is given to one send, in bytes: some tenths of a millisecond.
+const BODY_BYTES_AT_ONCE: u32 = 1 << 20;
+
 /// Where a viewer's bytes come from: the blocks of a stream, in one rendition.
 pub trait Blocks {
     /// How many bytes of the block may be used now, and whether that is all it will ever have. `None`: it is not at hand.
@@ -24,6 +27,10 @@ pub trait Blocks {
     fn boundary(&self, block: u32, offset: u32) -> u32;
     /// Where a block's prefix ends and its records begin.
     fn records_start(&self, block: u32) -> u32;
+    /// The body of the session's answer.
+    fn body(&self) -> &[u8] {
+        &[]
+    }
 }
 
 /// See [`Blocks::available`].
@@ -52,7 +59,7 @@ pub enum Source {
         /// Behind the last byte.
         end: u32,
     },
-    /// A range of the session's body: a file, or a part of the program.
+    /// A range of the session's body: a segment, or a part of the program.
     Body {
         /// First byte.
         offset: u32,
@@ -117,8 +124,6 @@ pub enum Next<'a> {
     Nothing,
     /// Bytes.
     Slices(Slices<'a>),
-    /// A range of the session's body: `offset`, `length`.
-    Body(u32, u32),
 }
 
 /// Byte runs for one gathering send, without allocation.
@@ -189,6 +194,11 @@ impl Ledger {
     /// The oldest block that is still owed a part of.
     pub fn oldest_block(&self) -> Option<u32> {
         self.extents().iter().filter_map(|extent| if let Source::Run { block, .. } = extent.source { Some(block) } else { None }).min()
+    }
+
+    /// Whether a part of an answer's body is owed.
+    pub fn owes_body(&self) -> bool {
+        self.extents().iter().any(|extent| matches!(extent.source, Source::Body { .. }))
     }
 
     /// Nothing is owed, now or later.
@@ -327,10 +337,12 @@ impl Ledger {
                     control_used = to;
                 }
                 Source::Body { offset, end } => {
-                    if slices.count == 0 {
-                        return Next::Body(offset + done, end - offset - done);
+                    let position = offset + done;
+                    let to = end.min(position.saturating_add(BODY_BYTES_AT_ONCE));
+                    slices.push(blocks.body().get(position as usize..to as usize).unwrap_or_default());
+                    if to < end {
+                        break;
                     }
-                    break;
                 }
                 Source::Run { block, offset, end } => {
                     let Some(available) = blocks.available(block) else { break };
@@ -380,7 +392,7 @@ impl Ledger {
     pub fn copy_unsent(&mut self, blocks: &impl Blocks, control: &[u8]) -> Vec<u8> {
         match self.gather(blocks, control) {
             Next::Slices(slices) => slices.as_slice().iter().flat_map(|slice| slice.iter().copied()).collect(),
-            Next::Nothing | Next::Body(..) => Vec::new(),
+            Next::Nothing => Vec::new(),
         }
     }
 

@@ -11,8 +11,10 @@ mod fan_out;
 mod front_link;
 pub mod fuzzing;
 mod handover;
+mod hls_files;
 mod hls_sessions;
 mod http;
+mod http_files;
 mod identity;
 mod ingest;
 mod kept;
@@ -56,6 +58,7 @@ use braidcast_stream_log::path::Root;
 use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use clips::Clips;
+use hls_files::HlsFiles;
 use hls_sessions::HlsSessions;
 use ingest::Publisher;
 use outgoing::Outgoing;
@@ -185,6 +188,8 @@ pub(crate) struct Worker {
     clients: Table,
     told_clients: clients::Round,
     hls_sessions: HlsSessions,
+    /// Indexes and segments that were asked for.
+    hls_files: HlsFiles,
     heap: Heap,
     save_buffer: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
@@ -215,6 +220,8 @@ pub(crate) struct Worker {
     flushes: Timers,
     /// When publishers' segmenters are due.
     pumps: Timers,
+    /// Room for their segments' bytes, one after another.
+    segment_bytes: Vec<u8>,
     deadlines: Timers,
     read_buffer: Vec<u8>,
     now: Now,
@@ -312,6 +319,7 @@ impl Worker {
             clients,
             told_clients: clients::Round::default(),
             hls_sessions: HlsSessions::default(),
+            hls_files: HlsFiles::default(),
             heap,
             save_buffer: Vec::new(),
             departed: HashMap::new(),
@@ -332,6 +340,7 @@ impl Worker {
             unfinished: Vec::new(),
             flushes: Timers::default(),
             pumps: Timers::default(),
+            segment_bytes: Vec::new(),
             deadlines: Timers::default(),
             read_buffer: vec![0; READ_BYTES],
             now: Now::read(),
@@ -449,6 +458,7 @@ impl Worker {
         self.set(WorkerCounter::LogLinesSuppressed, self.suppressed_before + self.peer_lines.suppressed());
         self.set(WorkerCounter::EventFollowers, self.api.followers());
         self.flush_requests();
+        self.report_hls_files();
         self.report_gauges();
         self.report_outgoing();
         self.report_clients();

@@ -18,7 +18,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How often a publisher's segmenter takes in what is new, milliseconds.
+/// How often a publisher's segmenter looks whether what is new is worth taking in, milliseconds.
 pub(super) const PUMP_MS: u64 = 100;
 /// Log bytes a segmenter takes in in one turn.
 const PUMP_BYTES: usize = 1 << 20;
@@ -368,8 +368,11 @@ impl Worker {
         self.start_segmenter(slot);
         let at = &mut self.publishers[slot];
         let Some((segmenter, reader)) = &mut at.segmenter else { return };
+        if !segmenter.is_due(reader) {
+            return self.plan_pump(slot, now_ms + PUMP_MS);
+        }
         let before = segmenter.store().counters();
-        let pumped = segmenter.pump(reader, PUMP_BYTES);
+        let pumped = segmenter.pump(reader, PUMP_BYTES, &mut self.segment_bytes);
         let after = segmenter.store().counters();
         for (counter, more) in
             [(WorkerCounter::SegmentsEvicted, after.evicted - before.evicted), (WorkerCounter::SegmentsLost, after.lost - before.lost)]
@@ -485,9 +488,9 @@ pub(super) fn untold(segmenter: &StreamSegmenter, next_segment: u64) -> Vec<Segm
 
 /// Has a segmenter read all that is committed.
 pub(super) fn catch_up(segmenter: &mut StreamSegmenter, reader: &Reader) -> io::Result<Vec<SegmentInfo>> {
-    let mut finished = Vec::new();
+    let (mut finished, mut buffer) = (Vec::new(), Vec::new());
     loop {
-        let pumped = segmenter.pump(reader, PUMP_BYTES)?;
+        let pumped = segmenter.pump(reader, PUMP_BYTES, &mut buffer)?;
         finished.extend(pumped.finished);
         if !pumped.more {
             return Ok(finished);

@@ -3,7 +3,7 @@
 use super::Worker;
 use super::kept::{Appetite, Row};
 use super::rendition::Rendition;
-use super::session::{IndexWish, Protocol, Role, Session, Wish};
+use super::session::{IndexWish, Protocol, Role, SavedBody, Session, Wish};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, Origin};
 use crate::events::Kind;
@@ -74,6 +74,8 @@ pub enum SavedRole {
     Viewing(StreamKey, Rendition, Option<Rendition>),
     /// Behind which event, and which kinds.
     Following(Option<u64>, Vec<Kind>),
+    /// It is sent an answer with this body.
+    Answering(SavedBody),
 }
 
 impl Worker {
@@ -171,7 +173,8 @@ impl Worker {
         let session = &self.sessions[slot];
         let now_ms = self.now.mono_ms;
         let role = match &session.role {
-            Role::Idle | Role::Asking(_) | Role::AskingSession(_) => SavedRole::Idle,
+            Role::Idle => session.body.as_ref().map_or(SavedRole::Idle, |body| SavedRole::Answering(body.save())),
+            Role::Asking(_) | Role::AskingSession(_) => SavedRole::Idle,
             Role::Placing(wish) => SavedRole::Placing(wish.clone()),
             Role::Opening(wish, _) => SavedRole::Opening(wish.clone()),
             Role::Waiting(wish) => SavedRole::Waiting(wish.clone()),

@@ -5,6 +5,7 @@
 
 use super::End;
 use super::api::{Following, Reply};
+use super::hls_files::Segment;
 use super::hls_sessions::HlsQuestion;
 use super::kept::Kept;
 use super::ledger::{Full, Ledger, Source};
@@ -13,8 +14,9 @@ use super::rendition::Rendition;
 use super::websocket::WebSocket;
 use crate::control::{Asked, ConnId, Listener, Origin};
 use crate::logging::Requested;
+use crate::page::Asset;
 use braidcast_media::StreamKey;
-use braidcast_protocols::http::{Clip, RequestReader};
+use braidcast_protocols::http::{Clip, Conditions, RequestReader};
 use braidcast_protocols::proxy::PrefixReader;
 use braidcast_protocols::rtmp::ServerSession;
 use braidcast_protocols::rtmp::relay::RelaySession;
@@ -22,6 +24,7 @@ use braidcast_protocols::via::Via;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 
 /// Control bytes a session may be owed before its client counts as broken: it asks for answers and never reads them.
 pub const MAX_CONTROL_BYTES: usize = 256 << 10;
@@ -95,10 +98,51 @@ pub struct Session {
 
 /// The body of an HTTP answer that is not copied for each client.
 pub enum Body {
-    /// A file.
-    File(OwnedFd),
-    /// A part of the program.
-    Static(&'static [u8]),
+    /// A segment of a stream.
+    Segment(StreamKey, Rc<Segment>),
+    /// A file of the web page, by its path.
+    Asset(String, Asset),
+}
+
+impl Body {
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Segment(_, segment) => segment.bytes(),
+            Self::Asset(_, asset) => asset.bytes,
+        }
+    }
+
+    /// Which one it is, for another worker.
+    pub fn save(&self) -> SavedBody {
+        match self {
+            Self::Segment(key, segment) => {
+                SavedBody::Segment { key: key.clone(), number: segment.number(), etag: segment.validators.etag.clone() }
+            }
+            Self::Asset(path, asset) => SavedBody::Asset { path: path.clone(), etag: asset.etag.to_owned() },
+        }
+    }
+}
+
+/// Where another worker finds a body again; the tag says whether it is still the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SavedBody {
+    /// A segment.
+    Segment {
+        /// Of which stream.
+        key: StreamKey,
+        /// Its number.
+        number: u64,
+        /// Its entity tag.
+        etag: String,
+    },
+    /// A file of the web page.
+    Asset {
+        /// Its path.
+        path: String,
+        /// Its entity tag.
+        etag: String,
+    },
 }
 
 /// What a session speaks.
@@ -204,6 +248,9 @@ pub struct IndexWish {
     pub query: String,
     /// HEAD: no body.
     pub head_only: bool,
+    /// What the client has, and takes. Not saved: who waits has none yet.
+    #[serde(skip)]
+    pub conditions: Conditions,
 }
 
 impl IndexWish {

@@ -240,7 +240,7 @@ impl LocalStream {
 
     /// The view a ledger needs.
     pub fn blocks(&self, rendition: Rendition) -> View<'_> {
-        if rendition == Rendition::LOG { View::Log(&self.flv) } else { self.rendered(rendition).map_or(View::Nothing, View::Rendered) }
+        if rendition == Rendition::LOG { View::Log(&self.flv) } else { self.rendered(rendition).map_or(View::Body(&[]), View::Rendered) }
     }
 }
 
@@ -259,8 +259,8 @@ pub enum View<'a> {
     Log(&'a FlvBlocks),
     /// What was made from it.
     Rendered(&'a RenderedBlocks),
-    /// Of no stream: for sessions that view nothing.
-    Nothing,
+    /// Of no stream: for sessions that view nothing, the body of an answer.
+    Body(&'a [u8]),
 }
 
 impl Blocks for View<'_> {
@@ -270,7 +270,7 @@ impl Blocks for View<'_> {
             Self::Rendered(blocks) => {
                 blocks.get(block).map(|block| Available { bytes: block.bytes.len() as u32, complete: block.complete })
             }
-            Self::Nothing => None,
+            Self::Body(_) => None,
         }
     }
 
@@ -278,7 +278,7 @@ impl Blocks for View<'_> {
         match self {
             Self::Log(blocks) => blocks.get(block).and_then(|block| block.map.bytes(from, to)).unwrap_or_default(),
             Self::Rendered(blocks) => blocks.get(block).and_then(|block| block.bytes.get(from as usize..to as usize)).unwrap_or_default(),
-            Self::Nothing => &[],
+            Self::Body(_) => &[],
         }
     }
 
@@ -293,7 +293,7 @@ impl Blocks for View<'_> {
                 let same = blocks.get(block).is_some_and(|before| before.generation == at.generation);
                 (next, if same { at.prefix_bytes } else { blocks.rendition.file_header_bytes() })
             }),
-            Self::Nothing => None,
+            Self::Body(_) => None,
         }
     }
 
@@ -301,7 +301,7 @@ impl Blocks for View<'_> {
         match self {
             Self::Log(blocks) => blocks.get(block).map_or(offset, |block| block.boundary(offset)),
             Self::Rendered(blocks) => blocks.get(block).map_or(offset, |block| block.boundary(offset)),
-            Self::Nothing => offset,
+            Self::Body(_) => offset,
         }
     }
 
@@ -309,7 +309,14 @@ impl Blocks for View<'_> {
         match self {
             Self::Log(blocks) => blocks.get(block).map_or(0, |block| block.prefix_bytes),
             Self::Rendered(blocks) => blocks.get(block).map_or(0, |block| block.prefix_bytes),
-            Self::Nothing => 0,
+            Self::Body(_) => 0,
+        }
+    }
+
+    fn body(&self) -> &[u8] {
+        match self {
+            Self::Body(bytes) => bytes,
+            Self::Log(_) | Self::Rendered(_) => &[],
         }
     }
 }

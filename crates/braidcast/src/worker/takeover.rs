@@ -10,12 +10,13 @@ use super::ledger::{Blocks, Ledger};
 use super::publishers::PUMP_MS;
 use super::rendition::Rendition;
 use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION};
-use super::session::{Protocol, Role, Session};
+use super::session::{Body, Protocol, Role, SavedBody, Session};
 use super::sessions::Arrival;
 use super::websocket::WebSocket;
 use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{Adoption, ConnId, Holding, ToFront};
+use crate::page;
 use crate::saved::heap::ForeignHeap;
 use crate::saved::rows::Save;
 use crate::saved::{Block, HeapId};
@@ -204,8 +205,24 @@ impl Worker {
                 let stream = self.view_again(&key, rendition, ledger).with_context(|| format!("looking at {key} again"))?;
                 Restored::Viewing(stream, rendition, next)
             }
+            SavedRole::Answering(body) if ledger.owes_body() => Restored::Answering(self.body_again(body)?),
             other => Restored::Other(other),
         })
+    }
+
+    /// The body of an answer that another worker has begun to send.
+    fn body_again(&mut self, saved: SavedBody) -> anyhow::Result<Body> {
+        match saved {
+            SavedBody::Segment { key, number, etag } => {
+                let segment = self.hls_files.segment(&self.root, &key, number, self.now.mono_ms)?;
+                let segment = segment.filter(|segment| segment.validators.etag == etag);
+                Ok(Body::Segment(key.clone(), segment.with_context(|| format!("segment {number} of {key}, which it was sent, is gone"))?))
+            }
+            SavedBody::Asset { path, etag } => {
+                let asset = page::asset(&path).filter(|asset| asset.etag == etag);
+                Ok(Body::Asset(path, asset.context("the file of the page that it was sent is another one now")?))
+            }
+        }
     }
 
     fn resume_writer(&self, key: &StreamKey, saved: SavedWriter<'static>, headers: SavedHeaders) -> anyhow::Result<Writer> {
@@ -264,6 +281,10 @@ impl Worker {
                 let place = self.streams[stream].join(slot, rendition);
                 Role::Viewing { stream, rendition, place, next }
             }
+            Restored::Answering(body) => {
+                self.sessions[slot].body = Some(body);
+                Role::Idle
+            }
             Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => Role::Placing(wish),
             Restored::Other(SavedRole::Following(after, kinds)) => Role::Following(Box::new(Following::again(after, kinds))),
             Restored::Other(_) => Role::Idle,
@@ -281,8 +302,8 @@ impl Worker {
     /// Does what the session was about to do.
     fn go_on(&mut self, slot: usize, admitted: Option<u64>) -> Result<(), End> {
         let session = &self.sessions[slot];
-        if session.answering && session.ledger.extents().iter().any(|extent| matches!(extent.source, super::ledger::Source::Body { .. })) {
-            return Err(End::Fault("an answer was under way when its worker died; the client may ask again"));
+        if session.body.is_none() && session.ledger.owes_body() {
+            return Err(End::Fault("an answer was under way, and it was not said of what"));
         }
         if let Role::Placing(wish) = &session.role {
             let wish = wish.clone();
@@ -343,6 +364,8 @@ fn keep_poison(directory: &Path, conn: ConnId, bytes: &[u8]) -> io::Result<PathB
 enum Restored {
     Publishing(StreamKey, Box<Writer>),
     Viewing(usize, Rendition, Option<Rendition>),
+    /// It is sent an answer with this body.
+    Answering(Body),
     Other(SavedRole),
 }
 

@@ -27,6 +27,8 @@ use std::collections::VecDeque;
 /// Frames that a segment holds before a jump of the timestamps may end it; in a younger one the jumping frames are dropped,
 /// so that timestamps that jump to and fro do not make a segment each.
 const MIN_FRAMES_BEFORE_JUMP: u32 = 32;
+/// So many bytes of the open segment wait at most before they should be drained.
+const MOST_WAITING_BYTES: usize = 256 << 10;
 
 /// What a segmenter has to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +71,17 @@ struct Open {
     independent: bool,
     frames: u32,
     has_video: bool,
+    /// The latest decoding time in it.
+    last_90k: u64,
+}
+
+/// When the open segment may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// After so many more milliseconds of media.
+    pub in_ms: u64,
+    /// And not before a keyframe.
+    pub by_keyframe: bool,
 }
 
 #[derive(Debug)]
@@ -93,6 +106,8 @@ pub struct Segmenter {
     muxer: Muxer,
     phase: Phase,
     outputs: VecDeque<SegmenterOutput>,
+    /// Empty: room for the next [`SegmenterOutput::Bytes`].
+    spare: Vec<u8>,
 }
 
 impl Segmenter {
@@ -105,6 +120,7 @@ impl Segmenter {
             live: state,
             phase: Phase::Waiting(Hold::default()),
             outputs: VecDeque::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -113,9 +129,38 @@ impl Segmenter {
         &self.saved
     }
 
-    /// The next output, in order. The caller drains it after every input.
+    /// The next output, in order. The caller drains it after every input that leaves the segmenter [`Segmenter::is_eventful`], and
+    /// before it waits for more.
     pub fn poll_output(&mut self) -> Option<SegmenterOutput> {
         self.outputs.pop_front()
+    }
+
+    /// Whether there is more to say than some bytes of the open segment, which may wait until there are more of them.
+    pub fn is_eventful(&self) -> bool {
+        match self.outputs.front() {
+            None => false,
+            Some(SegmenterOutput::Bytes(bytes)) => self.outputs.len() > 1 || bytes.len() >= MOST_WAITING_BYTES,
+            Some(_) => true,
+        }
+    }
+
+    /// Lends a buffer, whose contents are lost, for the bytes to come.
+    pub fn lend(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.spare = buffer;
+    }
+
+    /// Gives back a buffer that was lent and is not in use.
+    pub fn take_lent(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.spare)
+    }
+
+    /// When the open segment may end, as far as is known; `None`: none is open, or any record may end it.
+    pub fn due(&self) -> Option<Due> {
+        let Phase::Open(open) = &self.phase else { return None };
+        let limit_90k = ticks(u64::from(self.options.fragment_ms));
+        let left_90k = limit_90k.saturating_sub(open.last_90k.saturating_sub(open.start_90k));
+        (!self.live.changed).then_some(Due { in_ms: left_90k / ticks(1), by_keyframe: open.program.video.is_some() })
     }
 
     /// Takes the next record: `timestamp_ms` as in its tag, `wall_ms` Unix milliseconds at which it was written.
@@ -342,7 +387,7 @@ impl Segmenter {
         self.live.discontinuity_sequence = self.live.discontinuity_sequence.saturating_add(u64::from(discontinuity));
         self.outputs.push_back(SegmenterOutput::Started { number: self.live.next_number });
         let start_90k = ticks(start_ms).max(self.live.continue_at_90k.take().unwrap_or_default());
-        let mut bytes = Vec::new();
+        let mut bytes = std::mem::take(&mut self.spare);
         self.muxer.write_tables(&mut bytes, program);
         self.outputs.push_back(SegmenterOutput::Bytes(bytes));
         self.phase = Phase::Open(Open {
@@ -354,6 +399,7 @@ impl Segmenter {
             independent: program.video.is_none() || frame.media.is_keyframe(),
             frames: 0,
             has_video: false,
+            last_90k: start_90k,
         });
     }
 
@@ -364,10 +410,11 @@ impl Segmenter {
         let time_90k = ticks(frame.time_ms);
         open.frames = open.frames.saturating_add(1);
         open.wall_last_ms = frame.wall_ms;
+        open.last_90k = open.last_90k.max(time_90k);
         let end = if frame.media.is_video() { &mut self.live.video_end } else { &mut self.live.audio_end };
         end.frame(time_90k);
         if !matches!(self.outputs.back(), Some(SegmenterOutput::Bytes(_))) {
-            self.outputs.push_back(SegmenterOutput::Bytes(Vec::new()));
+            self.outputs.push_back(SegmenterOutput::Bytes(std::mem::take(&mut self.spare)));
         }
         let Some(SegmenterOutput::Bytes(out)) = self.outputs.back_mut() else {
             return;
@@ -416,7 +463,10 @@ impl Segmenter {
             discontinuity_sequence: self.live.discontinuity_sequence,
             independent: open.independent,
         };
-        self.outputs.push_back(SegmenterOutput::Bytes(info.to_packet().to_vec()));
+        match self.outputs.back_mut() {
+            Some(SegmenterOutput::Bytes(bytes)) => bytes.extend_from_slice(&info.to_packet()),
+            _ => self.outputs.push_back(SegmenterOutput::Bytes(info.to_packet().to_vec())),
+        }
         self.outputs.push_back(SegmenterOutput::Finished(info));
         self.live.next_number = self.live.next_number.saturating_add(1);
         self.live.muxer = self.muxer.state().clone();

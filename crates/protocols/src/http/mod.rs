@@ -4,6 +4,7 @@
 //! heads of [`response`] answer it. Nothing here reads a file, knows a clock, or writes a body. Sources: RFC 9110 and RFC 9112.
 
 mod answer;
+mod conditional;
 pub mod flv_client;
 mod forwarded;
 mod range;
@@ -15,6 +16,7 @@ mod target;
 pub mod websocket;
 
 pub use answer::{Answer, AnswerError, AnswerHead, AnswerReader};
+pub use conditional::{Conditions, Validators};
 pub use flv_client::{FlvClient, FlvSettings};
 pub use forwarded::Forwarded;
 pub use range::{ByteRange, Span};

@@ -2,6 +2,7 @@
 //!
 //! Only what the media ports use is kept of a head; the rest is checked and forgotten.
 
+use super::conditional::{self, Conditions};
 use super::forwarded::Forwarded;
 use super::range::ByteRange;
 use super::response::Status;
@@ -41,7 +42,7 @@ pub struct Request {
     pub host: Option<String>,
     /// Whether the client means to send another request on this connection.
     pub keep_alive: bool,
-    /// The byte range asked for; `None` if none was, or one that has to be ignored.
+    /// The byte range asked for; `None` if none was, or one that has to be ignored. Whether it counts is for its conditions to say too.
     pub range: Option<ByteRange>,
     /// The key of a WebSocket handshake (RFC 6455 section 4.2.1), if the request is a whole one.
     pub websocket_key: Option<String>,
@@ -64,6 +65,9 @@ pub struct Request {
     /// The body, if bodies are kept.
     #[serde(skip)]
     pub body: Vec<u8>,
+    /// What it says of a copy that the client has. Not saved: who is not asked for them gets all.
+    #[serde(skip)]
+    pub conditions: Conditions,
 }
 
 impl Request {
@@ -188,7 +192,7 @@ struct Fields {
     close: bool,
     keep_alive: bool,
     range: Option<ByteRange>,
-    conditional_range: bool,
+    conditions: Conditions,
     /// The four parts of a WebSocket handshake.
     upgrades: bool,
     to_websocket: bool,
@@ -246,7 +250,7 @@ pub(super) fn parse(head: &[u8], any_method: bool) -> Result<Request, HttpError>
         query: target.query,
         host: target.authority.or(fields.host).filter(|host| !host.is_empty()),
         keep_alive: !fields.close && (minor == 1 || fields.keep_alive),
-        range: fields.range.filter(|_| method == Method::Get && !fields.conditional_range),
+        range: fields.range.filter(|_| method == Method::Get),
         websocket_key,
         forwarded: fields.forwarded,
         via: fields.via,
@@ -257,6 +261,7 @@ pub(super) fn parse(head: &[u8], any_method: bool) -> Result<Request, HttpError>
         body_bytes: fields.content_length.unwrap_or(0),
         head: Vec::new(),
         body: Vec::new(),
+        conditions: fields.conditions,
     })
 }
 
@@ -306,8 +311,17 @@ fn gather(headers: &[httparse::Header<'_>]) -> Result<Fields, HttpError> {
         } else if is(via::FIELD) {
             fields.via = Via::parse(&String::from_utf8_lossy(header.value));
         } else if is("if-range") {
-            // No validators are given out, so the condition cannot hold: the whole file is sent (RFC 9110 section 13.1.5).
-            fields.conditional_range = true;
+            // A condition that cannot be read does not hold: the whole file is sent.
+            fields.conditions.if_range = Some(text(header.value).unwrap_or_default());
+        } else if is("if-none-match") {
+            // Several fields are one list (RFC 9110 section 5.3).
+            let tags = fields.conditions.none_match.get_or_insert_default();
+            tags.push_str(if tags.is_empty() { "" } else { "," });
+            tags.push_str(&text(header.value).unwrap_or_default());
+        } else if is("if-modified-since") {
+            fields.conditions.modified_since = text(header.value);
+        } else if is("accept-encoding") {
+            fields.conditions.gzip |= text(header.value).is_some_and(|value| conditional::takes_gzip(&value));
         }
     }
     let forwarded_for = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"));

@@ -3,6 +3,7 @@
 //! Every head says whether the connection stays, allows any origin (players run on other sites' pages) unless the caller says which one, and has
 //! either a length or, for a live stream, `Connection: close`. Bodies are the caller's.
 
+use super::conditional::Validators;
 use super::range::Span;
 use crate::via::{self, Via};
 use std::fmt::Write;
@@ -17,6 +18,7 @@ impl Status {
     pub const ACCEPTED: Self = Self(202);
     pub const NO_CONTENT: Self = Self(204);
     pub const PARTIAL_CONTENT: Self = Self(206);
+    pub const NOT_MODIFIED: Self = Self(304);
     pub const BAD_REQUEST: Self = Self(400);
     pub const UNAUTHORIZED: Self = Self(401);
     pub const FORBIDDEN: Self = Self(403);
@@ -45,6 +47,7 @@ impl Status {
             206 => "Partial Content",
             201 => "Created",
             302 => "Found",
+            304 => "Not Modified",
             400 => "Bad Request",
             401 => "Unauthorized",
             403 => "Forbidden",
@@ -153,6 +156,15 @@ impl ResponseHead {
         }
     }
 
+    /// Says which version of something it is.
+    pub fn validators(self, validators: &Validators) -> Self {
+        let head = self.field("ETag", &validators.etag);
+        match validators.last_modified() {
+            Some(date) => head.field("Last-Modified", date),
+            None => head,
+        }
+    }
+
     /// The body's length in bytes (for HEAD: of the body that GET would have).
     pub fn length(mut self, bytes: u64) -> Self {
         self.length = Some(bytes);
@@ -177,7 +189,7 @@ impl ResponseHead {
         let mut head = format!("HTTP/1.1 {} {}\r\nServer: Braidcast\r\n", self.status.0, self.status.reason());
         match &self.origins {
             Origins::Any => {
-                head.push_str("Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: Content-Length, Content-Range\r\n")
+                head.push_str("Access-Control-Allow-Origin: *\r\nAccess-Control-Expose-Headers: Content-Length, Content-Range, ETag\r\n")
             }
             Origins::Own => head.push_str("Vary: Origin\r\n"),
             Origins::This(origin) => {
@@ -186,8 +198,8 @@ impl ResponseHead {
             }
         }
         head.push_str(&self.fields);
-        // 204 has no length, not even 0 (RFC 9110 section 8.6).
-        if let Some(length) = self.length.filter(|_| self.status != Status::NO_CONTENT) {
+        // 204 has no length, not even 0, and that of 304 would be the length of what is not sent (RFC 9110 section 8.6).
+        if let Some(length) = self.length.filter(|_| !matches!(self.status, Status::NO_CONTENT | Status::NOT_MODIFIED)) {
             let _ = write!(head, "Content-Length: {length}\r\n");
         }
         head.push_str(if self.keep_alive { "Connection: keep-alive\r\n\r\n" } else { "Connection: close\r\n\r\n" });
@@ -214,7 +226,7 @@ pub fn websocket(accept: &str) -> Vec<u8> {
 
 /// The head of a file that does not change, whole or in part. A range that cannot be satisfied gives 416 and no body; otherwise
 /// the body is the span (whole file: first byte 0, all bytes).
-pub fn file(content_type: &str, cache: Cache, length: u64, span: Option<Span>, keep_alive: bool) -> Vec<u8> {
+pub fn file(content_type: &str, cache: Cache, validators: &Validators, length: u64, span: Option<Span>, keep_alive: bool) -> Vec<u8> {
     let head = match span {
         Some(Span::Unsatisfiable) => {
             ResponseHead::new(Status::RANGE_NOT_SATISFIABLE).field("Content-Range", format_args!("bytes */{length}"))
@@ -226,7 +238,13 @@ pub fn file(content_type: &str, cache: Cache, length: u64, span: Option<Span>, k
             .length(bytes),
         None => ResponseHead::new(Status::OK).content_type(content_type).cache(cache).length(length),
     };
-    head.field("Accept-Ranges", "bytes").keep_alive(keep_alive).build()
+    head.validators(validators).field("Accept-Ranges", "bytes").keep_alive(keep_alive).build()
+}
+
+/// The answer to whoever has it already: the fields that tell caches that their copy is good for longer (RFC 9110 section 15.4.5).
+pub fn not_modified(cache: Cache, validators: &Validators, varies: bool, keep_alive: bool) -> Vec<u8> {
+    let head = ResponseHead::new(Status::NOT_MODIFIED).cache(cache).validators(validators).keep_alive(keep_alive);
+    if varies { head.field("Vary", "Accept-Encoding").build() } else { head.build() }
 }
 
 /// The answer to OPTIONS: any page may ask, with any of the usual fields.
@@ -234,7 +252,10 @@ pub fn preflight(keep_alive: bool) -> Vec<u8> {
     ResponseHead::new(Status::NO_CONTENT)
         .field("Allow", "GET, HEAD, OPTIONS")
         .field("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
-        .field("Access-Control-Allow-Headers", "Authorization, Cache-Control, Content-Type, If-Range, Pragma, Range")
+        .field(
+            "Access-Control-Allow-Headers",
+            "Authorization, Cache-Control, Content-Type, If-Modified-Since, If-None-Match, If-Range, Pragma, Range",
+        )
         .field("Access-Control-Max-Age", 86_400)
         .keep_alive(keep_alive)
         .build()
@@ -281,15 +302,28 @@ mod tests {
 
     #[test]
     fn ranges_are_answered_in_full_in_part_or_not() {
-        let whole = lines(file(content_type::MPEG_TS, Cache::Seconds(60), 376, None, true));
+        let tag = Validators { etag: "\"1-178\"".into(), modified_s: Some(0) };
+        let whole = lines(file(content_type::MPEG_TS, Cache::Seconds(60), &tag, 376, None, true));
+        assert!(
+            whole.contains(&"ETag: \"1-178\"".to_owned()) && whole.contains(&"Last-Modified: Thu, 01 Jan 1970 00:00:00 GMT".to_owned())
+        );
         assert_eq!(whole[0], "HTTP/1.1 200 OK");
         assert!(whole.contains(&"Content-Length: 376".to_owned()) && whole.contains(&"Cache-Control: public, max-age=60".to_owned()));
-        let part = lines(file(content_type::MPEG_TS, Cache::No, 376, Some(Span::Part { first: 188, bytes: 188 }), true));
+        let part = lines(file(content_type::MPEG_TS, Cache::No, &tag, 376, Some(Span::Part { first: 188, bytes: 188 }), true));
         assert_eq!(part[0], "HTTP/1.1 206 Partial Content");
         assert!(part.contains(&"Content-Range: bytes 188-375/376".to_owned()) && part.contains(&"Content-Length: 188".to_owned()));
-        let none = lines(file(content_type::MPEG_TS, Cache::No, 376, Some(Span::Unsatisfiable), true));
+        let none = lines(file(content_type::MPEG_TS, Cache::No, &tag, 376, Some(Span::Unsatisfiable), true));
         assert_eq!(none[0], "HTTP/1.1 416 Range Not Satisfiable");
         assert!(none.contains(&"Content-Range: bytes */376".to_owned()) && none.contains(&"Content-Length: 0".to_owned()));
+    }
+
+    #[test]
+    fn what_is_not_modified_has_neither_body_nor_length() {
+        let tag = Validators { etag: "\"x\"".into(), modified_s: None };
+        let lines = lines(not_modified(Cache::No, &tag, true, true));
+        assert_eq!(lines[0], "HTTP/1.1 304 Not Modified");
+        assert!(["ETag: \"x\"", "Vary: Accept-Encoding", "Connection: keep-alive"].iter().all(|line| lines.iter().any(|l| l == line)));
+        assert!(!lines.iter().any(|line| line.starts_with("Content-Length") || line.starts_with("Last-Modified")));
     }
 
     #[test]

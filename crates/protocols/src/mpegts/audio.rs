@@ -157,13 +157,12 @@ impl AudioConfig {
         (1..=longest).contains(&frame.len())
     }
 
-    /// Appends a frame that it accepts.
-    pub fn write_access_unit(self, out: &mut Vec<u8>, frame: &[u8]) {
+    /// Appends what goes before a frame that it accepts.
+    pub fn write_frame_header(self, out: &mut Vec<u8>, frame: &[u8]) {
         match self {
             Self::Aac(config) => out.extend_from_slice(&config.header(frame.len())),
             Self::Opus { .. } => opus::write_control_header(out, frame.len()),
             Self::Mp3 | Self::Ac3 | Self::Eac3 => {}
         }
-        out.extend_from_slice(frame);
     }
 }

@@ -162,7 +162,8 @@ impl AudioWriter {
             Input::AudioConfig(codec, header) if codec == self.codec => self.config = AudioConfig::parse(codec, header),
             Input::Frame(Media::Audio(codec, frame)) if codec == self.codec => {
                 if let Some(config) = self.config.filter(|config| config.accepts(frame)) {
-                    config.write_access_unit(out, frame);
+                    config.write_frame_header(out, frame);
+                    out.extend_from_slice(frame);
                 }
             }
             _ => {}

@@ -5,7 +5,7 @@
 
 use super::audio::{AudioConfig, AudioKind};
 use super::nal::{VideoConfig, VideoKind};
-use super::packet::{Counter, PACKET_BYTES, UnitStart, write_clock, write_unit};
+use super::packet::{Counter, PACKET_BYTES, UnitStart, UnitWriter, write_clock, write_unit};
 use super::tables::{Elementary, PAT_PID, PMT_PID, pat, pmt};
 use serde::{Deserialize, Serialize};
 
@@ -72,8 +72,8 @@ pub struct Muxer {
     state: MuxerState,
     /// The clock reference has a PID of its own, and is written by [`Muxer::write_clock`] only.
     own_clock: bool,
-    /// The PES packet that is being put together; kept for its capacity.
-    pes: Vec<u8>,
+    /// What goes before a frame: the header of its PES packet and of its codec. Kept for its capacity.
+    before: Vec<u8>,
 }
 
 impl Muxer {
@@ -96,7 +96,7 @@ impl Muxer {
             program: None,
             decode_lead_90k: 0,
         };
-        Self { state, own_clock: true, pes: Vec::new() }
+        Self { state, own_clock: true, before: Vec::new() }
     }
 
     /// What another muxer needs to go on from here.
@@ -127,10 +127,13 @@ impl Muxer {
     pub fn write_video(&mut self, out: &mut Vec<u8>, config: &VideoConfig, frame: VideoFrame<'_>) {
         let (pts, dts) = self.video_times(frame.dts_90k, frame.composition_ms);
         self.start_pes(VIDEO_STREAM_ID, pts, dts);
-        config.write_access_unit(&mut self.pes, frame.units, frame.keyframe);
-        self.close_pes();
+        let mut bytes = self.before.len();
+        config.access_unit(frame.units, frame.keyframe, |piece| bytes += piece.len());
+        self.close_pes(bytes);
         let start = UnitStart { random_access: frame.keyframe, pcr_90k: (!self.own_clock).then(|| clock_reference(dts)) };
-        write_unit(out, VIDEO_PID, &mut self.state.video_counter, start, &self.pes);
+        let mut unit = UnitWriter::new(out, VIDEO_PID, &mut self.state.video_counter, start, bytes);
+        unit.push(&self.before);
+        config.access_unit(frame.units, frame.keyframe, |piece| unit.push(piece));
     }
 
     /// Writes a frame that `config` accepts ([`AudioConfig::accepts`]). One PES packet per frame: its time is exact, at the price of
@@ -138,11 +141,14 @@ impl Muxer {
     pub fn write_audio(&mut self, out: &mut Vec<u8>, config: AudioConfig, time_90k: u64, frame: &[u8]) {
         let pts = time_90k.saturating_add(START_90K);
         self.start_pes(config.kind().stream_id(), pts, pts);
-        config.write_access_unit(&mut self.pes, frame);
-        self.close_pes();
+        config.write_frame_header(&mut self.before, frame);
+        let bytes = self.before.len() + frame.len();
+        self.close_pes(bytes);
         let alone = self.state.program.is_none_or(|program| program.video.is_none());
         let start = UnitStart { random_access: alone, pcr_90k: (alone && !self.own_clock).then(|| clock_reference(pts)) };
-        write_unit(out, AUDIO_PID, &mut self.state.audio_counter, start, &self.pes);
+        let mut unit = UnitWriter::new(out, AUDIO_PID, &mut self.state.audio_counter, start, bytes);
+        unit.push(&self.before);
+        unit.push(frame);
     }
 
     /// Writes the clock reference of a decoding time to the PID of its own.
@@ -165,22 +171,22 @@ impl Muxer {
 
     /// Begins a PES packet (ISO/IEC 13818-1 section 2.4.3.6) with its length still open.
     fn start_pes(&mut self, stream_id: u8, pts: u64, dts: u64) {
-        self.pes.clear();
-        self.pes.extend_from_slice(&[0, 0, 1, stream_id, 0, 0, 0x84]); // data_alignment_indicator
+        self.before.clear();
+        self.before.extend_from_slice(&[0, 0, 1, stream_id, 0, 0, 0x84]); // data_alignment_indicator
         if pts == dts {
-            self.pes.extend_from_slice(&[0x80, 5]);
-            self.pes.extend_from_slice(&timestamp(2, pts));
+            self.before.extend_from_slice(&[0x80, 5]);
+            self.before.extend_from_slice(&timestamp(2, pts));
         } else {
-            self.pes.extend_from_slice(&[0xc0, 10]);
-            self.pes.extend_from_slice(&timestamp(3, pts));
-            self.pes.extend_from_slice(&timestamp(1, dts));
+            self.before.extend_from_slice(&[0xc0, 10]);
+            self.before.extend_from_slice(&timestamp(3, pts));
+            self.before.extend_from_slice(&timestamp(1, dts));
         }
     }
 
-    /// Fills in the length; a video packet too long for 16 bits says 0, which is allowed for video only.
-    fn close_pes(&mut self) {
-        let length = u16::try_from(self.pes.len() - 6).unwrap_or(0);
-        self.pes[4..6].copy_from_slice(&length.to_be_bytes());
+    /// Fills in the length of the PES packet; a video packet too long for 16 bits says 0, which is allowed for video only.
+    fn close_pes(&mut self, bytes: usize) {
+        let length = u16::try_from(bytes - 6).unwrap_or(0);
+        self.before[4..6].copy_from_slice(&length.to_be_bytes());
     }
 }
 

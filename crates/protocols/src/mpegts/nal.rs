@@ -111,20 +111,20 @@ impl VideoConfig {
         content
     }
 
-    /// Appends one access unit: delimiter, parameter sets if it is a keyframe, and the frame's NAL units up to the first
-    /// broken one. Delimiters of its own are left out.
-    pub fn write_access_unit(&self, out: &mut Vec<u8>, frame: &[u8], keyframe: bool) {
-        out.extend_from_slice(match self.kind {
+    /// Gives the pieces of one access unit, in order: delimiter, parameter sets if it is a keyframe, and the frame's NAL units up to
+    /// the first broken one. Delimiters of its own are left out.
+    pub fn access_unit(&self, frame: &[u8], keyframe: bool, mut piece: impl FnMut(&[u8])) {
+        piece(match self.kind {
             VideoKind::H264 => &DELIMITER_H264[..],
             VideoKind::Hevc => &DELIMITER_HEVC,
         });
         if keyframe {
-            out.extend_from_slice(&self.parameter_sets);
+            piece(&self.parameter_sets);
         }
         for unit in self.units(frame).map_while(|unit| unit) {
             if unit.first().is_some_and(|&first| !self.is_delimiter(first)) {
-                out.extend_from_slice(&START_CODE);
-                out.extend_from_slice(unit);
+                piece(&START_CODE);
+                piece(unit);
             }
         }
     }
@@ -198,7 +198,7 @@ mod tests {
             let config = config(length_size);
             assert!(config.accepts(&frame));
             let mut out = Vec::new();
-            config.write_access_unit(&mut out, &frame, true);
+            config.access_unit(&frame, true, |piece| out.extend_from_slice(piece));
             assert_eq!(out, b"\0\0\0\x01\x09\xf0\0\0\0\x01\x67sp\0\0\0\x01\x68p\0\0\0\x01\x65abc\0\0\0\x01\x65de");
             assert!(!config.accepts(&frame[..frame.len() - 1]), "cut");
         }
@@ -231,7 +231,7 @@ mod tests {
         let frame = b"\0\0\0\x03\x46\x01\x50\0\0\0\x04\x26\x01ab";
         assert!(config.accepts(frame));
         let mut out = Vec::new();
-        config.write_access_unit(&mut out, frame, true);
+        config.access_unit(frame, true, |piece| out.extend_from_slice(piece));
         let units = [&b"\x46\x01\x50"[..], b"\x40\x01v", b"\x42\x01s", b"\x44\x01p", b"\x44\x01q", b"\x4e\x01i", b"\x26\x01ab"];
         assert_eq!(out, units.map(|unit| [&START_CODE[..], unit].concat()).concat());
         for cut in 0..record.len() {
@@ -262,7 +262,7 @@ mod tests {
             let parsed = [VideoKind::H264, VideoKind::Hevc].into_iter().filter_map(|kind| VideoConfig::parse(kind, &record));
             for config in parsed.chain((0..4).map(config)) {
                 config.accepts(&frame);
-                config.write_access_unit(&mut out, &frame, true);
+                config.access_unit(&frame, true, |piece| out.extend_from_slice(piece));
             }
         }
     }

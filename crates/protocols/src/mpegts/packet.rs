@@ -53,6 +53,11 @@ pub(super) struct UnitStart {
 }
 
 impl UnitStart {
+    /// Bytes that the adaptation field may take from the payload.
+    fn field_bytes(self) -> usize {
+        if self.pcr_90k.is_some() { 8 } else { 2 }
+    }
+
     /// Flags and PCR of the adaptation field; empty if the field is not needed.
     fn adaptation(self, discontinuity: bool) -> ([u8; 7], usize) {
         let mut field = [0; 7];
@@ -68,27 +73,65 @@ impl UnitStart {
     }
 }
 
-/// Appends the packets that carry `unit`, whose first byte starts a PES packet or a pointer field and section.
-/// The last packet is filled up with stuffing in the adaptation field.
-pub(super) fn write_unit(out: &mut Vec<u8>, pid: u16, counter: &mut Counter, start: UnitStart, unit: &[u8]) {
-    out.reserve(unit.len() / (BODY_BYTES - 8) * PACKET_BYTES + 2 * PACKET_BYTES);
-    let (field, mut field_bytes) = start.adaptation(std::mem::take(&mut counter.broken));
-    let mut unit_start = UNIT_START;
-    let mut rest = unit;
-    while !rest.is_empty() {
-        let room = BODY_BYTES - if field_bytes > 0 { 1 + field_bytes } else { 0 };
-        let (payload, after) = rest.split_at(rest.len().min(room));
-        let stuffed = payload.len() < BODY_BYTES;
-        let [pid_high, pid_low] = pid.to_be_bytes();
-        let control = HAS_PAYLOAD | if stuffed { HAS_ADAPTATION } else { 0 } | (counter.next & 0x0f);
-        out.extend_from_slice(&[SYNC, unit_start | (pid_high & 0x1f), pid_low, control]);
-        if stuffed {
-            write_adaptation(out, &field[..field_bytes], BODY_BYTES - payload.len());
-        }
-        out.extend_from_slice(payload);
-        counter.next = (counter.next + 1) & 0x0f;
-        (rest, unit_start, field_bytes) = (after, 0, 0);
+/// Appends the packets that carry a unit, whose first byte starts a PES packet or a pointer field and section. The unit comes in
+/// pieces, of which the packets are made without its being put together; the last packet is filled up with stuffing in the
+/// adaptation field, which is why the length comes first.
+pub(super) struct UnitWriter<'a> {
+    out: &'a mut Vec<u8>,
+    pid: u16,
+    counter: &'a mut Counter,
+    /// Flags and PCR of the packet to come.
+    field: ([u8; 7], usize),
+    unit_start: u8,
+    /// Bytes of the unit that are in no packet yet.
+    left: usize,
+    /// Payload bytes that the last packet still lacks.
+    room: usize,
+}
+
+impl<'a> UnitWriter<'a> {
+    /// Begins a unit of so many bytes; exactly these are to be pushed.
+    pub fn new(out: &'a mut Vec<u8>, pid: u16, counter: &'a mut Counter, start: UnitStart, bytes: usize) -> Self {
+        out.reserve((bytes + start.field_bytes()).div_ceil(BODY_BYTES) * PACKET_BYTES + PACKET_BYTES);
+        let field = start.adaptation(std::mem::take(&mut counter.broken));
+        Self { out, pid, counter, field, unit_start: UNIT_START, left: bytes, room: 0 }
     }
+
+    /// The unit's next bytes.
+    pub fn push(&mut self, piece: &[u8]) {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            if self.room == 0 && !self.begin_packet() {
+                debug_assert!(false, "more bytes than the unit was said to have");
+                return;
+            }
+            let (now, after) = rest.split_at(rest.len().min(self.room));
+            self.out.extend_from_slice(now);
+            self.room -= now.len();
+            rest = after;
+        }
+    }
+
+    fn begin_packet(&mut self) -> bool {
+        let (field, field_bytes) = std::mem::take(&mut self.field);
+        let most = BODY_BYTES - if field_bytes > 0 { 1 + field_bytes } else { 0 };
+        self.room = self.left.min(most);
+        self.left -= self.room;
+        let stuffed = self.room < BODY_BYTES;
+        let [pid_high, pid_low] = self.pid.to_be_bytes();
+        let control = HAS_PAYLOAD | if stuffed { HAS_ADAPTATION } else { 0 } | (self.counter.next & 0x0f);
+        self.out.extend_from_slice(&[SYNC, std::mem::take(&mut self.unit_start) | (pid_high & 0x1f), pid_low, control]);
+        if stuffed {
+            write_adaptation(self.out, &field[..field_bytes], BODY_BYTES - self.room);
+        }
+        self.counter.next = (self.counter.next + 1) & 0x0f;
+        self.room > 0
+    }
+}
+
+/// Appends the packets that carry a unit that is in one piece.
+pub(super) fn write_unit(out: &mut Vec<u8>, pid: u16, counter: &mut Counter, start: UnitStart, unit: &[u8]) {
+    UnitWriter::new(out, pid, counter, start, unit.len()).push(unit);
 }
 
 /// Appends a packet without payload that carries the clock reference alone. Its counter stays 0, as packets without payload do not
@@ -120,10 +163,14 @@ mod tests {
         #[test]
         fn every_length_comes_back_whole(
             bytes in 1_usize..800, random_access: bool, broken: bool, pcr in prop::option::of(any::<u64>()), first in 0_u8..16,
+            cuts in prop::collection::vec(0_usize..800, 0..6),
         ) {
             let unit: Vec<u8> = (0..bytes).map(|i| i as u8).collect();
             let (mut out, mut counter) = (Vec::new(), Counter { next: first, broken });
-            write_unit(&mut out, 0x101, &mut counter, UnitStart { random_access, pcr_90k: pcr }, &unit);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes)).chain([0, bytes]).collect();
+            cuts.sort_unstable();
+            let mut writer = UnitWriter::new(&mut out, 0x101, &mut counter, UnitStart { random_access, pcr_90k: pcr }, bytes);
+            cuts.windows(2).for_each(|piece| writer.push(&unit[piece[0]..piece[1]]));
             prop_assert_eq!(out.len() % PACKET_BYTES, 0);
             let mut read = Vec::new();
             for (index, packet) in out.chunks(PACKET_BYTES).enumerate() {

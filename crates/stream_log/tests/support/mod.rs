@@ -44,7 +44,7 @@ impl Place {
     pub fn log_files(&self) -> Vec<u32> {
         let mut numbers: Vec<u32> = std::fs::read_dir(self.root.stream_dir(&self.key).join("log"))
             .unwrap()
-            .map(|entry| entry.unwrap().file_name().to_str().unwrap().strip_suffix(".flv").unwrap().parse().unwrap())
+            .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".flv")?.parse().unwrap()))
             .collect();
         numbers.sort_unstable();
         numbers

@@ -504,3 +504,26 @@ fn a_damaged_state_whose_frames_would_never_end_is_not_sound() {
     let damaged: SegmenterState = postcard::from_bytes(&damaged).unwrap();
     assert!(!damaged.is_sound());
 }
+
+proptest! {
+    #[test]
+    fn bytes_that_wait_in_a_lent_buffer_are_the_same(from in 0_u32..100, group in 1_u32..60) {
+        let records: Vec<Rec> = [&[(Video, 0, AVC), (Audio, 0, AAC)][..], &both(from, from + 15_000, group * 200)].concat();
+        let mut each = Run::fresh();
+        each.feed(&records).finish();
+        let mut lazy = Run::fresh();
+        lazy.segmenter.lend(vec![7; 99]);
+        let mut quiet = 0;
+        for &(kind, timestamp_ms, payload) in &records {
+            lazy.segmenter.handle_record(kind, timestamp_ms, payload, 1_000_000 + u64::from(timestamp_ms));
+            if lazy.segmenter.is_eventful() {
+                lazy.drain();
+            } else {
+                quiet += 1;
+            }
+        }
+        lazy.finish();
+        prop_assert!(quiet > records.len() / 2);
+        prop_assert!(each.segments.len() > 1 && each.segments == lazy.segments);
+    }
+}
