@@ -263,6 +263,11 @@ impl Doorbells {
         bells.into_iter().map(open).collect::<io::Result<_>>().map(Self)
     }
 
+    /// Whether any worker reads a stream with this slot. One that begins to read just now may not count yet.
+    pub fn are_wanted(&self, slot: u16) -> bool {
+        self.0.iter().any(|(view, ..)| view.reads(slot))
+    }
+
     /// Leaves news of streams with these slots for every worker that reads one of them, and wakes those that sleep, each once. Call
     /// it once per turn, after the commits of the turn. A bell that cannot be rung is skipped: its worker is gone.
     pub fn ring(&self, slots: &[u16]) -> Rung {

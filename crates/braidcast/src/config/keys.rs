@@ -158,6 +158,12 @@ section! {
         on_duplicate: OnDuplicate = OnDuplicate::Refuse;
         /// A publisher that sent nothing for so long may be replaced by anybody.
         silent_after: Span = Span::secs(3), in Span::ms(100)..=Span::secs(3_600);
+        /// When publishers send often, their sockets are looked at so often, and then all that has come is read: fewer wake-ups for the
+        /// same bytes, for so much delay at most. While few send, each is read at once. 0: always.
+        read_pause: Span = Span::ms(5), in Span::ms(0)..=Span::ms(100);
+        /// How long what was read of a publisher may lie in shared memory, safe but not parsed, while nobody watches the stream. Whoever
+        /// comes sees at most so much later what it sent before; from then on everything is passed on at once. 0: no time.
+        unwatched_pause: Span = Span::ms(100), in Span::ms(0)..=Span::secs(1);
     }
 }
 

@@ -64,7 +64,7 @@ fn the_keys_are_those_that_were_promised() {
             "http: listen proxy_protocol page",
             "api: listen proxy_protocol token read_token open cors jsonp failures",
             "metrics: listen stream_labels",
-            "publish: on_duplicate silent_after",
+            "publish: on_duplicate silent_after read_pause unwatched_pause",
             "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",

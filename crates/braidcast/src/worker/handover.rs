@@ -82,7 +82,8 @@ impl Worker {
     pub(super) fn unwatch(&mut self, session: &Session) {
         self.unfinished_bytes -= session.unfinished_bytes;
         self.by_conn.remove(&session.conn);
-        if let Err(error) = self.poller.delete(&session.socket) {
+        let poller = if session.among_publishers { &self.publishers_poller } else { &self.poller };
+        if let Err(error) = poller.delete(&session.socket) {
             tracing::debug!(conn = %session.conn, %error, "cannot unwatch a socket");
         }
     }

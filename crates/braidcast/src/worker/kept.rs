@@ -107,6 +107,16 @@ impl Kept {
         self.region.map_or(0, |region| region.bytes() - self.checkpoint_bytes - self.journal_bytes)
     }
 
+    /// Less room than this would make many small reads of at most `wanted` bytes.
+    pub fn least_room(&self, wanted: usize) -> usize {
+        self.region.map_or(1, |region| (region.bytes() - self.checkpoint_bytes) / 4).clamp(1, wanted)
+    }
+
+    /// Input in the journal that was not parsed yet.
+    pub fn unparsed(&self) -> usize {
+        self.journal_bytes.saturating_sub(self.consumed)
+    }
+
     /// The journal that the next checkpoint should have, for a session that holds so many bytes of an unfinished message.
     pub fn wanted_journal(&self, appetite: Appetite, partial_bytes: usize) -> usize {
         match appetite {

@@ -17,10 +17,12 @@ mod http;
 mod http_files;
 mod identity;
 mod ingest;
+mod intake;
 mod kept;
 mod ledger;
 mod metrics;
 mod outgoing;
+mod pace;
 mod play;
 mod publishers;
 mod relay;
@@ -62,6 +64,7 @@ use hls_files::HlsFiles;
 use hls_sessions::HlsSessions;
 use ingest::Publisher;
 use outgoing::Outgoing;
+use pace::Pace;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
@@ -106,6 +109,8 @@ const READ_BYTES: usize = 256 << 10;
 const COMMAND_BYTES: usize = 16 << 10;
 /// Sessions read in one turn.
 const READS_PER_TURN: usize = 128;
+/// Events heard in one turn.
+const EVENTS_PER_TURN: usize = 1024;
 /// Deadlines acted on in one turn.
 const EXPIRED_PER_TURN: usize = 512;
 
@@ -121,6 +126,7 @@ const OUTGOING: u64 = u64::MAX - 5;
 const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
 const ASKED: u64 = u64::MAX - 9;
+const PUBLISHERS: u64 = u64::MAX - 10;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -169,6 +175,11 @@ pub(crate) struct Worker {
     /// What the segments of one stream may hold.
     hls_budget_bytes: u64,
     poller: Poller,
+    /// Watches the sockets of publishers: by itself when they are looked at in steps, else watched by the other.
+    publishers_poller: Poller,
+    pace: Pace,
+    /// Until when input of which session rests, in that order.
+    rests: VecDeque<(u64, u64)>,
     front: Channel,
     /// How many workers there are.
     workers: u16,
@@ -273,6 +284,8 @@ impl Worker {
         let poller = Poller::new().context("epoll")?;
         poller.add(&front, CONTROL, Interest::READ)?;
         poller.add(&doorbell, DOORBELL, Interest::READ)?;
+        let publishers_poller = Poller::new().context("epoll")?;
+        poller.add(&publishers_poller, PUBLISHERS, Interest::READ)?;
         let rendezvous = Rendezvous::open(&config.server.shared_dir, id, &poller).context("listening for fronts")?;
         let outgoing = Outgoing::new(&config.server.shared_dir).context("connections to other servers")?;
         outgoing.watch(&poller, OUTGOING)?;
@@ -304,6 +317,9 @@ impl Worker {
             hls_budget_bytes: config.hls.stream_budget.bytes().min(stream_most_bytes),
             log_options,
             poller,
+            publishers_poller,
+            pace: Pace::new(config.publish.read_pause.as_ms(), clock::monotonic_ms()),
+            rests: VecDeque::new(),
             front,
             workers,
             rendezvous,
@@ -370,16 +386,17 @@ impl Worker {
         self.set(WorkerCounter::Sandbox, standing.bits());
         self.tell_front(&crate::control::ToFront::Ready);
         tracing::info!(pid = std::process::id(), "worker {} serves", self.id);
-        let mut events = Events::with_capacity(1024);
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
         loop {
             self.page.beat();
             self.wait(&mut events)?;
             self.now = Now::read();
-            let mut rung = false;
+            let (mut rung, mut publishers) = (false, false);
             for event in events.iter() {
                 match event.token {
                     CONTROL => self.hear_front(),
                     DOORBELL => rung |= self.doorbell.drain()?,
+                    PUBLISHERS => publishers = true,
                     RENDEZVOUS => self.meet(),
                     NEWCOMER => self.hear_newcomer(),
                     OUTGOING => self.outgoing_ready(),
@@ -391,9 +408,12 @@ impl Worker {
                     token => self.session_event(token, event),
                 }
             }
+            let heard = !events.is_empty();
+            self.look_at_publishers(publishers, &mut events)?;
             self.read_sessions();
+            self.take_in_rested();
             let committed = self.commit_publishers();
-            if rung || committed || !events.is_empty() || self.page.has_news() {
+            if rung || committed || heard || self.page.has_news() {
                 self.take_news();
             }
             self.fan_out();
@@ -416,7 +436,8 @@ impl Worker {
 
     /// Sleeps until there is something to do. Announces the sleep first and looks again, so that no doorbell is missed.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let busy = !self.ready.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
+        // What was committed late in a turn is told, and answered, at once too.
+        let busy = !self.ready.is_empty() || !self.committed.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
         let timeout = if busy { Duration::ZERO } else { self.sleep_time() };
         if timeout.is_zero() {
             return self.poller.wait(events, Some(timeout));
@@ -438,6 +459,8 @@ impl Worker {
         sooner((!self.waiting.is_empty()).then_some(self.retry_at_ms));
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
         sooner(self.pumps.next_ms());
+        sooner(self.pace.next_ms());
+        sooner(self.rests.front().map(|(due_ms, _)| *due_ms));
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());
         sooner(self.api.next_ms());

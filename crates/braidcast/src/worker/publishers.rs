@@ -79,6 +79,7 @@ impl Worker {
             complain_at: 1,
         });
         session.enter(Role::Publishing(publisher));
+        self.watch_publisher(slot);
         self.plan_pump(publisher, self.now.mono_ms);
         let session = &mut self.sessions[slot];
         session.deadline_ms = 0;
@@ -257,19 +258,25 @@ impl Worker {
         let Some(at) = self.publishers.get_mut(publisher) else { return Ok(()) };
         let converted = at.writer.converted();
         let appended = at.writer.append(kind, timestamp_ms, payload, self.now);
-        if at.writer.converted() != converted {
+        self.appended(publisher, converted, appended)
+    }
+
+    /// Records were appended; `converted` is what the writer had counted before.
+    pub(super) fn appended(&mut self, publisher: usize, converted: u64, appended: Result<(), AppendError>) -> Result<(), End> {
+        let at = &mut self.publishers[publisher];
+        let newly_converted = at.writer.converted() - converted;
+        if newly_converted > 0 {
             if converted == 0 && self.peer_lines.allow(self.now.mono_ms) {
                 let Session { conn, peer, .. } = self.sessions[at.session];
                 tracing::info!(stream = %at.key, %conn, %peer, "the encoder sends video with start codes (Annex B): it is converted");
             }
-            self.page.counter(WorkerCounter::VideoConverted as usize).fetch_add(1, Ordering::Relaxed);
+            self.page.counter(WorkerCounter::VideoConverted as usize).fetch_add(newly_converted, Ordering::Relaxed);
+        }
+        if !std::mem::replace(&mut at.dirty, true) {
+            self.dirty.push(publisher);
         }
         match appended {
-            Ok(()) if at.dirty => {}
-            Ok(()) => {
-                at.dirty = true;
-                self.dirty.push(publisher);
-            }
+            Ok(()) => {}
             Err(error @ (AppendError::TooLong { .. } | AppendError::HeaderFlood)) => {
                 self.page.counter(WorkerCounter::RefusedRecords as usize).fetch_add(1, Ordering::Relaxed);
                 return Err(End::Peer(format!("{error} (stream {})", at.key)));
@@ -366,6 +373,9 @@ impl Worker {
 
     fn pump_publisher(&mut self, slot: usize, now_ms: u64) {
         self.start_segmenter(slot);
+        if !self.commit_resting(slot) {
+            return;
+        }
         let at = &mut self.publishers[slot];
         let Some((segmenter, reader)) = &mut at.segmenter else { return };
         if !segmenter.is_due(reader) {

@@ -11,6 +11,15 @@ use braidcast_protocols::http::Status;
 use braidcast_protocols::rtmp::chunk::ChunkLimits;
 use braidcast_protocols::rtmp::{Limit, Output, Request, RtmpError, Settings, status};
 
+/// Does what a test has put into media.
+#[cfg(feature = "faults")]
+pub(super) fn try_faults(payload: &[u8], shared_dir: &std::path::Path) {
+    if payload.ends_with(b"braidcast-test-crash") {
+        std::process::abort();
+    }
+    crate::sandbox::trial::run(payload, shared_dir);
+}
+
 impl Worker {
     pub(super) fn rtmp_settings(&self) -> Settings {
         let limits = &self.config.limits;
@@ -35,7 +44,12 @@ impl Worker {
         let now_ms = self.now.mono_ms;
         let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol else { return Ok(bytes.len()) };
         let consumed = rtmp.handle_input(bytes, now_ms);
-        self.sessions[slot].kept.consumed += *consumed.as_ref().unwrap_or(&bytes.len());
+        self.fed_rtmp(slot, consumed, bytes.len())
+    }
+
+    /// Carries out what came of input that the session's machine was offered; says how much of it was used.
+    pub(super) fn fed_rtmp(&mut self, slot: usize, consumed: Result<usize, RtmpError>, offered: usize) -> Result<usize, End> {
+        self.sessions[slot].kept.consumed += *consumed.as_ref().unwrap_or(&offered);
         // What was whole before an error counts: its records are in the log, its answers go out.
         let acted = self.act_on_rtmp(slot);
         match consumed {
@@ -53,7 +67,7 @@ impl Worker {
                 // The client was told why: it shall hear it.
                 self.log_end(slot, &end);
                 self.close_when_sent(slot);
-                Ok(bytes.len())
+                Ok(offered)
             }
         }
     }
@@ -98,11 +112,7 @@ impl Worker {
             match output {
                 Output::Media { kind, timestamp_ms, payload } => {
                     #[cfg(feature = "faults")]
-                    if payload.ends_with(b"braidcast-test-crash") {
-                        std::process::abort();
-                    }
-                    #[cfg(feature = "faults")]
-                    crate::sandbox::trial::run(&payload, &self.config.server.shared_dir);
+                    try_faults(&payload, &self.config.server.shared_dir);
                     if let Role::Publishing(publisher) = session.role {
                         self.append(publisher, kind, timestamp_ms, &payload)?;
                     }

@@ -283,9 +283,7 @@ impl Worker {
         if kept.lost {
             return wanted;
         }
-        // Small remainders would make many small reads.
-        let least = kept.region.map_or(1, |region| (region.bytes() - kept.checkpoint_bytes) / 4).clamp(1, wanted);
-        if kept.room() < least {
+        if kept.room() < kept.least_room(wanted) {
             self.sessions[slot].kept.stale = true;
             self.save(slot);
         }

@@ -77,6 +77,10 @@ pub struct Session {
     pub readable: bool,
     /// The peer has ended its half of the connection. What it sent before may still have to be read, and no edge tells again.
     pub peer_ended: bool,
+    /// Input rests in the journal until then, monotonic milliseconds; 0: none does.
+    pub rests_until_ms: u64,
+    /// Its socket is looked at with those of the other publishers.
+    pub among_publishers: bool,
     /// The session is in the queue of those to be read.
     pub queued: bool,
     /// The socket takes no more for now.
@@ -276,6 +280,11 @@ pub enum Index {
 }
 
 impl Session {
+    /// What stands for it where it may be gone before it is looked up: its slot, and that it is no earlier session there.
+    pub fn token(&self, slot: usize) -> u64 {
+        (u64::from(self.generation) << 32) | slot as u64
+    }
+
     /// Where it came in, from whom.
     pub fn origin(&self) -> Origin {
         Origin { listener: self.listener, peer: self.holder, local: self.local }

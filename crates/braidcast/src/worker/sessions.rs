@@ -92,6 +92,8 @@ impl Worker {
             unfinished_bytes: 0,
             unread: Vec::new(),
             readable: true,
+            rests_until_ms: 0,
+            among_publishers: false,
             peer_ended: false,
             queued: true,
             blocked: false,
@@ -177,10 +179,18 @@ impl Worker {
     }
 
     fn read_session(&mut self, slot: usize) -> Result<(), End> {
-        let session = &mut self.sessions[slot];
+        let session = &self.sessions[slot];
         if !session.may_read() {
             return Ok(());
         }
+        if self.has_journal(slot) {
+            return self.read_publisher(slot);
+        }
+        if self.sessions[slot].rests_until_ms != 0 {
+            // It has lost its journal for what comes, and what is in it comes first.
+            return self.take_in(slot);
+        }
+        let session = &mut self.sessions[slot];
         let unread = std::mem::take(&mut session.unread);
         if !unread.is_empty() {
             return self.feed(slot, &unread);
@@ -201,9 +211,6 @@ impl Worker {
             Ok(received) => {
                 // An edge comes again only after the socket was read empty.
                 session.readable = session.peer_ended || received == room;
-                if publishes && received == room {
-                    session.kept.grow();
-                }
                 self.page.counter(WorkerCounter::BytesIn as usize).fetch_add(received as u64, Ordering::Relaxed);
                 self.feed(slot, &buffer[..received])
             }
@@ -310,7 +317,7 @@ impl Worker {
             }
             self.sessions[slot].timer_ms = 0;
             self.sessions[slot].kept.stale = true;
-            if let Err(end) = self.expire_session(slot) {
+            if let Err(end) = self.take_in_resting(slot).and_then(|()| self.expire_session(slot)) {
                 self.close(slot, end);
             }
             self.watch_deadline(slot);
@@ -319,7 +326,7 @@ impl Worker {
 
     fn expire_session(&mut self, slot: usize) -> Result<(), End> {
         let now_ms = self.now.mono_ms;
-        let session = &mut self.sessions[slot];
+        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
         if session.deadline_ms != 0 && session.deadline_ms <= now_ms {
             session.deadline_ms = 0;
             return self.deadline_passed(slot);
@@ -384,6 +391,11 @@ impl Worker {
         }
         if let Protocol::Client(_) = self.sessions[slot].protocol {
             return self.close_outgoing(slot, &end);
+        }
+        // What came before the end belongs to the stream; the session is closed for whatever comes of it.
+        let _ = self.take_in_resting(slot);
+        if !self.sessions.contains(slot) {
+            return;
         }
         // A peer that takes nothing is given up by the kernel, after `[limits] idle` (TCP_USER_TIMEOUT).
         if matches!(&end, End::Socket(error) if error.kind() == io::ErrorKind::TimedOut) {

@@ -295,6 +295,7 @@ impl Worker {
             self.go_on_following(slot);
         }
         if let Role::Publishing(publisher) = self.sessions[slot].role {
+            self.watch_publisher(slot);
             self.begin_forwards(publisher);
         }
     }

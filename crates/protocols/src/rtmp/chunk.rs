@@ -7,6 +7,7 @@ use super::error::{Limit, RtmpError};
 use super::message_type;
 use super::saved::byte_string;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// The chunk size before a peer sets one (§5.4.1).
 const DEFAULT_CHUNK_BYTES: u32 = 128;
@@ -39,9 +40,9 @@ impl Default for ChunkLimits {
     }
 }
 
-/// A whole message.
+/// A whole message; its content is held, or stands in the input that ended it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub struct Message<P = Vec<u8>> {
     /// One of [`message_type`], or a type that is not known here.
     pub message_type: u8,
     /// The chunk stream it came on, 2..=65599.
@@ -51,7 +52,18 @@ pub struct Message {
     /// Milliseconds modulo 2^32.
     pub timestamp_ms: u32,
     /// Its content, without any header.
-    pub payload: Vec<u8>,
+    pub payload: P,
+}
+
+/// A message whose content was not copied if it stands in the input in one piece.
+pub(super) type Arrived<'a> = Message<Cow<'a, [u8]>>;
+
+impl Arrived<'_> {
+    /// As it is kept.
+    pub fn into_owned(self) -> Message {
+        let Self { message_type, chunk_stream, message_stream, timestamp_ms, payload } = self;
+        Message { message_type, chunk_stream, message_stream, timestamp_ms, payload: payload.into_owned() }
+    }
 }
 
 /// What is remembered of a chunk stream: the header its next chunk may refer to, and the message that is under way.
@@ -161,9 +173,15 @@ impl ChunkReader {
     /// Reads up to the end of the next message, or all of `input`. Returns how much of it was used. Call it again after
     /// a message even if nothing is left: up to 3 bytes can be waiting inside.
     pub fn read(&mut self, input: &[u8]) -> Result<(usize, Option<Message>), RtmpError> {
+        let (used, message) = self.read_in_place(input)?;
+        Ok((used, message.map(Arrived::into_owned)))
+    }
+
+    /// As [`ChunkReader::read`], without a copy of what stands in `input` in one piece.
+    pub(super) fn read_in_place<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Arrived<'a>>), RtmpError> {
         let mut used = 0;
         loop {
-            let (step, message) = self.read_any(&input[used..])?;
+            let (step, message) = self.read_next(&input[used..])?;
             used += step;
             match message {
                 Some(message) if is_for_the_reader(&message) => {}
@@ -174,6 +192,11 @@ impl ChunkReader {
 
     /// As [`ChunkReader::read`], but hands out also what acted on the reader itself.
     pub(super) fn read_any(&mut self, input: &[u8]) -> Result<(usize, Option<Message>), RtmpError> {
+        let (used, message) = self.read_next(input)?;
+        Ok((used, message.map(Arrived::into_owned)))
+    }
+
+    fn read_next<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Arrived<'a>>), RtmpError> {
         let mut used = 0;
         loop {
             let message = if self.again.filled > 0 {
@@ -181,7 +204,7 @@ impl ChunkReader {
                 let bytes = &again.bytes[..usize::from(again.filled)];
                 let (step, message) = self.step(bytes)?;
                 self.again.extend(&bytes[step..]);
-                message
+                message.map(|message| Arrived { payload: Cow::Owned(message.payload.into_owned()), ..message })
             } else if used < input.len() {
                 let (step, message) = self.step(&input[used..])?;
                 used += step;
@@ -235,7 +258,7 @@ impl ChunkReader {
     }
 
     /// One step: a header, an extended timestamp, or a run of payload, or as much of it as there is.
-    fn step(&mut self, input: &[u8]) -> Result<(usize, Option<Message>), RtmpError> {
+    fn step<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Arrived<'a>>), RtmpError> {
         match self.state {
             State::Header { ref mut bytes, ref mut filled } => {
                 let mut used = 0;
@@ -258,7 +281,7 @@ impl ChunkReader {
     }
 
     /// A basic and message header is complete.
-    fn header(&mut self, header: &[u8; MAX_HEADER_BYTES], basic: usize) -> Result<Option<Message>, RtmpError> {
+    fn header(&mut self, header: &[u8; MAX_HEADER_BYTES], basic: usize) -> Result<Option<Arrived<'static>>, RtmpError> {
         let format = header[0] >> 6;
         let id = match basic {
             1 => u32::from(header[0] & 0x3f),
@@ -318,7 +341,7 @@ impl ChunkReader {
 
     /// Takes bytes of the field that follows a header with an extended timestamp. On a continuation it may be missing: then
     /// the first byte that differs from what would be repeated shows it, and all of them are payload.
-    fn extended(&mut self, input: &[u8]) -> Result<(usize, Option<Message>), RtmpError> {
+    fn extended(&mut self, input: &[u8]) -> Result<(usize, Option<Arrived<'static>>), RtmpError> {
         let State::Extended { stream: index, format, ref mut bytes, ref mut filled } = self.state else { return Ok((0, None)) };
         let stream = &mut self.streams[index as usize];
         let continuation = format == CONTINUATION && stream.open;
@@ -348,7 +371,7 @@ impl ChunkReader {
     }
 
     /// The whole header of a new message is known.
-    fn start_message(&mut self, index: u32, format: u8, field: u32) -> Result<Option<Message>, RtmpError> {
+    fn start_message(&mut self, index: u32, format: u8, field: u32) -> Result<Option<Arrived<'static>>, RtmpError> {
         let limits = self.limits;
         let stream = &mut self.streams[index as usize];
         stream.delta_ms = field;
@@ -370,7 +393,7 @@ impl ChunkReader {
         stream.open = true;
         stream.counted_bytes = counted;
         if declared == 0 {
-            return Ok(Some(self.finish(index)));
+            return Ok(Some(self.finish(index, None)));
         }
         self.start_payload(index);
         Ok(None)
@@ -382,35 +405,39 @@ impl ChunkReader {
         self.state = State::Payload { stream: index, chunk_left: missing.min(self.chunk_bytes) };
     }
 
-    fn payload(&mut self, index: u32, chunk_left: u32, input: &[u8]) -> (usize, Option<Message>) {
+    fn payload<'a>(&mut self, index: u32, chunk_left: u32, input: &'a [u8]) -> (usize, Option<Arrived<'a>>) {
         let used = input.len().min(chunk_left as usize);
         self.position += used as u64;
         let stream = &mut self.streams[index as usize];
+        if used == stream.declared_bytes as usize {
+            return (used, Some(self.finish(index, Some(&input[..used]))));
+        }
         stream.append(&input[..used], input.len());
         if stream.payload.len() == stream.declared_bytes as usize {
-            return (used, Some(self.finish(index)));
+            return (used, Some(self.finish(index, None)));
         }
         let chunk_left = chunk_left - used as u32;
         self.state = if chunk_left == 0 { State::START } else { State::Payload { stream: index, chunk_left } };
         (used, None)
     }
 
-    fn finish(&mut self, index: u32) -> Message {
+    /// A message is whole: with what stands in the input, or with what was gathered.
+    fn finish<'a>(&mut self, index: u32, in_place: Option<&'a [u8]>) -> Arrived<'a> {
         self.state = State::START;
         let stream = &mut self.streams[index as usize];
         stream.open = false;
         self.unfinished_bytes -= u64::from(std::mem::take(&mut stream.counted_bytes));
-        Message {
+        Arrived {
             message_type: stream.message_type,
             chunk_stream: stream.id,
             message_stream: stream.message_stream,
             timestamp_ms: stream.timestamp_ms,
-            payload: std::mem::take(&mut stream.payload),
+            payload: in_place.map_or_else(|| Cow::Owned(std::mem::take(&mut stream.payload)), Cow::Borrowed),
         }
     }
 
     /// Carries out a message that is meant for the reader.
-    fn apply(&mut self, message: &Message) -> Result<(), RtmpError> {
+    fn apply(&mut self, message: &Arrived<'_>) -> Result<(), RtmpError> {
         let Some(&value) = message.payload.first_chunk() else {
             return Err(self.error(Limit::Protocol, message.chunk_stream, "a control message of less than 4 bytes"));
         };
@@ -432,7 +459,7 @@ impl ChunkReader {
     }
 }
 
-fn is_for_the_reader(message: &Message) -> bool {
+fn is_for_the_reader<P>(message: &Message<P>) -> bool {
     matches!(message.message_type, message_type::SET_CHUNK_SIZE | message_type::ABORT)
 }
 

@@ -7,6 +7,7 @@ use super::error::{Limit, RtmpError};
 use super::message_type;
 use super::saved::byte_string;
 use serde::{Deserialize, Serialize};
+use std::ops::Deref;
 
 /// Acknowledging more often than this would be work for nobody's good.
 const MIN_ACK_WINDOW_BYTES: u32 = 1024;
@@ -84,7 +85,7 @@ impl Link {
     }
 
     /// Deals with messages about the connection itself; false if `message` is none.
-    pub fn handle_control(&mut self, message: &Message) -> bool {
+    pub fn handle_control(&mut self, message: &Message<impl Deref<Target = [u8]>>) -> bool {
         match message.message_type {
             message_type::WINDOW_ACKNOWLEDGEMENT_SIZE => {
                 if let Some(window) = message.payload.first_chunk() {

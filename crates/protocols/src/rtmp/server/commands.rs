@@ -7,7 +7,7 @@ use super::enhanced;
 use super::phases::{Commanding, Connection, Deciding, Phase, Wanted, Wish};
 use super::{MAX_COMMAND_BYTES, MAX_URL_BYTES, Output, ServerSession, status};
 use crate::rtmp::amf0::Value;
-use crate::rtmp::chunk::Message;
+use crate::rtmp::chunk::Arrived;
 use crate::rtmp::command::{Command, information};
 use crate::rtmp::egress::MEDIA_STREAM_ID;
 use crate::rtmp::error::{Limit, RtmpError};
@@ -25,8 +25,8 @@ const DYNAMIC: u8 = 2;
 const FMS_VERSION: &str = "FMS/3,5,3,888";
 
 impl ServerSession {
-    pub(super) fn handle_command_message(&mut self, message: &Message, now_ms: u64) -> Result<(), RtmpError> {
-        let mut payload = message.payload.as_slice();
+    pub(super) fn handle_command_message(&mut self, message: &Arrived<'_>, now_ms: u64) -> Result<(), RtmpError> {
+        let mut payload = &*message.payload;
         if message.message_type == message_type::COMMAND_AMF3 {
             payload = payload.strip_prefix(&[0]).unwrap_or(payload);
         }

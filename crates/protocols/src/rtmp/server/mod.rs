@@ -10,7 +10,7 @@ mod enhanced;
 mod phases;
 
 use super::amf0;
-use super::chunk::{ChunkLimits, Message};
+use super::chunk::{Arrived, ChunkLimits, Message};
 use super::error::{Limit, RtmpError};
 use super::handshake::ServerHandshake;
 use super::link::{Link, event};
@@ -21,6 +21,7 @@ use crate::via::Via;
 use braidcast_media::{RecordKind, StreamKey, TrackChoice};
 use phases::{Deciding, Handshaking, Phase, Playing, Publishing, Wish};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// The longest command message. Values take far more memory than their bytes, and no real command is near it.
@@ -166,6 +167,12 @@ pub struct ServerSession {
     timers: Timers,
 }
 
+/// What a caller takes while its input is handled; all else it is told by outputs.
+enum Takes<'a> {
+    Nothing,
+    Media(&'a mut dyn FnMut(RecordKind, u32, &[u8])),
+}
+
 /// Everything of a session but its clock.
 #[derive(Debug, Serialize, Deserialize)]
 struct Core {
@@ -203,6 +210,16 @@ impl ServerSession {
     /// Takes input; returns how many bytes it used. Less than all means that a decision is pending: offer the rest again
     /// after it (call this then even if nothing is left). What comes out does not depend on how the input is cut.
     pub fn handle_input(&mut self, bytes: &[u8], now_ms: u64) -> Result<usize, RtmpError> {
+        self.handle(bytes, now_ms, &mut Takes::Nothing)
+    }
+
+    /// As [`ServerSession::handle_input`], but hands media out at once, as it stands in `bytes` where it can: kind, timestamp and
+    /// payload as in [`Output::Media`]. What follows another output is an output too, so that the order stays.
+    pub fn handle_media(&mut self, bytes: &[u8], now_ms: u64, take: &mut dyn FnMut(RecordKind, u32, &[u8])) -> Result<usize, RtmpError> {
+        self.handle(bytes, now_ms, &mut Takes::Media(take))
+    }
+
+    fn handle(&mut self, bytes: &[u8], now_ms: u64, caller: &mut Takes<'_>) -> Result<usize, RtmpError> {
         let mut used = 0;
         while !matches!(self.core.phase, Phase::Deciding(_)) {
             if let Phase::Handshaking(Handshaking { handshake }) = &mut self.core.phase {
@@ -217,10 +234,10 @@ impl ServerSession {
                 self.timers.stop(Timer::Handshake);
                 self.timers.set(Timer::FirstPacket, now_ms.saturating_add(self.core.settings.first_packet_ms));
             }
-            let (step, message) = self.core.link.reader.read(&bytes[used..])?;
+            let (step, message) = self.core.link.reader.read_in_place(&bytes[used..])?;
             used += step;
             let Some(message) = message else { break };
-            self.handle_message(message, now_ms)?;
+            self.handle_message(message, now_ms, caller)?;
             self.core.link.acknowledge();
             if self.core.link.outbox.bytes().len() > MAX_OUTBOX_BYTES {
                 return Err(self.core.link.error(Limit::Protocol, "the peer asks for more answers than it reads"));
@@ -420,23 +437,23 @@ impl ServerSession {
         self.timers.set(Timer::FirstPacket, now_ms.saturating_add(self.core.settings.first_packet_ms));
     }
 
-    fn handle_message(&mut self, message: Message, now_ms: u64) -> Result<(), RtmpError> {
+    fn handle_message(&mut self, message: Arrived<'_>, now_ms: u64, caller: &mut Takes<'_>) -> Result<(), RtmpError> {
         if self.core.link.handle_control(&message) {
             return Ok(());
         }
         match message.message_type {
             message_type::COMMAND_AMF0 | message_type::COMMAND_AMF3 => self.handle_command_message(&message, now_ms),
-            message_type::AUDIO => self.media(RecordKind::Audio, message.timestamp_ms, message.payload),
-            message_type::VIDEO => self.media(RecordKind::Video, message.timestamp_ms, message.payload),
+            message_type::AUDIO => self.media(RecordKind::Audio, message.timestamp_ms, message.payload, caller),
+            message_type::VIDEO => self.media(RecordKind::Video, message.timestamp_ms, message.payload, caller),
             message_type::DATA_AMF0 | message_type::DATA_AMF3 => {
-                if let Some((timestamp_ms, payload)) = script_data(message, self.core.settings.amf_depth) {
-                    self.media(RecordKind::Data, timestamp_ms, payload)?;
+                if let Some((timestamp_ms, payload)) = script_data(message.into_owned(), self.core.settings.amf_depth) {
+                    self.media(RecordKind::Data, timestamp_ms, payload.into(), caller)?;
                 }
                 Ok(())
             }
             message_type::AGGREGATE => {
-                let (tags, whole) = split_aggregate(&message);
-                tags.into_iter().try_for_each(|(kind, timestamp_ms, payload)| self.media(kind, timestamp_ms, payload))?;
+                let (tags, whole) = split_aggregate(&message.into_owned());
+                tags.into_iter().try_for_each(|(kind, timestamp_ms, payload)| self.media(kind, timestamp_ms, payload.into(), caller))?;
                 if whole { Ok(()) } else { Err(self.core.link.error(Limit::Protocol, "an aggregate message is cut short")) }
             }
             // Shared objects and what is not known: nothing here depends on them.
@@ -445,7 +462,7 @@ impl ServerSession {
     }
 
     /// Hands out media of a publisher; what others send is dropped, for encoders go on for a moment after unpublishing.
-    fn media(&mut self, kind: RecordKind, timestamp_ms: u32, payload: Vec<u8>) -> Result<(), RtmpError> {
+    fn media(&mut self, kind: RecordKind, timestamp_ms: u32, payload: Cow<'_, [u8]>, caller: &mut Takes<'_>) -> Result<(), RtmpError> {
         if payload.len() > braidcast_media::flv::MAX_PAYLOAD_BYTES {
             return Err(self.core.link.error(Limit::MessageBytes, "media longer than a tag can be"));
         }
@@ -454,7 +471,10 @@ impl ServerSession {
         {
             publishing.started = true;
             self.timers.stop(Timer::FirstPacket);
-            self.core.outputs.push_back(Output::Media { kind, timestamp_ms, payload });
+            match caller {
+                Takes::Media(take) if self.core.outputs.is_empty() => take(kind, timestamp_ms, &payload),
+                _ => self.core.outputs.push_back(Output::Media { kind, timestamp_ms, payload: payload.into_owned() }),
+            }
         }
         Ok(())
     }

@@ -1,0 +1,212 @@
+//! A publisher's input, from the socket to its log: when it is read, where it rests, when it is taken in.
+//!
+//! What is read goes into the session's journal and is thereby safe. While nobody reads the stream nothing is gained by parsing it
+//! at once, so it rests there and is taken in with what follows: fewer writes, saves and commits for the same bytes. Whoever goes
+//! on after a death finds it in the journal. Sessions that have no journal, because they cannot be saved, are not for here.
+
+use super::session::{Protocol, Role, Session};
+use super::{End, READ_BYTES, Worker};
+use crate::control::counters::WorkerCounter;
+use braidcast_sys::fault::kill_point;
+use braidcast_sys::{Events, Interest, net};
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+impl Worker {
+    /// Whether a session is a publisher whose input is read into its journal and parsed there.
+    pub(super) fn has_journal(&self, slot: usize) -> bool {
+        let Session { role, protocol, kept, draining, .. } = &self.sessions[slot];
+        matches!((role, protocol), (Role::Publishing(_), Protocol::Rtmp(_))) && kept.region.is_some() && !kept.lost && !draining
+    }
+
+    /// Reads from a publisher that has a journal, and takes in what it sent unless that may rest.
+    pub(super) fn read_publisher(&mut self, slot: usize) -> Result<(), End> {
+        let session = &self.sessions[slot];
+        if !session.unread.is_empty() {
+            // It lies in the journal as well.
+            return self.take_in(slot);
+        }
+        if !session.readable {
+            return Ok(());
+        }
+        if session.kept.unparsed() > 0 && session.kept.room() < session.kept.least_room(READ_BYTES) {
+            // What makes the room is a checkpoint: there should be little left to go along with it.
+            self.take_in(slot)?;
+            if !self.sessions.contains(slot) || !self.has_journal(slot) {
+                return Ok(());
+            }
+        }
+        let room = self.make_journal_room(slot, READ_BYTES);
+        if !self.has_journal(slot) {
+            // It could not be saved: its next turn reads without one.
+            return Ok(());
+        }
+        match self.receive_into_journal(slot, room) {
+            Ok(0) => self.take_in(slot).and(Err(End::PeerClosed)),
+            Ok(received) => {
+                self.page.counter(WorkerCounter::BytesIn as usize).fetch_add(received as u64, Ordering::Relaxed);
+                if self.may_rest(slot) {
+                    self.let_rest(slot)
+                } else {
+                    self.take_in(slot)?
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.sessions[slot].readable = false;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            // What it sent before counts.
+            Err(error) => self.take_in(slot).and(Err(End::Socket(error))),
+        }
+    }
+
+    fn receive_into_journal(&mut self, slot: usize, room: usize) -> io::Result<usize> {
+        let session = &mut self.sessions[slot];
+        let kept = &mut session.kept;
+        let Some(region) = kept.region else { return Ok(0) };
+        let start = kept.checkpoint_bytes + kept.journal_bytes;
+        let received = net::recv(&session.socket, self.heap.bytes_mut(region, start..start + room))?;
+        kill_point("received");
+        kept.journal_bytes += received;
+        // An edge comes again only after the socket was read empty.
+        session.readable = session.peer_ended || received == room;
+        // What rests takes room too: only a read that fills most of the journal shows that it is too small.
+        if received == room && 2 * room > region.bytes() {
+            kept.grow();
+        }
+        Ok(received)
+    }
+
+    /// Whether a publisher's input need not be parsed now: nobody reads the stream.
+    fn may_rest(&self, slot: usize) -> bool {
+        let Session { role: Role::Publishing(publisher), peer_ended: false, .. } = self.sessions[slot] else { return false };
+        self.config.publish.unwatched_pause.as_ms() > 0 && !self.doorbells.are_wanted(self.publishers[publisher].key.slot())
+    }
+
+    /// A publisher's input rests until the pause is over, if nothing needs it before.
+    fn let_rest(&mut self, slot: usize) {
+        let due_ms = self.pace.align(self.now.mono_ms + self.config.publish.unwatched_pause.as_ms());
+        let session = &mut self.sessions[slot];
+        if session.rests_until_ms == 0 {
+            session.rests_until_ms = due_ms;
+            self.rests.push_back((due_ms, session.token(slot)));
+        }
+    }
+
+    /// Takes in what has rested long enough.
+    pub(super) fn take_in_rested(&mut self) {
+        while let Some((due_ms, token)) = self.rests.pop_front_if(|(due_ms, _)| *due_ms <= self.now.mono_ms) {
+            // It may have been taken in before, and other input rest by now.
+            let Some(slot) = self.slot_of(token).filter(|slot| self.sessions[*slot].rests_until_ms == due_ms) else { continue };
+            if let Err(end) = self.take_in(slot) {
+                self.close(slot, end);
+            }
+        }
+    }
+
+    /// Takes in what rests, if anything does.
+    pub(super) fn take_in_resting(&mut self, slot: usize) -> Result<(), End> {
+        match self.sessions.get(slot) {
+            Some(session) if session.rests_until_ms != 0 => self.take_in(slot),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in what rests of a publisher's input and lets readers see it. False: that has ended the publisher.
+    pub(super) fn commit_resting(&mut self, publisher: usize) -> bool {
+        let session = self.publishers[publisher].session;
+        if let Err(end) = self.take_in_resting(session) {
+            self.close(session, end);
+        }
+        if !self.sessions.get(session).is_some_and(|session| matches!(session.role, Role::Publishing(at) if at == publisher)) {
+            return false;
+        }
+        self.commit_publisher(publisher);
+        true
+    }
+
+    /// Parses what lies in a publisher's journal and carries out what comes of it.
+    pub(super) fn take_in(&mut self, slot: usize) -> Result<(), End> {
+        let now_ms = self.now.mono_ms;
+        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
+        session.rests_until_ms = 0;
+        let (offered, from) = (session.kept.unparsed(), session.kept.checkpoint_bytes + session.kept.consumed);
+        let (Some(region), Protocol::Rtmp(rtmp)) = (session.kept.region, &mut session.protocol) else { return Ok(()) };
+        let Role::Publishing(publisher) = session.role else { return Ok(()) };
+        if offered == 0 {
+            return Ok(());
+        }
+        self.page.busy_with(session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
+        session.unread.clear();
+        let writer = &mut self.publishers[publisher].writer;
+        let (converted, mut appended, mut taken) = (writer.converted(), Ok(()), 0u32);
+        let consumed = rtmp.handle_media(self.heap.bytes(region, from..from + offered), now_ms, &mut |kind, timestamp_ms, payload| {
+            #[cfg(feature = "faults")]
+            super::rtmp::try_faults(payload, &self.config.server.shared_dir);
+            taken = taken.wrapping_add(1);
+            match writer.append(kind, timestamp_ms, payload, self.now) {
+                Ok(()) => {}
+                // The publisher is closed for it.
+                Err(_) if appended.is_err() => {}
+                Err(error) => appended = Err(error),
+            }
+        });
+        let session = &mut self.sessions[slot];
+        session.kept.acted = session.kept.acted.wrapping_add(taken);
+        let noted = if taken > 0 { self.appended(publisher, converted, appended) } else { Ok(()) };
+        let fed = self.fed_rtmp(slot, consumed, offered);
+        self.page.busy_with_none();
+        noted?;
+        let consumed = fed?;
+        if let Some(session) = self.sessions.get_mut(slot)
+            && consumed < offered
+        {
+            if consumed == 0 && session.may_read() {
+                return Err(End::Fault("a publisher that waits for nothing takes no input"));
+            }
+            // A decision is pending. Its journal may be another one by now.
+            let start = session.kept.checkpoint_bytes + session.kept.consumed;
+            if let Some(region) = session.kept.region {
+                session.unread = self.heap.bytes(region, start..session.kept.checkpoint_bytes + session.kept.journal_bytes).to_vec();
+            }
+        }
+        Ok(())
+    }
+
+    /// A session publishes from now on: its socket is looked at with those of the other publishers. It stays there when it has ended
+    /// its publish: most go away then, or publish again.
+    pub(super) fn watch_publisher(&mut self, slot: usize) {
+        let session = &mut self.sessions[slot];
+        if session.among_publishers || !matches!(session.protocol, Protocol::Rtmp(_)) {
+            return;
+        }
+        let token = session.token(slot);
+        let interest = Interest::READ | Interest::WRITE | Interest::PEER_CLOSED | Interest::EDGE;
+        match self.publishers_poller.add(&session.socket, token, interest).and_then(|()| self.poller.delete(&session.socket)) {
+            Ok(()) => session.among_publishers = true,
+            Err(error) => {
+                tracing::debug!(conn = %session.conn, peer = %session.peer, %error, "a publisher's socket is looked at by itself");
+            }
+        }
+    }
+
+    /// Hears from publishers' sockets; `told` says that there is something to hear, `events` is room for it.
+    pub(super) fn look_at_publishers(&mut self, told: bool, events: &mut Events) -> io::Result<()> {
+        let now_ms = self.now.mono_ms;
+        if !told && !self.pace.is_due(now_ms) {
+            return Ok(());
+        }
+        self.publishers_poller.wait(events, Some(Duration::ZERO))?;
+        for event in events.iter() {
+            self.session_event(event.token, event);
+        }
+        match self.pace.looked(events.len(), now_ms) {
+            Some(true) => self.poller.delete(&self.publishers_poller),
+            Some(false) => self.poller.add(&self.publishers_poller, super::PUBLISHERS, Interest::READ),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! When publishers' sockets are looked at: at once while few send, at fixed steps of time while many do, so that one wake-up reads
+//! many of them. Decides by what it is told; waits and reads nothing itself.
+
+/// How long arrivals are counted before the way is chosen anew, milliseconds.
+const WINDOW_MS: u64 = 500;
+/// So many arrivals in a step make steps worth their wake-ups …
+const ENTER_PER_STEP: u64 = 4;
+/// … and fewer than so many do so no longer.
+const LEAVE_PER_STEP: u64 = 2;
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Pace {
+    step_ms: u64,
+    stepping: bool,
+    look_ms: u64,
+    counted_from_ms: u64,
+    arrivals: u64,
+}
+
+impl Pace {
+    /// Looks at once until many arrive; then every `step_ms`, or never so if that is 0.
+    pub fn new(step_ms: u64, now_ms: u64) -> Self {
+        Self { step_ms, stepping: false, look_ms: 0, counted_from_ms: now_ms, arrivals: 0 }
+    }
+
+    /// Whether it is time for the next look of those at fixed steps.
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        self.stepping && self.look_ms <= now_ms
+    }
+
+    /// When that will be, monotonic milliseconds; `None` while sockets are looked at once.
+    pub fn next_ms(&self) -> Option<u64> {
+        self.stepping.then_some(self.look_ms)
+    }
+
+    /// A time that wakes nobody who is not woken for a look anyway: the first one of the steps that is not before `at_ms`.
+    pub fn align(&self, at_ms: u64) -> u64 {
+        at_ms.next_multiple_of(self.step_ms.max(1))
+    }
+
+    /// A look has found input at so many sockets. Whether from now on looks are at fixed steps is told when that changes.
+    pub fn looked(&mut self, found: usize, now_ms: u64) -> Option<bool> {
+        self.arrivals += found as u64;
+        self.look_ms = self.align(now_ms + 1);
+        let counted_ms = now_ms.saturating_sub(self.counted_from_ms);
+        if self.step_ms == 0 || counted_ms < WINDOW_MS {
+            return None;
+        }
+        let per_step = self.arrivals * self.step_ms / counted_ms;
+        (self.arrivals, self.counted_from_ms) = (0, now_ms);
+        let steps = per_step >= if self.stepping { LEAVE_PER_STEP } else { ENTER_PER_STEP };
+        let changed = std::mem::replace(&mut self.stepping, steps) != steps;
+        changed.then_some(steps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks every millisecond, or when due, for so long at sockets that have so many arrivals a second; gives the number of looks.
+    fn run(pace: &mut Pace, from_ms: u64, for_ms: u64, per_second: u64) -> u64 {
+        let (mut looks, mut arrived, mut seen) = (0, 0, 0);
+        for now_ms in from_ms..from_ms + for_ms {
+            arrived += per_second;
+            let waiting = arrived / 1_000 - seen;
+            if if pace.next_ms().is_some() { pace.is_due(now_ms) } else { waiting > 0 } {
+                pace.looked(waiting as usize, now_ms);
+                seen += waiting;
+                looks += 1;
+            }
+        }
+        looks
+    }
+
+    #[test]
+    fn many_arrivals_are_gathered_and_few_are_not() {
+        let mut pace = Pace::new(5, 0);
+        run(&mut pace, 0, 2_000, 75);
+        assert_eq!(pace.next_ms(), None, "one publisher is read at once");
+        run(&mut pace, 2_000, 1_000, 9_000);
+        let looks = run(&mut pace, 3_000, 1_000, 9_000);
+        assert!((195..=205).contains(&looks), "{looks} looks in a second");
+        run(&mut pace, 4_000, 2_000, 75);
+        assert_eq!(pace.next_ms(), None);
+    }
+
+    #[test]
+    fn silence_ends_the_steps() {
+        let mut pace = Pace::new(5, 0);
+        run(&mut pace, 0, 1_000, 9_000);
+        assert!(pace.next_ms().is_some());
+        assert!(run(&mut pace, 1_000, 5_000, 0) < 300, "nobody is woken for ever");
+    }
+
+    #[test]
+    fn without_a_step_everything_is_at_once() {
+        let mut pace = Pace::new(0, 0);
+        assert_eq!(run(&mut pace, 0, 1_000, 9_000), 1_000);
+        assert_eq!((pace.next_ms(), pace.align(17)), (None, 17));
+    }
+}
