@@ -2,7 +2,7 @@
 //!
 //! The exit code is about the harness and about frames that verified viewers missed, never about speed.
 
-use crate::commands::{bare, capacity, curve, diff, document, fanout, flame, hls, ingest, load, relay, scale};
+use crate::commands::{bare, capacity, churn, curve, diff, document, fanout, flame, hls, ingest, load, relay, scale, viral};
 use clap::Subcommand;
 use std::process::{Command as Process, ExitCode};
 
@@ -34,6 +34,10 @@ pub enum Command {
     Scale(scale::ScaleArgs),
     /// Compare what it costs to serve HLS to many viewers: braidcast, and nginx with the same files.
     Hls(hls::HlsArgs),
+    /// Let viewers come and go all the time: how long each waits for its first frame, and what it costs.
+    Churn(churn::ChurnArgs),
+    /// Let thousands come for one stream at once: what those notice who watch others.
+    Viral(viral::ViralArgs),
     /// The bare loop by itself: one stream to whoever connects, or (--receive) from whoever does, until standard input ends.
     Bare(bare::BareArgs),
 }
@@ -53,6 +57,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Document(args) => document::run(&args),
         Command::Scale(args) => scale::run(&args),
         Command::Hls(args) => hls::run(&args),
+        Command::Churn(args) => churn::run(&args),
+        Command::Viral(args) => viral::run(&args),
         Command::Bare(args) => bare::run(&args),
     }
 }

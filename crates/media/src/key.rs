@@ -3,8 +3,9 @@
 //! A [`StreamKey`] never holds an empty part, a control character, `\`, a `.` or `..` path segment or a part that is too long.
 //! It says nothing about paths: the one function that turns a key into a directory is in the stream log.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
+use std::sync::Arc;
 
 /// The vhost of a client that named none, or named an IP address or a host without a dot (SRS's convention).
 pub const DEFAULT_VHOST: &str = "__defaultVhost__";
@@ -13,11 +14,35 @@ pub const DEFAULT_VHOST: &str = "__defaultVhost__";
 pub const MAX_PART_BYTES: usize = 80;
 
 /// Identifies a stream on this server.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct StreamKey {
+///
+/// Cheap to copy: many clients are of one stream.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamKey(Arc<Parts>);
+
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+struct Parts {
     vhost: Box<str>,
     app: Box<str>,
     stream: Box<str>,
+}
+
+impl fmt::Debug for StreamKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Parts { vhost, app, stream } = &*self.0;
+        f.debug_struct("StreamKey").field("vhost", vhost).field("app", app).field("stream", stream).finish()
+    }
+}
+
+impl Serialize for StreamKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for StreamKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Arc::new(Parts::deserialize(deserializer)?)))
+    }
 }
 
 /// Why a name that a peer sent is not a stream's name.
@@ -49,29 +74,29 @@ impl StreamKey {
         check("vhost", vhost, false)?;
         check("app", app, true)?;
         check("stream", stream, false)?;
-        Ok(Self { vhost: vhost.into(), app: app.into(), stream: stream.into() })
+        Ok(Self(Arc::new(Parts { vhost: vhost.into(), app: app.into(), stream: stream.into() })))
     }
 
     /// The virtual host, `__defaultVhost__` if none was named.
     pub fn vhost(&self) -> &str {
-        &self.vhost
+        &self.0.vhost
     }
 
     /// The application; several levels are separated by `/`.
     pub fn app(&self) -> &str {
-        &self.app
+        &self.0.app
     }
 
     /// The stream's own name.
     pub fn stream(&self) -> &str {
-        &self.stream
+        &self.0.stream
     }
 
     /// A slot in `0..65536` that stands for this stream in the workers' "who reads what" bitmaps. Two streams may share one.
     pub fn slot(&self) -> u16 {
         // FNV-1a: every process must come to the same slot, so the standard library's seeded hash does not do.
         let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-        for part in [&self.vhost, &self.app, &self.stream] {
+        for part in [&self.0.vhost, &self.0.app, &self.0.stream] {
             for byte in part.bytes().chain([0]) {
                 hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
             }
@@ -83,10 +108,10 @@ impl StreamKey {
 impl fmt::Display for StreamKey {
     /// `app/stream`, or `vhost/app/stream` when the vhost is not the default one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if &*self.vhost != DEFAULT_VHOST {
-            write!(f, "{}/", self.vhost)?;
+        if self.vhost() != DEFAULT_VHOST {
+            write!(f, "{}/", self.vhost())?;
         }
-        write!(f, "{}/{}", self.app, self.stream)
+        write!(f, "{}/{}", self.app(), self.stream())
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod bare;
 pub mod capacity;
+pub mod churn;
 pub mod curve;
 pub mod diff;
 pub mod document;
@@ -12,3 +13,4 @@ pub mod ingest;
 pub mod load;
 pub mod relay;
 pub mod scale;
+pub mod viral;

@@ -1,8 +1,9 @@
 //! What the front and the workers say to each other.
 //!
 //! One message is one packet of a `SOCK_SEQPACKET` socket pair: postcard-encoded, at most [`MAX_MESSAGE_BYTES`], with the
-//! descriptors its variant names. Nothing a client sent travels here except names that were checked ([`StreamKey`]) and
-//! short credentials; the bytes of a moved session lie in the shared directory, not in a message.
+//! descriptors its variant names. Nothing a client sent travels here except names that were checked ([`StreamKey`]),
+//! short credentials, and what it said of itself, which the front passes on and never looks into; the bytes of a moved session lie in
+//! the shared directory, not in a message.
 
 pub mod attendants;
 pub mod channel;
@@ -10,6 +11,7 @@ pub mod counters;
 pub mod orders;
 pub mod pages;
 
+use crate::clients::Description;
 use crate::logging::RoomLevel;
 use crate::saved::{HeapId, RowId};
 use braidcast_media::StreamKey;
@@ -22,7 +24,10 @@ use std::net::SocketAddr;
 pub const MAX_MESSAGE_BYTES: usize = 64 << 10;
 
 /// The version of the messages below. A front and a worker that speak different ones do not talk to each other.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
+
+/// The version before, which a front speaks with the workers that were there before an upgrade.
+pub const PROTOCOL_BEFORE: u32 = 3;
 
 /// Identifies a client connection for as long as the instance runs; given at accept, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -614,6 +619,13 @@ pub enum ToFront {
         ticket: u64,
         /// The order.
         order: Order,
+    },
+    /// What a connection's client says of itself and wants: to be written into its record, before what follows about it.
+    Describes {
+        /// The connection.
+        conn: ConnId,
+        /// What it says.
+        description: Box<Description>,
     },
 }
 

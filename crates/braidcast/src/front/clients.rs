@@ -3,10 +3,19 @@
 use super::Front;
 use super::timers::Timer;
 use crate::api::machine::Sampler;
+use crate::clients::Description;
 use crate::control::{ConnId, ToWorker, WorkerId};
 use braidcast_sys::clock;
 
 impl Front {
+    /// A worker says what a client of it is and wants.
+    pub(super) fn describe_client(&mut self, worker: WorkerId, conn: ConnId, description: &Description) {
+        match self.registry.row_of(conn).filter(|_| self.registry.worker_of(conn) == Some(worker)) {
+            Some(row) => self.vault.clients().describe(row, conn, description, clock::wall_ms()),
+            None => tracing::debug!(%conn, %worker, "a worker describes a connection that is not its own"),
+        }
+    }
+
     /// A connection was let to publish or play.
     pub(super) fn begin_client(&mut self, conn: ConnId) {
         if let Some(row) = self.registry.row_of(conn) {

@@ -74,6 +74,17 @@ impl Front {
         }
     }
 
+    /// As [`Front::send`], with a descriptor that stays the front's: a duplicate of it is made only for a message that has to wait.
+    pub(super) fn lend(&mut self, worker: WorkerId, message: &ToWorker, fd: &OwnedFd) {
+        let Some(process) = self.worker_mut(worker).and_then(|worker| worker.process.as_mut()).filter(|process| !process.deaf) else {
+            return;
+        };
+        match process.channel.lend(message, fd) {
+            Ok(()) => self.watch_writing(worker),
+            Err(error) => self.lose_channel(worker, &error),
+        }
+    }
+
     /// The channel can take more.
     pub(super) fn flush(&mut self, worker: WorkerId) {
         let Some(process) = self.worker_mut(worker).and_then(|worker| worker.process.as_mut()).filter(|process| !process.deaf) else {
@@ -170,6 +181,7 @@ impl Front {
             }
             ToFront::Order { ticket, order } => self.order_by_api(worker, ticket, &order),
             ToFront::Taken { conn } => self.taken(worker, conn),
+            ToFront::Describes { conn, description } => self.describe_client(worker, conn, &description),
             ToFront::Collects { ref key } if !self.is_sound(worker, key) => {}
             message @ (ToFront::Keeps | ToFront::Collects { .. } | ToFront::Health { .. }) => self.hear_keeper(worker, message),
         }

@@ -6,7 +6,7 @@
 use super::Front;
 use super::addresses::Addresses;
 use super::registry::Question;
-use crate::clients::{self, Description, Kind, Record};
+use crate::clients::{Description, Kind, Record, Table};
 use crate::control::counters::FrontCounter;
 use crate::control::{ConnId, HeldPlace, HlsAnswer, HlsSession, Holding, Intent, Origin, Placement, Refusal, ToWorker, WorkerId};
 use crate::hls::context;
@@ -17,7 +17,6 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 /// Requests that wait for the same session to begin; a player has one or two.
 const MAX_ASKERS: usize = 16;
@@ -233,8 +232,7 @@ impl Front {
 }
 
 /// The sessions in the client table: those that had begun.
-pub(super) fn found(shared_dir: &Path) -> Vec<(RowId, Record)> {
-    let Ok(mut table) = clients::Table::open(shared_dir) else { return Vec::new() };
+pub(super) fn found(table: &mut Table) -> Vec<(RowId, Record)> {
     let is_session =
         |record: &Record| record.description.kind == Kind::HlsPlay && !record.description.context.is_empty() && record.began_ms != 0;
     table.all().filter(|(_, record)| is_session(record)).collect()

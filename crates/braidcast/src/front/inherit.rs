@@ -4,7 +4,7 @@
 use super::listen::Socket;
 use super::orphans::{self, Orphan};
 use crate::control::channel::Channel;
-use crate::control::{ConnId, Holding, Inventory, PROTOCOL, ToFront, ToWorker, WorkerId};
+use crate::control::{ConnId, Holding, Inventory, PROTOCOL, PROTOCOL_BEFORE, ToFront, ToWorker, WorkerId};
 use crate::worker::rendezvous_path;
 use anyhow::{Context, bail, ensure};
 use braidcast_media::StreamKey;
@@ -50,7 +50,9 @@ pub struct Inheritance {
 pub fn gather(shared_dir: &Path) -> anyhow::Result<Option<Inheritance>> {
     let (mut workers, mut sockets, mut doorbells) = (Vec::new(), Vec::new(), Vec::new());
     for Orphan { worker, pid, handle } in orphans::alive(shared_dir)? {
-        match ask(shared_dir, worker) {
+        // One that speaks the version before hangs up at the word of this one.
+        let asked = ask(shared_dir, worker, PROTOCOL).or_else(|_| ask(shared_dir, worker, PROTOCOL_BEFORE));
+        match asked {
             Ok((channel, found)) => {
                 if found.inventory.worker != worker {
                     bail!("worker {worker} (process {pid}) says that it is worker {}", found.inventory.worker);
@@ -99,11 +101,11 @@ struct Found {
     numbers: Vec<(StreamKey, u64, Option<u64>)>,
 }
 
-fn ask(shared_dir: &Path, worker: WorkerId) -> anyhow::Result<(Channel, Found)> {
+fn ask(shared_dir: &Path, worker: WorkerId, protocol: u32) -> anyhow::Result<(Channel, Found)> {
     let deadline = Instant::now() + PATIENCE;
     let socket = net::connect_local(&rendezvous_path(shared_dir, worker)).context("connecting to it")?;
     let mut channel = Channel::new(socket)?;
-    channel.send(&ToWorker::Hello { protocol: PROTOCOL }, Vec::new())?;
+    channel.send(&ToWorker::Hello { protocol }, Vec::new())?;
     let mut next = || -> anyhow::Result<(ToFront, Vec<OwnedFd>)> {
         let left = deadline.saturating_duration_since(Instant::now());
         channel.receive_blocking(left).context("waiting for what it has")

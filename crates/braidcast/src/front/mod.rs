@@ -40,7 +40,7 @@ mod workers;
 
 use crate::api::machine::Sampler;
 use crate::cli::ServeOptions;
-use crate::clients::Record;
+use crate::clients::{Record, Table};
 use crate::config::{Config, OnDuplicate, OnExit};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{FrontPage, InstanceState, Listening, MAX_WORKERS, Why, WorkerState};
@@ -224,7 +224,7 @@ fn begin_with(mut config: Config, options: &ServeOptions, predecessor: &mut Pred
         // What is wrong with them is better said by who can still be stopped.
         attendants::check_certificates(&config)?;
     }
-    predecessor.wait_for_go()?;
+    predecessor.wait_for_go(&config.server.shared_dir)?;
     let patience = if first { DYING_PATIENCE } else { succession::LOCK_PATIENCE };
     let shared = SharedDir::open(&config.server, patience)?;
     let (path, remove) = (shared.path().to_owned(), config.server.on_exit == OnExit::Remove && first);
@@ -670,14 +670,16 @@ impl Opened {
                 WorkerPage::create(shared.root(), id).context(full)?;
             }
         }
-        let hls_sessions = if inherited.is_empty() { Vec::new() } else { hls_sessions::found(shared.path()) };
+        let mut hls_sessions = Vec::new();
         let vault = match &*inherited {
             [] => Vault::create(shared.path()),
             workers => {
+                let mut clients = Table::inherit(shared.path()).context(full)?;
+                hls_sessions = hls_sessions::found(&mut clients);
                 let held = workers.iter().flat_map(|worker| worker.held.iter().map(|(holding, _)| holding.row));
                 let rows = held.chain(hls_sessions.iter().map(|(row, _)| *row)).collect();
                 let heaps: HashSet<_> = workers.iter().map(|worker| worker.inventory.heap).collect();
-                let vault = Vault::inherit(shared.path(), &rows, heaps.iter().max().copied().unwrap_or_default());
+                let vault = Vault::inherit(shared.path(), &rows, clients, heaps.iter().max().copied().unwrap_or_default());
                 vault.inspect(|vault| vault.delete_other_heaps(&heaps))
             }
         };

@@ -9,12 +9,12 @@ use super::addresses::Addresses;
 use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{Network, PlayPolicy, PublishPolicy};
-use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
+use crate::control::{ConnId, HeldPlace, Holding, Intent, Listener, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
 use crate::engine::report::Published;
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 pub use undecided::{Happening, What};
 
 /// The most streams that are known at once: published, waiting for their publisher, or ended and not deleted yet.
@@ -148,11 +148,11 @@ pub struct Tally {
 struct Conn {
     worker: WorkerId,
     row: RowId,
-    origin: Origin,
-    /// From which byte of its input on a worker was working when it died of it.
-    suspect: Option<u64>,
-    /// The client's; a proxy's until it says whose connection it is.
-    address: IpAddr,
+    listener: Listener,
+    peer: Address,
+    local: Address,
+    /// The client's; a proxy's until it says whose connection it is. No port.
+    client: Address,
     /// The client that a proxy named is not let in: the worker was told so.
     turned_away: bool,
     /// A worker has opened it, to fetch a stream.
@@ -175,12 +175,51 @@ struct Place {
     /// Hooks were not heard yet: the number of the question.
     undecided: Option<u32>,
     /// Where hooks want the stream to be pushed to.
-    forward: Vec<String>,
+    forward: Box<[String]>,
+}
+
+/// An address as short as it can be: there are several of each connection.
+#[derive(Clone, Copy, Debug)]
+struct Address {
+    bytes: [u8; 16],
+    port: u16,
+    is_v4: bool,
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        let (bytes, is_v4) = match address.ip() {
+            IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), true),
+            IpAddr::V6(v6) => (v6.octets(), false),
+        };
+        Self { bytes, port: address.port(), is_v4 }
+    }
+}
+
+impl Address {
+    fn ip(self) -> IpAddr {
+        let [.., a, b, c, d] = self.bytes;
+        if self.is_v4 { [a, b, c, d].into() } else { self.bytes.into() }
+    }
+
+    fn socket(self) -> SocketAddr {
+        (self.ip(), self.port).into()
+    }
 }
 
 impl Conn {
-    fn new(worker: WorkerId, row: RowId, origin: Origin, address: IpAddr) -> Self {
-        Self { worker, row, origin, suspect: None, address, turned_away: false, pulled: false, place: None, asked_before: None }
+    fn new(worker: WorkerId, row: RowId, origin: Origin, client: IpAddr) -> Self {
+        let Origin { listener, peer, local } = origin;
+        let (peer, local, client) = (peer.into(), local.into(), SocketAddr::from((client, 0)).into());
+        Self { worker, row, listener, peer, local, client, turned_away: false, pulled: false, place: None, asked_before: None }
+    }
+
+    fn origin(&self) -> Origin {
+        Origin { listener: self.listener, peer: self.peer.socket(), local: self.local.socket() }
+    }
+
+    fn address(&self) -> IpAddr {
+        self.client.ip()
     }
 }
 
@@ -189,7 +228,10 @@ impl Conn {
 pub struct Registry {
     rules: Rules,
     next_conn: u64,
-    conns: HashMap<ConnId, Conn>,
+    /// Boxed: a table has room for up to twice of what is in it.
+    conns: HashMap<ConnId, Box<Conn>>,
+    /// From which byte of its input on a worker was working when it died of a connection.
+    suspects: HashMap<ConnId, u64>,
     publishers: HashMap<StreamKey, ConnId>,
     /// Who is to publish a stream if hooks allow it; until then whoever has it keeps it.
     claims: HashMap<StreamKey, ConnId>,
@@ -210,6 +252,7 @@ impl Registry {
             rules,
             next_conn: first_conn,
             conns: HashMap::new(),
+            suspects: HashMap::new(),
             publishers: HashMap::new(),
             claims: HashMap::new(),
             tallies: HashMap::new(),
@@ -260,7 +303,7 @@ impl Registry {
         let address = origin.peer.ip();
         self.next_conn += 1;
         let conn = ConnId(self.next_conn);
-        self.conns.insert(conn, Conn::new(worker, row, origin, address));
+        self.conns.insert(conn, Box::new(Conn::new(worker, row, origin, address)));
         self.opened(worker, address);
         self.tally(worker).sessions += 1;
         conn
@@ -279,7 +322,7 @@ impl Registry {
         let address = client.ip();
         self.next_conn = self.next_conn.max(conn.0);
         let asked_before = place.as_ref().filter(|place| !place.admitted).map(|place| (place.intent, place.key.clone()));
-        self.conns.insert(conn, Conn { asked_before, pulled: pull.is_some(), ..Conn::new(worker, row, origin, address) });
+        self.conns.insert(conn, Box::new(Conn { asked_before, pulled: pull.is_some(), ..Conn::new(worker, row, origin, address) }));
         self.opened(worker, address);
         self.tally(worker).sessions += 1;
         if let Some(HeldPlace { intent, key, credential, process, admitted: true, forward }) = place {
@@ -301,7 +344,7 @@ impl Registry {
 
     /// A proxy has said whose connection it is. If that client is not let in, the reason; its worker is told.
     pub fn named(&mut self, conn: ConnId, from: WorkerId, client: IpAddr, held_off: bool) -> Result<Option<Unwelcome>, Mismatch> {
-        let before = self.owned(conn, from)?.address;
+        let before = self.owned(conn, from)?.address();
         if before == client {
             return Ok(None);
         }
@@ -316,7 +359,7 @@ impl Registry {
         }
         self.closed_by(from, before);
         self.opened(from, client);
-        self.owned(conn, from)?.address = client;
+        self.owned(conn, from)?.client = SocketAddr::from((client, 0)).into();
         Ok(None)
     }
 
@@ -459,7 +502,7 @@ impl Registry {
                 stream: key.stream().to_owned(),
                 process: place.process?.0.0,
                 worker: held.worker.0,
-                publisher: (held.address, 0).into(),
+                publisher: held.client.socket(),
                 since_wall_ms: began_ms + place.since_ms,
             })
         };
@@ -606,12 +649,12 @@ impl Registry {
 
     /// The address of a connection's client; `None` if there is no such connection.
     pub fn address_of(&self, conn: ConnId) -> Option<IpAddr> {
-        Some(self.conns.get(&conn)?.address)
+        Some(self.conns.get(&conn)?.address())
     }
 
     /// A worker is dead: which sessions need another one. Publishers come first, for viewers wait for them.
     pub fn worker_died(&mut self, worker: WorkerId, now_ms: u64) -> Vec<Homeless> {
-        let of_worker = |(conn, held): (&ConnId, &Conn)| (held.worker == worker).then(|| Self::homeless(*conn, held));
+        let of_worker = |(conn, held): (&ConnId, &Box<Conn>)| (held.worker == worker).then(|| Self::homeless(*conn, held));
         let mut homeless: Vec<Homeless> = self.conns.iter().filter_map(of_worker).collect();
         homeless.sort_unstable_by_key(|homeless| (homeless.intent != Some(Intent::Publish), homeless.conn));
         self.lifecycle.worker_died(worker, now_ms);
@@ -651,7 +694,7 @@ impl Registry {
 
     /// A worker died while it was processing a connection's input from this byte on. True: so did one before.
     pub fn suspect(&mut self, conn: ConnId, position: u64) -> bool {
-        self.conns.get_mut(&conn).is_some_and(|held| held.suspect.replace(position) == Some(position))
+        self.conns.contains_key(&conn) && self.suspects.insert(conn, position) == Some(position)
     }
 
     /// The worker that has a connection, or is to have it.
@@ -682,7 +725,7 @@ impl Registry {
         Homeless {
             conn,
             row: held.row,
-            origin: held.origin,
+            origin: held.origin(),
             intent: place.map(|place| place.intent),
             chosen: place.map(|place| place.worker).filter(|worker| *worker != held.worker),
         }
@@ -751,7 +794,7 @@ impl Registry {
     fn may_replace(&self, holder: ConnId, question: &Question, around: &Circumstances<'_>, now_ms: u64) -> bool {
         let (Some(held), Some(asks)) = (self.conns.get(&holder), self.conns.get(&question.conn)) else { return true };
         let Some(place) = &held.place else { return true };
-        let same_publisher = held.address == asks.address && place.credential == question.credential;
+        let same_publisher = held.address() == asks.address() && place.credential == question.credential;
         // The log may last have grown under an earlier publisher: silence is counted from when this one was admitted.
         let last_sign_ms = (around.last_append_ms)(&question.key).unwrap_or(0).max(place.since_ms);
         self.rules.replace || same_publisher || now_ms.saturating_sub(last_sign_ms) >= self.rules.silent_after_ms
@@ -770,6 +813,8 @@ impl Registry {
 
     fn reserve(&mut self, question: Question, worker: WorkerId, forward: Vec<String>, now_ms: u64) {
         let Question { conn, intent, key, credential, undecided, number, .. } = question;
+        // One name for all who are of one stream.
+        let key = self.publishers.get_key_value(&key).map(|(known, _)| known.clone()).unwrap_or(key);
         let undecided = undecided.then_some(number);
         match intent {
             Intent::Publish => {
@@ -784,7 +829,7 @@ impl Registry {
             Intent::Play => self.tally(worker).viewers += 1,
         }
         let held = self.conns.get_mut(&conn).expect("the question came from this connection's worker");
-        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None, undecided, forward });
+        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None, undecided, forward: forward.into() });
     }
 
     fn evict(&mut self, conn: ConnId, now_ms: u64) {
@@ -829,8 +874,9 @@ impl Registry {
     fn forget(&mut self, conn: ConnId, gone: Gone, now_ms: u64) {
         self.release(conn, gone, now_ms);
         self.happens(conn, What::Closed);
+        self.suspects.remove(&conn);
         if let Some(held) = self.conns.remove(&conn) {
-            self.closed_by(held.worker, held.address);
+            self.closed_by(held.worker, held.address());
             self.tally(held.worker).sessions -= 1;
             self.gone.push((conn, held.row));
         }

@@ -9,9 +9,10 @@ use super::timers::Timer;
 use super::{Front, notify};
 use crate::cli::ServeOptions;
 use crate::control::channel::Channel;
-use crate::control::{PROTOCOL, WorkerId};
+use crate::control::{PROTOCOL, PROTOCOL_BEFORE, WorkerId};
 use crate::events::{Event, Kind};
-use crate::worker::SAVED_VERSION;
+use crate::saved::Rows;
+use crate::worker::{SAVED_VERSION, SAVED_VERSION_BEFORE};
 use anyhow::{Context, bail};
 use braidcast_sys::process::SIGKILL;
 use braidcast_sys::{Events, Interest, PidFd, Poller, child, clock, net};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -312,10 +313,15 @@ impl Predecessor {
     }
 
     /// Shows that this front can take over, and waits until it may.
-    pub fn wait_for_go(&mut self) -> anyhow::Result<()> {
+    pub fn wait_for_go(&mut self, shared_dir: &Path) -> anyhow::Result<()> {
         let Some((channel, _)) = &mut self.0 else { return Ok(()) };
         let version = crate::VERSION.to_owned();
-        channel.send(&FromSuccessor::Prepared { version, protocol: PROTOCOL, saved: saved_version() }, Vec::new())?;
+        // A front of the version before hears its own: this one reads what it has left.
+        let (protocol, saved) = match Rows::are_of_before(shared_dir) {
+            true => (PROTOCOL_BEFORE, SAVED_VERSION_BEFORE),
+            false => (PROTOCOL, SAVED_VERSION),
+        };
+        channel.send(&FromSuccessor::Prepared { version, protocol, saved: saved_version(saved) }, Vec::new())?;
         let wait = Duration::from_millis(PREPARE_MS + QUIET_MS);
         let (ToSuccessor::Go, _) = channel.receive_blocking(wait).context("waiting for the other front to let go")?;
         Ok(())
@@ -346,16 +352,16 @@ impl Predecessor {
     }
 }
 
-/// The version of saved state that this program reads.
+/// The version of saved state that this program says it reads.
 #[cfg(not(feature = "faults"))]
-fn saved_version() -> u8 {
-    SAVED_VERSION
+fn saved_version(version: u8) -> u8 {
+    version
 }
 
 /// As above, or the one that a test wants it to be.
 #[cfg(feature = "faults")]
-fn saved_version() -> u8 {
-    std::env::var("BRAIDCAST_TEST_SAVED_VERSION").ok().and_then(|version| version.parse().ok()).unwrap_or(SAVED_VERSION)
+fn saved_version(version: u8) -> u8 {
+    std::env::var("BRAIDCAST_TEST_SAVED_VERSION").ok().and_then(|version| version.parse().ok()).unwrap_or(version)
 }
 
 #[cfg(test)]

@@ -39,14 +39,20 @@ impl Vault {
         })
     }
 
-    /// As it was with the front before: its table, with the rows that are in use, and a number above those of all heaps.
-    pub fn inherit(shared_dir: &Path, rows: &HashSet<RowId>, last_heap: HeapId) -> io::Result<Self> {
+    /// As it was with the front before: its tables, with the rows that are in use, and a number above those of all heaps.
+    pub fn inherit(shared_dir: &Path, rows: &HashSet<RowId>, mut clients: clients::Table, last_heap: HeapId) -> io::Result<Self> {
         let rows_given = rows.iter().max().map_or(0, |last| last.0 + 1);
         let free = (0..rows_given).map(RowId).filter(|row| !rows.contains(row)).map(Reverse);
+        let mut table = Rows::open(shared_dir)?;
+        if let Some(last) = rows_given.checked_sub(1).map(RowId) {
+            // There is, unless they were another version's.
+            table.provide(last)?;
+            clients.provide(last)?;
+        }
         Ok(Self {
             directory: directory(shared_dir),
-            rows: Rows::open(shared_dir)?,
-            clients: clients::Table::open(shared_dir)?,
+            rows: table,
+            clients,
             free_rows: free.collect(),
             rows_given,
             sockets: HashMap::new(),

@@ -3,18 +3,22 @@
 //! Only the worker knows which blocks are free: nobody allocates in a heap whose worker is dead. Then it is read, through the
 //! rows that point into it, and deleted when the last session has moved out.
 
+use super::room::Room;
 use braidcast_sys::{Dir, Mapping, SharedMemory};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// Blocks are a power of two of bytes, this at least.
-const LEAST_BYTES: u64 = 128;
+/// Blocks begin at multiples of this, and short ones are a multiple of it long.
+const UNIT_BYTES: u64 = 32;
+/// A block of more than this is a power of two of bytes.
+const SHORT_BYTES: u64 = 4096;
 /// The longest block: a partial message of 16 MiB with its journal, and some.
-const CLASSES: usize = 20;
+const CLASSES: usize = 15;
 /// Memory is taken from the file system in pieces of this size, or of the block's if that is more.
 const GROWTH_BYTES: usize = 256 << 10;
 /// A block that long is given back to the file system while it is free.
@@ -35,26 +39,56 @@ impl fmt::Display for HeapId {
 
 /// A block of a heap. Its owner gives it back with [`Heap::free`]; it is not freed by being forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Place", try_from = "Place")]
 pub struct Block {
+    /// Where it begins, in units: a session holds several blocks, and there are many sessions.
+    unit: u32,
+    bytes: NonZeroU32,
+}
+
+/// How a block is written down.
+#[derive(Serialize, Deserialize)]
+struct Place {
     offset: u64,
     bytes: u32,
 }
 
+impl From<Block> for Place {
+    fn from(block: Block) -> Self {
+        Self { offset: block.start() as u64, bytes: block.bytes.get() }
+    }
+}
+
+impl TryFrom<Place> for Block {
+    type Error = &'static str;
+
+    fn try_from(place: Place) -> Result<Self, Self::Error> {
+        Self::new(place.offset, place.bytes).ok_or("no place of a block")
+    }
+}
+
 impl Block {
+    fn new(offset: u64, bytes: u32) -> Option<Self> {
+        let unit = u32::try_from(offset / UNIT_BYTES).ok().filter(|_| offset.is_multiple_of(UNIT_BYTES))?;
+        Some(Self { unit, bytes: NonZeroU32::new(bytes)? })
+    }
+
     /// Its length.
     pub fn bytes(&self) -> usize {
-        self.bytes as usize
+        self.bytes.get() as usize
+    }
+
+    fn start(&self) -> usize {
+        self.unit as usize * UNIT_BYTES as usize
     }
 
     fn range(&self) -> Range<usize> {
-        let start = self.offset as usize;
-        start..start + self.bytes()
+        self.start()..self.start() + self.bytes()
     }
 
     fn part(&self, part: Range<usize>) -> Range<usize> {
         assert!(part.start <= part.end && part.end <= self.bytes(), "bytes {part:?} of a block of {}", self.bytes);
-        let start = self.offset as usize;
-        start + part.start..start + part.end
+        self.start() + part.start..self.start() + part.end
     }
 }
 
@@ -65,14 +99,18 @@ pub struct Heap {
     memory: SharedMemory,
     /// Everything from here on was never given out.
     unused: u64,
-    free: [Vec<u64>; CLASSES],
+    /// What is free for short blocks.
+    room: Room,
+    /// Free long blocks, by their class.
+    free: [Vec<u32>; CLASSES],
 }
 
 impl Heap {
     /// Makes the heap of a worker that starts.
     pub fn create(shared_dir: &Path, id: HeapId) -> io::Result<Self> {
         let file = Dir::open(&super::directory(shared_dir))?.create_file(&id.to_string())?;
-        Ok(Self { id, memory: SharedMemory::map(file, MOST_BYTES)?, unused: 0, free: Default::default() })
+        let memory = SharedMemory::map(file, MOST_BYTES)?;
+        Ok(Self { id, memory, unused: 0, room: Room::default(), free: Default::default() })
     }
 
     /// Which heap this is.
@@ -88,34 +126,67 @@ impl Heap {
     /// A block of at least so many bytes, with whatever was in it before. `StorageFull` if the directory has none, or if it is more
     /// than a block can have.
     pub fn allocate(&mut self, bytes: usize) -> io::Result<Block> {
-        let (class, bytes) = size_class(bytes).ok_or(io::ErrorKind::StorageFull)?;
-        let block = |offset| Block { offset, bytes };
-        if let Some(&offset) = self.free[class].last() {
-            let block = block(offset);
-            if u64::from(bytes) >= GIVEN_BACK_BYTES {
+        match length_of(bytes).ok_or(io::ErrorKind::StorageFull)? {
+            Length::Short(bytes) => self.allocate_short(bytes),
+            Length::Long(class, bytes) => self.allocate_long(class, bytes),
+        }
+    }
+
+    fn allocate_short(&mut self, bytes: NonZeroU32) -> io::Result<Block> {
+        let units = bytes.get() / UNIT_BYTES as u32;
+        let unit = match self.room.take(units) {
+            Some(unit) => unit,
+            None => {
+                let start = self.extend(self.unused, SHORT_BYTES)?;
+                self.room.give((start / UNIT_BYTES) as u32, (SHORT_BYTES / UNIT_BYTES) as u32);
+                self.room.take(units).ok_or(io::ErrorKind::StorageFull)?
+            }
+        };
+        Ok(Block { unit, bytes })
+    }
+
+    fn allocate_long(&mut self, class: usize, bytes: NonZeroU32) -> io::Result<Block> {
+        if let Some(&unit) = self.free[class].last() {
+            let block = Block { unit, bytes };
+            if u64::from(bytes.get()) >= GIVEN_BACK_BYTES {
                 self.memory.take_again(block.range())?;
             }
             self.free[class].pop();
             return Ok(block);
         }
-        let start = if u64::from(bytes) >= GIVEN_BACK_BYTES { self.unused.next_multiple_of(PAGE_BYTES) } else { self.unused };
-        let end = (start + u64::from(bytes)) as usize;
+        let gives_back = u64::from(bytes.get()) >= GIVEN_BACK_BYTES;
+        let (before, start) = (self.unused, if gives_back { self.unused.next_multiple_of(PAGE_BYTES) } else { self.unused });
+        self.extend(start, bytes.get().into())?;
+        if start > before {
+            self.room.give((before / UNIT_BYTES) as u32, ((start - before) / UNIT_BYTES) as u32);
+        }
+        Ok(Block { unit: (start / UNIT_BYTES) as u32, bytes })
+    }
+
+    /// Takes the bytes that follow `start`, which nobody has had; says where they begin.
+    fn extend(&mut self, start: u64, bytes: u64) -> io::Result<u64> {
+        let end = (start + bytes) as usize;
         if end > self.memory.taken_bytes() {
             self.memory.take(end.next_multiple_of(GROWTH_BYTES))?;
         }
         self.unused = end as u64;
-        Ok(block(start))
+        Ok(start)
     }
 
     /// Takes a block back. Nothing that is still needed may point to it.
     pub fn free(&mut self, block: Block) {
-        let Some((class, _)) = size_class(block.bytes()) else { return };
-        if u64::from(block.bytes) >= GIVEN_BACK_BYTES
-            && let Err(error) = self.memory.give_back(block.range())
-        {
-            tracing::debug!(%error, "memory of a saved session stays taken");
+        match length_of(block.bytes()) {
+            Some(Length::Short(bytes)) => self.room.give(block.unit, bytes.get() / UNIT_BYTES as u32),
+            Some(Length::Long(class, bytes)) => {
+                if u64::from(bytes.get()) >= GIVEN_BACK_BYTES
+                    && let Err(error) = self.memory.give_back(block.range())
+                {
+                    tracing::debug!(%error, "memory of a saved session stays taken");
+                }
+                self.free[class].push(block.unit);
+            }
+            None => {}
         }
-        self.free[class].push(block.offset);
     }
 
     /// A part of a block. Panics beyond its end.
@@ -142,10 +213,22 @@ impl AsFd for Heap {
     }
 }
 
-fn size_class(bytes: usize) -> Option<(usize, u32)> {
-    let rounded = (bytes as u64).max(LEAST_BYTES).checked_next_power_of_two()?;
-    let class = (rounded / LEAST_BYTES).trailing_zeros() as usize;
-    (class < CLASSES).then_some((class, rounded as u32))
+/// How long a block is, rounded up.
+enum Length {
+    /// A multiple of the unit.
+    Short(NonZeroU32),
+    /// A class, and its power of two.
+    Long(usize, NonZeroU32),
+}
+
+fn length_of(bytes: usize) -> Option<Length> {
+    let bytes = bytes.max(1) as u64;
+    if bytes <= SHORT_BYTES {
+        return Some(Length::Short(NonZeroU32::new(bytes.next_multiple_of(UNIT_BYTES) as u32)?));
+    }
+    let rounded = bytes.checked_next_power_of_two()?;
+    let class = (rounded / SHORT_BYTES).trailing_zeros() as usize - 1;
+    (class < CLASSES).then_some(Length::Long(class, NonZeroU32::new(u32::try_from(rounded).ok()?)?))
 }
 
 /// Another worker's heap, for reading: that worker is dead, or does not touch the blocks that are asked for.
@@ -161,7 +244,7 @@ impl ForeignHeap {
 
     /// A part of a block; `None` if the heap has no such bytes.
     pub fn bytes(&self, block: Block, part: Range<usize>) -> Option<&[u8]> {
-        let start = usize::try_from(block.offset).ok()?;
+        let start = block.start();
         (part.start <= part.end && part.end <= block.bytes()).then_some(())?;
         self.0.bytes(start.checked_add(part.start)?..start.checked_add(part.end)?)
     }
@@ -188,8 +271,9 @@ mod tests {
         let stranger = ForeignHeap::open(directory.path(), HeapId(7)).unwrap();
         assert_eq!(stranger.bytes(small, 1..5), Some(&b"ello"[..]));
         assert_eq!(stranger.bytes(large, (1 << 20) - 1..1 << 20), Some(&[3][..]));
-        assert_eq!(stranger.bytes(small, 0..129), None);
-        assert_eq!(stranger.bytes(Block { offset: 1 << 40, bytes: 128 }, 0..1), None);
+        assert_eq!(stranger.bytes(small, 0..33), None);
+        assert_eq!(stranger.bytes(Block::new(1 << 36, 128).unwrap(), 0..1), None);
+        assert!(Block::new(33, 1).is_none() && Block::new(32, 0).is_none() && Block::new(1 << 60, 1).is_none());
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! by another one only when that worker is dead or has handed the session over.
 
 pub mod heap;
+mod room;
 pub mod rows;
 
 pub use heap::{Block, Heap, HeapId};
+pub use room::Room;
 pub use rows::{RowId, Rows};
 
 use std::path::{Path, PathBuf};

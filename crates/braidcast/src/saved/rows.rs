@@ -6,16 +6,19 @@
 use braidcast_sys::{Dir, SharedMemory};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-/// The name of the table in its directory.
-const NAME: &str = "rows";
+/// The name of the table in its directory, and of the one that version 2 of saved sessions has left there: after an upgrade the newest save
+/// of a session may be in either.
+const NAME: &str = "rows-3";
+const NAME_BEFORE: &str = "rows";
 /// The most rows, and so connections, of an instance.
 const MOST_ROWS: usize = 1 << 20;
 /// Memory is taken for so many rows at once.
 const GROWTH_ROWS: usize = 256;
-const ROW_BYTES: usize = 512;
-const SLOT_BYTES: usize = ROW_BYTES / 2;
+const SLOT_BYTES: usize = 80;
+const SLOT_BYTES_BEFORE: usize = 256;
 const SLOT_HEAD_BYTES: usize = 16;
 
 /// What one save can hold.
@@ -27,7 +30,17 @@ pub struct RowId(pub u32);
 
 /// See the module's head.
 #[derive(Debug)]
-pub struct Rows(SharedMemory);
+pub struct Rows {
+    slots: Slots,
+    before: Option<Slots>,
+}
+
+/// A table's memory.
+#[derive(Debug)]
+struct Slots {
+    memory: SharedMemory,
+    slot_bytes: usize,
+}
 
 /// The newest whole save of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,27 +55,38 @@ impl Rows {
     /// Makes an empty table; the front's part.
     pub fn create(shared_dir: &Path) -> io::Result<Self> {
         let file = Dir::open(&super::directory(shared_dir))?.create_file(NAME)?;
-        Ok(Self(SharedMemory::map(file, MOST_ROWS * ROW_BYTES)?))
+        Ok(Self { slots: Slots::map(file, SLOT_BYTES)?, before: None })
     }
 
     /// Opens the table.
     pub fn open(shared_dir: &Path) -> io::Result<Self> {
+        let directory = Dir::open(&super::directory(shared_dir))?;
         // Made by the front, which was there before.
-        let file = Dir::open(&super::directory(shared_dir))?.open_or_create(NAME)?;
-        Ok(Self(SharedMemory::map(file, MOST_ROWS * ROW_BYTES)?))
+        let slots = Slots::map(directory.open_or_create(NAME)?, SLOT_BYTES)?;
+        let before = match super::directory(shared_dir).join(NAME_BEFORE).exists() {
+            true => Some(Slots::map(directory.open_or_create(NAME_BEFORE)?, SLOT_BYTES_BEFORE)?),
+            false => None,
+        };
+        Ok(Self { slots, before })
+    }
+
+    /// Whether what there is was left by version 2.
+    pub fn are_of_before(shared_dir: &Path) -> bool {
+        let directory = super::directory(shared_dir);
+        directory.join(NAME_BEFORE).exists() && !directory.join(NAME).exists()
     }
 
     /// Takes memory for a row before it is given out; the front's part. `StorageFull` if there is none.
     pub fn provide(&mut self, row: RowId) -> io::Result<()> {
         let rows = (row.0 as usize + 1).next_multiple_of(GROWTH_ROWS);
-        self.0.take(rows * ROW_BYTES)
+        self.slots.memory.take(rows * 2 * SLOT_BYTES)
     }
 
     /// Saves into the row's older slot. Each save's number is higher than the one before. Panics if the payload is longer than
     /// [`PAYLOAD_BYTES`]. `NotFound`: there is no memory for the row, the front never gave it out.
     pub fn save(&mut self, row: RowId, number: u64, payload: &[u8]) -> io::Result<()> {
         assert!(payload.len() <= PAYLOAD_BYTES, "{} bytes do not fit a row", payload.len());
-        let slot = self.slot(row, (number % 2) as usize)?;
+        let slot = self.slots.slot(row, (number % 2) as usize)?;
         let (head, body) = slot.split_at_mut(SLOT_HEAD_BYTES);
         body[..payload.len()].copy_from_slice(payload);
         let length = payload.len() as u32;
@@ -75,6 +99,28 @@ impl Rows {
 
     /// The newest save that is whole; `None` if there is none.
     pub fn load(&mut self, row: RowId) -> Option<Save> {
+        let before = self.before.as_mut().and_then(|before| before.load(row));
+        self.slots.load(row).into_iter().chain(before).max_by_key(|save| save.number)
+    }
+
+    /// Forgets what a row holds: nobody can continue its session.
+    pub fn clear(&mut self, row: RowId) {
+        for slots in self.before.iter_mut().chain([&mut self.slots]) {
+            for slot in 0..2 {
+                if let Ok(slot) = slots.slot(row, slot) {
+                    slot[..SLOT_HEAD_BYTES].fill(0);
+                }
+            }
+        }
+    }
+}
+
+impl Slots {
+    fn map(file: OwnedFd, slot_bytes: usize) -> io::Result<Self> {
+        Ok(Self { memory: SharedMemory::map(file, MOST_ROWS * 2 * slot_bytes)?, slot_bytes })
+    }
+
+    fn load(&mut self, row: RowId) -> Option<Save> {
         let load = |slot: &[u8]| {
             let (head, body) = slot.split_at(SLOT_HEAD_BYTES);
             let number = u64::from_le_bytes(head[..8].try_into().ok()?);
@@ -87,24 +133,16 @@ impl Rows {
         slots.into_iter().flatten().max_by_key(|save| save.number)
     }
 
-    /// Forgets what a row holds: nobody can continue its session.
-    pub fn clear(&mut self, row: RowId) {
-        for slot in 0..2 {
-            if let Ok(slot) = self.slot(row, slot) {
-                slot[..SLOT_HEAD_BYTES].fill(0);
-            }
-        }
-    }
-
     fn slot(&mut self, row: RowId, slot: usize) -> io::Result<&mut [u8]> {
-        let start = (row.0 as usize).checked_mul(ROW_BYTES).ok_or(io::ErrorKind::NotFound)? + slot * SLOT_BYTES;
-        if start + SLOT_BYTES > self.0.taken_bytes() {
-            self.0.look()?;
-            if start + SLOT_BYTES > self.0.taken_bytes() {
+        let start = (row.0 as usize).checked_mul(2 * self.slot_bytes).ok_or(io::ErrorKind::NotFound)? + slot * self.slot_bytes;
+        let end = start + self.slot_bytes;
+        if end > self.memory.taken_bytes() {
+            self.memory.look()?;
+            if end > self.memory.taken_bytes() {
                 return Err(io::ErrorKind::NotFound.into());
             }
         }
-        Ok(self.0.bytes_mut(start..start + SLOT_BYTES))
+        Ok(self.memory.bytes_mut(start..end))
     }
 }
 
@@ -154,13 +192,35 @@ mod tests {
         worker.save(row, 6, &[6; PAYLOAD_BYTES]).unwrap();
         worker.save(row, 7, b"seven").unwrap();
         let start = SLOT_BYTES;
-        let whole = worker.0.bytes(start..start + SLOT_BYTES).to_vec();
+        let whole = worker.slots.memory.bytes(start..start + SLOT_BYTES).to_vec();
         for at in 0..SLOT_HEAD_BYTES + 5 {
-            worker.0.bytes_mut(start..start + SLOT_BYTES)[at] ^= 0x10;
+            worker.slots.memory.bytes_mut(start..start + SLOT_BYTES)[at] ^= 0x10;
             let found = front.load(row).unwrap();
             assert_eq!(found, Save { number: 6, payload: vec![6; PAYLOAD_BYTES] }, "flipped at {at}");
-            worker.0.bytes_mut(start..start + SLOT_BYTES).copy_from_slice(&whole);
+            worker.slots.memory.bytes_mut(start..start + SLOT_BYTES).copy_from_slice(&whole);
         }
         assert_eq!(front.load(row).unwrap().payload, b"seven");
+    }
+
+    #[test]
+    fn what_version_2_has_saved_counts_until_there_is_a_newer_save() {
+        let (directory, mut front, _) = tables();
+        let row = RowId(300);
+        front.provide(row).unwrap();
+        let file = Dir::open(&crate::saved::directory(directory.path())).unwrap().create_file(NAME_BEFORE).unwrap();
+        let mut before = Slots::map(file, SLOT_BYTES_BEFORE).unwrap();
+        before.memory.take(301 * 2 * SLOT_BYTES_BEFORE).unwrap();
+        let old = [2; 240];
+        let slot = before.slot(row, 1).unwrap();
+        slot[..8].copy_from_slice(&9u64.to_le_bytes());
+        slot[8..12].copy_from_slice(&240u32.to_le_bytes());
+        slot[12..16].copy_from_slice(&checksum(row, 9, &old).to_le_bytes());
+        slot[16..].copy_from_slice(&old);
+        let mut worker = Rows::open(directory.path()).unwrap();
+        assert_eq!(worker.load(row), Some(Save { number: 9, payload: old.to_vec() }));
+        worker.save(row, 10, b"new").unwrap();
+        assert_eq!(worker.load(row), Some(Save { number: 10, payload: b"new".to_vec() }));
+        worker.clear(row);
+        assert_eq!(worker.load(row), None);
     }
 }

@@ -39,7 +39,7 @@ impl Worker {
         if self.config.relays() && is_ambiguous(said.params) {
             return self.turn_down(slot, said.intent, Status::BAD_REQUEST, "the virtual host is named in several ways").map(|()| false);
         }
-        let client = self.sessions[slot].peer.ip();
+        let client = self.sessions[slot].more.peer.ip();
         let Said { intent, key, params, bearer, page } = *said;
         let asking = Asking { intent, key, client, params, bearer, page, now_s: self.now.wall_ms / 1_000 };
         match self.access.check(&asking) {
@@ -53,7 +53,7 @@ impl Worker {
         let session = &self.sessions[slot];
         if self.peer_lines.allow(self.now.mono_ms) {
             let what = if said.intent == Intent::Publish { "publish" } else { "play" };
-            let (conn, peer, advice) = (session.conn, session.peer, reason.advice());
+            let (conn, peer, advice) = (session.conn, session.more.peer, reason.advice());
             tracing::info!(stream = %said.key, %conn, %peer, rule, "{what} not let in by [[access]]: {reason}; {advice}");
         }
         let status = if reason == Reason::Missing { Status::UNAUTHORIZED } else { Status::FORBIDDEN };

@@ -42,7 +42,7 @@ impl Worker {
             agent: request.flash_version.clone(),
             ..session.description(kind, &wish.key)
         };
-        self.describe(slot, &description);
+        self.describe(slot, description);
     }
 
     /// Writes down who wants to play by HTTP.
@@ -63,12 +63,14 @@ impl Worker {
             agent: request.user_agent.clone().unwrap_or_default(),
             ..self.sessions[slot].description(kind, key)
         };
-        self.describe(slot, &description);
+        self.describe(slot, description);
     }
 
-    fn describe(&mut self, slot: usize, description: &Description) {
-        let session = &self.sessions[slot];
-        self.clients.describe(session.kept.row, session.conn, description, self.now.wall_ms);
+    fn describe(&mut self, slot: usize, description: Description) {
+        let session = &mut self.sessions[slot];
+        let (conn, description) = (session.conn, Box::new(description));
+        session.more.described = Some(description.clone());
+        self.tell_front(&ToFront::Describes { conn, description });
     }
 
     /// A session publishes or plays no longer, but is still open: the front is told.
@@ -93,6 +95,7 @@ impl Worker {
             let Some(session) = self.sessions.get(slot).filter(|session| session.is_placed() && !session.is_outgoing()) else { continue };
             let [bytes_in, bytes_out] = session.traffic();
             self.clients.tell(session.kept.row, bytes_in, bytes_out, now_ms);
+            self.forget_while_quiet(slot);
         }
         self.told_clients = match to < self.sessions.capacity() {
             true => Round { next_slot: to, due_ms: now_ms },
@@ -133,8 +136,8 @@ impl Session {
     fn description(&self, kind: Kind, key: &StreamKey) -> Description {
         Description {
             kind,
-            listener: self.listener,
-            peer: self.peer,
+            listener: self.more.listener,
+            peer: self.more.peer,
             key: Some(key.clone()),
             tc_url: String::new(),
             page_url: String::new(),

@@ -12,14 +12,22 @@ use braidcast_media::StreamKey;
 use braidcast_protocols::via::Via;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 /// Messages taken from the front in one turn.
 const MESSAGES_PER_TURN: usize = 256;
+/// How long they may hold up a turn: many viewers that come at once must not delay those who are there.
+const MESSAGES_TIME: Duration = Duration::from_millis(3);
 
 impl Worker {
     /// Takes what the front has sent.
     pub(super) fn hear_front(&mut self) {
+        let since = Instant::now();
         for _ in 0..MESSAGES_PER_TURN {
+            if since.elapsed() >= MESSAGES_TIME {
+                // The poll tells of the others again.
+                return;
+            }
             match self.front.receive::<ToWorker>() {
                 Ok(Some((ToWorker::Listeners { listening }, fds))) => self.keep_listeners(&listening, fds),
                 Ok(Some((ToWorker::LogFiles { lines, requests }, fds))) => self.take_log_files(lines, requests, fds),
@@ -163,9 +171,9 @@ impl Worker {
             super::session::Want::Publish => Intent::Publish,
             super::session::Want::Play(_) => Intent::Play,
         };
-        let pinned = self.sessions[slot].listener == Listener::Sub;
+        let pinned = self.sessions[slot].more.listener == Listener::Sub;
         let found_at = if self.config.relays() && intent == Intent::Play { self.found_at(&wish.key) } else { None };
-        let number = self.sessions[slot].asked.as_ref().map_or(0, |asked| asked.number) + 1;
+        let number = self.sessions[slot].more.asked.as_ref().map_or(0, |asked| asked.number) + 1;
         let asked = Asked { intent, key: wish.key.clone(), credential: credential(params), pinned, found_at, number };
         self.ask(slot, wish, asked)
     }
@@ -175,8 +183,8 @@ impl Worker {
         let session = &mut self.sessions[slot];
         let question = asked.question(session.conn);
         let (intent, key) = (asked.intent, asked.key.clone());
-        session.asked = Some(asked);
-        session.enter(Role::Placing(wish));
+        session.more.asked = Some(asked);
+        session.enter(Role::Placing(Box::new(wish)));
         // Where processes of another server have the streams, the front answers when one has this one.
         let waits = question_is_for_later(&self.config, &question);
         let patience_ms = if waits { self.config.play.play_wait.as_ms() } else { PLACING_MS };
@@ -187,8 +195,8 @@ impl Worker {
         }
         // A proxy that speaks HTTP has the connection to itself again after each answer, but not after this one.
         let session = &self.sessions[slot];
-        if session.peer != session.holder {
-            self.tell_front(&ToFront::Named { conn: session.conn, client: session.peer });
+        if session.more.peer != session.more.holder {
+            self.tell_front(&ToFront::Named { conn: session.conn, client: session.more.peer });
         }
         self.tell_front(&question);
         Ok(())
@@ -198,8 +206,9 @@ impl Worker {
         // The client may have gone while the front was asked; the front was told by `Closed`.
         let Some(&slot) = self.by_conn.get(&conn) else { return };
         let Session { role: Role::Placing(wish), .. } = &self.sessions[slot] else { return };
-        let wish = wish.clone();
-        self.sessions[slot].forward = forward;
+        let wish = (**wish).clone();
+        self.sessions[slot].more.described = None;
+        self.sessions[slot].more.forward = forward;
         let result = match placement {
             Placement::Here { next_segment } => self.admit(slot, wish, next_segment),
             Placement::MoveTo(worker) if self.hand_over(slot, Some(worker)) => Ok(()),
@@ -221,7 +230,7 @@ impl Worker {
             }
             _ => (String::new(), false),
         };
-        let (conn, peer) = (session.conn, session.peer);
+        let (conn, peer) = (session.conn, session.more.peer);
         if self.peer_lines.allow(self.now.mono_ms) {
             tracing::info!(%stream, %conn, %peer, "refused: {refusal}");
         }

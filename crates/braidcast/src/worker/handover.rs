@@ -15,6 +15,9 @@ use braidcast_sys::fault::kill_point;
 impl Worker {
     /// Hands a session over; `to` is who was chosen for it, or `None` if that is for the front to say. False: it cannot be moved.
     pub(super) fn hand_over(&mut self, slot: usize, to: Option<WorkerId>) -> bool {
+        if self.wake(slot).is_err() {
+            return false;
+        }
         if let Role::Publishing(publisher) = self.sessions[slot].role {
             self.commit_publisher(publisher);
         }
@@ -32,7 +35,7 @@ impl Worker {
         let session = self.sessions.remove(slot);
         self.unwatch(&session);
         let conn = session.conn;
-        tracing::debug!(%conn, peer = %session.peer, to = to.map(tracing::field::display), "handed over");
+        tracing::debug!(%conn, peer = %session.more.peer, to = to.map(tracing::field::display), "handed over");
         self.departed.insert(conn, Departed::new(session, holding));
         self.count(WorkerCounter::MovesOut);
         kill_point("let_go");
@@ -80,7 +83,7 @@ impl Worker {
 
     /// Takes a session's socket out of the loop, and what it holds out of the worker's sum.
     pub(super) fn unwatch(&mut self, session: &Session) {
-        self.unfinished_bytes -= session.unfinished_bytes;
+        self.unfinished_bytes -= session.more.unfinished_bytes;
         self.by_conn.remove(&session.conn);
         let poller = if session.among_publishers { &self.publishers_poller } else { &self.poller };
         if let Err(error) = poller.delete(&session.socket) {

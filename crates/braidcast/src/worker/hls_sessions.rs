@@ -156,6 +156,7 @@ impl Worker {
             return;
         }
         session.deadline_ms = 0;
+        session.more.described = None;
         let Role::AskingSession(question) = session.enter(Role::Idle) else { return };
         let HlsQuestion { key, request, context, .. } = *question;
         let answered = match answer {

@@ -79,9 +79,9 @@ impl Worker {
         }
         let session = &mut self.sessions[slot];
         if self.peer_lines.allow(self.now.mono_ms) {
-            tracing::info!(conn = %session.conn, peer = %session.peer, "bad HTTP request: {error}");
+            tracing::info!(conn = %session.conn, peer = %session.more.peer, "bad HTTP request: {error}");
         }
-        let answer = match session.listener.has_api() {
+        let answer = match session.more.listener.has_api() {
             true => super::api::malformed(error),
             false => response::text(error.status(), &error.to_string(), false, false),
         };
@@ -99,7 +99,7 @@ impl Worker {
         if !request.keep_alive {
             self.sessions[slot].last_request = true;
         }
-        if self.sessions[slot].listener == Listener::Metrics {
+        if self.sessions[slot].more.listener == Listener::Metrics {
             return self.answer_metrics(slot, request);
         }
         if self.is_for_api(slot, request) {
@@ -118,7 +118,7 @@ impl Worker {
         if !request.is_known_method() {
             return self.respond_text(slot, Status::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are served here", head_only);
         }
-        let wants_api = self.sessions[slot].listener.has_api();
+        let wants_api = self.sessions[slot].more.listener.has_api();
         let route = route(request, &self.config.server.vhosts);
         // With other servers a stream is where it is, and vhosts are theirs.
         let route = if self.config.relays() { route } else { route.map_key(|key| self.played(key)) };
@@ -136,7 +136,7 @@ impl Worker {
                 return self.respond_text(slot, Status::LOOP_DETECTED, why, head_only);
             }
             self.want(key, &request.via);
-            self.sessions[slot].via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
+            self.sessions[slot].more.via = (!request.via.is_empty()).then(|| Box::new(request.via.clone()));
         }
         match of_session {
             OfSession::Begin { key, context } => return self.ask_session(slot, key, request, context, true),
@@ -211,7 +211,7 @@ impl Worker {
 
     /// Whether an authority for certificates may ask here.
     fn answers_challenges(&self, slot: usize) -> bool {
-        !self.config.acme.domains.is_empty() && matches!(self.sessions[slot].listener, Listener::Http | Listener::Https)
+        !self.config.acme.domains.is_empty() && matches!(self.sessions[slot].more.listener, Listener::Http | Listener::Https)
     }
 
     /// An authority looks whether a name is this server's: the attendant that fetches the certificate has laid the answer down.
@@ -245,7 +245,7 @@ impl Worker {
         }
         let session = &mut self.sessions[slot];
         self.waiting.add((Awaited::Index, wish.key.clone()), slot);
-        session.enter(Role::WaitingForIndex(wish));
+        session.enter(Role::WaitingForIndex(Box::new(wish)));
         session.deadline_ms = self.now.mono_ms + self.config.play.play_wait.as_ms();
         self.watch_deadline(slot);
         Ok(())
@@ -277,7 +277,7 @@ impl Worker {
 
     fn answer_streams(&mut self, slot: usize, head_only: bool) -> Result<(), End> {
         // A name that not everybody may play is told to nobody: it may be half of the secret.
-        let client = self.sessions[slot].peer.ip();
+        let client = self.sessions[slot].more.peer.ip();
         let access = &self.access;
         let listed = |key: &StreamKey| access.may_know(key, client);
         match self.status.read(&self.config.server.shared_dir, self.now.mono_ms).map(|status| status.streams_json(listed)) {
@@ -326,7 +326,7 @@ impl Worker {
         session.answering = true;
         session.closing = !keep_alive;
         session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
-        session.sent_mark = session.ledger.sent();
+        session.more.sent_mark = session.ledger.sent();
         self.log_answer(slot);
         self.watch_deadline(slot);
         self.try_flush(slot)?;
@@ -338,11 +338,11 @@ impl Worker {
     pub(super) fn answer_overdue(&mut self, slot: usize) -> Result<(), End> {
         let session = &mut self.sessions[slot];
         let sent = session.ledger.sent();
-        if sent - session.sent_mark < ANSWER_BYTES {
+        if sent - session.more.sent_mark < ANSWER_BYTES {
             self.count(WorkerCounter::IdleTimeouts);
             return Err(End::Peer("does not take the answer it asked for".into()));
         }
-        session.sent_mark = sent;
+        session.more.sent_mark = sent;
         session.deadline_ms = self.now.mono_ms + self.config.limits.idle.as_ms();
         Ok(())
     }
@@ -359,7 +359,7 @@ impl Worker {
         if session.closing {
             return;
         }
-        session.peer = session.holder;
+        session.more.peer = session.more.holder;
         if let Protocol::Http(reader) = &mut session.protocol {
             reader.next_request();
         }
@@ -375,7 +375,7 @@ impl Worker {
             && !reader.is_idle()
         {
             if self.peer_lines.allow(self.now.mono_ms) {
-                tracing::info!(conn = %session.conn, peer = %session.peer, "closed by us: the request did not come in time");
+                tracing::info!(conn = %session.conn, peer = %session.more.peer, "closed by us: the request did not come in time");
             }
             session.push_control(&response::text(Status::REQUEST_TIMEOUT, "the request did not come in time", false, false));
             self.log_answer(slot);

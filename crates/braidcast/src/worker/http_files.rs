@@ -52,7 +52,8 @@ impl Worker {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(false),
             Err(error) => {
-                let Session { conn, peer, .. } = self.sessions[slot];
+                let Session { conn, ref more, .. } = self.sessions[slot];
+                let peer = more.peer;
                 tracing::error!(stream = %wish.key, %conn, %peer, %error, "cannot read the stream's index");
                 self.respond_text(slot, Status::INTERNAL_ERROR, "the index cannot be read", wish.head_only)?;
                 return Ok(true);
@@ -100,7 +101,8 @@ impl Worker {
             Ok(Some(segment)) => segment,
             Ok(None) => return self.respond_text(slot, Status::NOT_FOUND, "no such segment", head_only),
             Err(error) => {
-                let Session { conn, peer, .. } = self.sessions[slot];
+                let Session { conn, ref more, .. } = self.sessions[slot];
+                let peer = more.peer;
                 tracing::error!(stream = %key, %conn, %peer, %error, "cannot open segment {number}");
                 return self.respond_text(slot, Status::INTERNAL_ERROR, "the segment cannot be read", head_only);
             }

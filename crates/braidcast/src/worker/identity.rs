@@ -54,22 +54,22 @@ impl Worker {
 
     fn end_prefix(&mut self, slot: usize, form: Form, sender: Sender) -> Result<(), End> {
         let session = &self.sessions[slot];
-        let (conn, proxy, deadline_ms) = (session.conn, session.holder, session.deadline_ms);
+        let (conn, proxy, deadline_ms) = (session.conn, session.more.holder, session.deadline_ms);
         if form == Form::Proxy && !self.config.trusts(proxy.ip()) {
             // The front lets nobody else in, unless it runs with another configuration than this worker.
             return Err(self.bad_prefix(form, &"it is from an address that is not trusted"));
         }
         if let Sender::Is(client) = sender {
             let session = &mut self.sessions[slot];
-            (session.peer, session.holder) = (client, client);
+            (session.more.peer, session.more.holder) = (client, client);
             kill_point("naming");
             tracing::debug!(%conn, peer = %client, %proxy, "a proxy says whose connection it is");
             self.tell_front(&ToFront::Named { conn, client });
             kill_point("named");
         }
         let session = &self.sessions[slot];
-        let holder = Some(session.holder).filter(|_| form == Form::Proxy);
-        let next = self.next_protocol(conn, session.listener, holder, deadline_ms);
+        let holder = Some(session.more.holder).filter(|_| form == Form::Proxy);
+        let next = self.next_protocol(conn, session.more.listener, holder, deadline_ms);
         let session = &mut self.sessions[slot];
         if matches!(next, Protocol::Rtmp(_) | Protocol::Relay(_)) {
             // Its handshake has a timer of its own, for the time that is left.
@@ -92,11 +92,11 @@ impl Worker {
     /// Who sent an HTTP request, as far as the proxies that passed it on are trusted.
     pub(super) fn name_client(&mut self, slot: usize, forwarded: &Forwarded) {
         let session = &self.sessions[slot];
-        let holder = session.holder;
+        let holder = session.more.holder;
         let client = forwarded.client(holder, |address| self.config.trusts(address));
         if forwarded.is_malformed() && self.config.trusts(holder.ip()) {
             self.count(WorkerCounter::ForwardedMalformed);
         }
-        self.sessions[slot].peer = client;
+        self.sessions[slot].more.peer = client;
     }
 }

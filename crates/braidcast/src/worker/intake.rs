@@ -23,7 +23,7 @@ impl Worker {
     /// Reads from a publisher that has a journal, and takes in what it sent unless that may rest.
     pub(super) fn read_publisher(&mut self, slot: usize) -> Result<(), End> {
         let session = &self.sessions[slot];
-        if !session.unread.is_empty() {
+        if !session.more.unread.is_empty() {
             // It lies in the journal as well.
             return self.take_in(slot);
         }
@@ -83,15 +83,16 @@ impl Worker {
     /// Whether a publisher's input need not be parsed now: nobody reads the stream.
     fn may_rest(&self, slot: usize) -> bool {
         let Session { role: Role::Publishing(publisher), peer_ended: false, .. } = self.sessions[slot] else { return false };
-        self.config.publish.unwatched_pause.as_ms() > 0 && !self.doorbells.are_wanted(self.publishers[publisher].key.slot())
+        self.config.publish.unwatched_pause.as_ms() > 0 && !self.doorbells.are_wanted(self.publishers[publisher].key_slot)
     }
 
     /// A publisher's input rests until the pause is over, if nothing needs it before.
     fn let_rest(&mut self, slot: usize) {
-        let due_ms = self.pace.align(self.now.mono_ms + self.config.publish.unwatched_pause.as_ms());
+        let due_ms = self.looks.align(self.now.mono_ms + self.config.publish.unwatched_pause.as_ms());
         let session = &mut self.sessions[slot];
         if session.rests_until_ms == 0 {
             session.rests_until_ms = due_ms;
+            self.page.counter(WorkerCounter::InputRested as usize).fetch_add(1, Ordering::Relaxed);
             self.rests.push_back((due_ms, session.token(slot)));
         }
     }
@@ -140,7 +141,7 @@ impl Worker {
             return Ok(());
         }
         self.page.busy_with(session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
-        session.unread.clear();
+        session.more.unread.clear();
         let writer = &mut self.publishers[publisher].writer;
         let (converted, mut appended, mut taken) = (writer.converted(), Ok(()), 0u32);
         let consumed = rtmp.handle_media(self.heap.bytes(region, from..from + offered), now_ms, &mut |kind, timestamp_ms, payload| {
@@ -154,6 +155,7 @@ impl Worker {
                 Err(error) => appended = Err(error),
             }
         });
+        kill_point("taken_in");
         let session = &mut self.sessions[slot];
         session.kept.acted = session.kept.acted.wrapping_add(taken);
         let noted = if taken > 0 { self.appended(publisher, converted, appended) } else { Ok(()) };
@@ -170,7 +172,7 @@ impl Worker {
             // A decision is pending. Its journal may be another one by now.
             let start = session.kept.checkpoint_bytes + session.kept.consumed;
             if let Some(region) = session.kept.region {
-                session.unread = self.heap.bytes(region, start..session.kept.checkpoint_bytes + session.kept.journal_bytes).to_vec();
+                session.more.unread = self.heap.bytes(region, start..session.kept.checkpoint_bytes + session.kept.journal_bytes).to_vec();
             }
         }
         Ok(())
@@ -188,7 +190,7 @@ impl Worker {
         match self.publishers_poller.add(&session.socket, token, interest).and_then(|()| self.poller.delete(&session.socket)) {
             Ok(()) => session.among_publishers = true,
             Err(error) => {
-                tracing::debug!(conn = %session.conn, peer = %session.peer, %error, "a publisher's socket is looked at by itself");
+                tracing::debug!(conn = %session.conn, peer = %session.more.peer, %error, "a publisher's socket is looked at by itself");
             }
         }
     }
@@ -196,14 +198,14 @@ impl Worker {
     /// Hears from publishers' sockets; `told` says that there is something to hear, `events` is room for it.
     pub(super) fn look_at_publishers(&mut self, told: bool, events: &mut Events) -> io::Result<()> {
         let now_ms = self.now.mono_ms;
-        if !told && !self.pace.is_due(now_ms) {
+        if !told && !self.looks.is_due(now_ms) {
             return Ok(());
         }
         self.publishers_poller.wait(events, Some(Duration::ZERO))?;
         for event in events.iter() {
             self.session_event(event.token, event);
         }
-        match self.pace.looked(events.len(), now_ms) {
+        match self.looks.looked(events.len(), now_ms) {
             Some(true) => self.poller.delete(&self.publishers_poller),
             Some(false) => self.poller.add(&self.publishers_poller, super::PUBLISHERS, Interest::READ),
             None => Ok(()),

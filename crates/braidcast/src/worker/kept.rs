@@ -12,8 +12,6 @@ use braidcast_sys::net::Positions;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// A viewer or an idle client sends a few bytes now and then; a new checkpoint makes room when they fill this.
-const IDLE_JOURNAL_BYTES: usize = 256;
 /// Handshakes, commands and requests come in pieces of some kilobytes.
 const COMMAND_JOURNAL_BYTES: usize = 3 << 10;
 /// A publisher's journal at first; it doubles while a single read fills it.
@@ -24,7 +22,7 @@ const MOST_JOURNAL_BYTES: usize = 500 << 10;
 /// What a session needs the journal for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appetite {
-    /// It hardly sends anything.
+    /// It sends nothing now: there is room when it does.
     Idle,
     /// It negotiates.
     Commands,
@@ -69,7 +67,11 @@ pub struct Kept {
     pub headers_revision: u32,
     /// The session could not be saved: it cannot be continued elsewhere, but goes on here.
     pub lost: bool,
-    grown_bytes: usize,
+    /// Something is about to be read, and there is no room for it.
+    pub hungry: bool,
+    /// When the checkpoint was made, monotonic milliseconds.
+    pub checkpoint_ms: u64,
+    grown_bytes: u32,
 }
 
 impl Kept {
@@ -93,6 +95,8 @@ impl Kept {
             ledger_changes: 0,
             headers_revision: 0,
             lost: false,
+            hungry: false,
+            checkpoint_ms: 0,
             grown_bytes: 0,
         }
     }
@@ -100,6 +104,11 @@ impl Kept {
     /// Whether something would leave the process that is not saved.
     pub fn is_behind(&self, ledger: &Ledger) -> bool {
         (self.stale || self.ledger_changes != ledger.changes()) && !self.lost
+    }
+
+    /// Whether the checkpoint alone says everything.
+    pub fn is_plain(&self) -> bool {
+        !self.lost && !self.stale && (self.consumed, self.journal_bytes, self.acted, self.replied) == (0, 0, 0, 0)
     }
 
     /// Room behind the journal.
@@ -121,15 +130,15 @@ impl Kept {
     pub fn wanted_journal(&self, appetite: Appetite, partial_bytes: usize) -> usize {
         match appetite {
             // A partial message is saved with each checkpoint: they must become fewer as it grows.
-            Appetite::Ingest => INGEST_JOURNAL_BYTES.max(self.grown_bytes).max(partial_bytes),
+            Appetite::Ingest => INGEST_JOURNAL_BYTES.max(self.grown_bytes as usize).max(partial_bytes),
             Appetite::Commands => COMMAND_JOURNAL_BYTES.max(partial_bytes),
-            Appetite::Idle => IDLE_JOURNAL_BYTES.max(partial_bytes),
+            Appetite::Idle => 0,
         }
     }
 
     /// A single read has filled the journal.
     pub fn grow(&mut self) {
-        self.grown_bytes = (self.grown_bytes.max(INGEST_JOURNAL_BYTES) * 2).min(MOST_JOURNAL_BYTES);
+        self.grown_bytes = ((self.grown_bytes as usize).max(INGEST_JOURNAL_BYTES) * 2).min(MOST_JOURNAL_BYTES) as u32;
     }
 }
 

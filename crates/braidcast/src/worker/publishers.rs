@@ -29,7 +29,7 @@ const PUMP_TIME: Duration = Duration::from_millis(10);
 /// Streams that somebody waits for, looked at in one turn: each is a failed open, some microseconds.
 const LOOKS_PER_TURN: usize = 128;
 /// Sessions that end their wait in one turn.
-const SERVED_PER_TURN: usize = 256;
+const SERVED_PER_TURN: usize = 32;
 
 impl Worker {
     /// Serves here what a session wished for; the front has agreed.
@@ -48,7 +48,8 @@ impl Worker {
                 return Ok(());
             }
             Err(error) => {
-                let Session { conn, peer, .. } = self.sessions[slot];
+                let Session { conn, ref more, .. } = self.sessions[slot];
+                let peer = more.peer;
                 tracing::error!(stream = %wish.key, %conn, %peer, %error, "cannot open the stream's log");
                 let refusal = if matches!(error, OpenError::Full) { Refusal::DirectoryFull } else { Refusal::Unavailable };
                 return self.refuse(slot, refusal);
@@ -56,18 +57,20 @@ impl Worker {
         };
         if let Err(error) = writer.begin_publish(self.now) {
             // It has begun all the same: what could not be written was left over from before.
-            let Session { conn, peer, .. } = self.sessions[slot];
+            let Session { conn, ref more, .. } = self.sessions[slot];
+            let peer = more.peer;
             tracing::error!(stream = %wish.key, %conn, %peer, %error, "what an earlier publisher left could not be written");
         }
         self.leave_waiting(slot);
         self.note_via(slot, &wish.key);
         let session = &mut self.sessions[slot];
-        writer.set_publisher(session.peer);
+        writer.set_publisher(session.more.peer);
         if self.peer_lines.allow(self.now.mono_ms) {
-            tracing::info!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "publishing begins");
+            tracing::info!(stream = %wish.key, conn = %session.conn, peer = %session.more.peer, "publishing begins");
         }
         let publisher = self.publishers.insert(Publisher {
             session: slot,
+            key_slot: wish.key.slot(),
             key: wish.key,
             evicted: writer.counters().evicted_blocks,
             writer,
@@ -105,7 +108,7 @@ impl Worker {
             session.deadline_ms = self.now.mono_ms + OPENING_MS;
             self.waiting.add((Awaited::Lock, wish.key.clone()), slot);
         }
-        session.enter(Role::Opening(wish, next_segment));
+        session.enter(Role::Opening(Box::new(wish), next_segment));
         self.watch_deadline(slot);
     }
 
@@ -120,7 +123,7 @@ impl Worker {
         // The bit is set before the first look, so that a stream that begins now rings.
         self.page.set_reading(key.slot(), true);
         let session = &mut self.sessions[slot];
-        session.enter(Role::Waiting(wish));
+        session.enter(Role::Waiting(Box::new(wish)));
         session.deadline_ms = self.now.mono_ms + self.config.play.play_wait.as_ms();
         self.waiting.add((Awaited::Stream, key.clone()), slot);
         self.watch_deadline(slot);
@@ -173,12 +176,13 @@ impl Worker {
     fn try_open(&mut self, slot: usize) -> Result<(), End> {
         let Some(Session { role: Role::Opening(wish, next_segment), .. }) = self.sessions.get(slot) else { return Ok(()) };
         let (wish, next_segment) = (wish.clone(), *next_segment);
-        self.admit_publisher(slot, wish, next_segment)
+        self.admit_publisher(slot, *wish, next_segment)
     }
 
     /// Starts the play of a session that waits for a stream, if there is a place to start at.
     pub(super) fn try_play(&mut self, slot: usize, stream: usize) -> Result<(), End> {
-        let Some(Session { role: Role::Waiting(wish), conn, peer, .. }) = self.sessions.get(slot) else { return Ok(()) };
+        let Some(Session { role: Role::Waiting(wish), conn, more, .. }) = self.sessions.get(slot) else { return Ok(()) };
+        let peer = more.peer;
         let Want::Play(rendition) = wish.what else { return Ok(()) };
         // The viewer that came before may have failed at its first byte, and the stream's local view gone with it.
         let Some(local) = self.streams.get_mut(stream) else { return Ok(()) };
@@ -205,7 +209,7 @@ impl Worker {
         self.play_accepted(slot, rendition.form);
         self.start_viewing(slot, stream, rendition, start)?;
         let (session, stream) = (&self.sessions[slot], &self.streams[stream]);
-        tracing::debug!(stream = %stream.key, conn = %session.conn, peer = %session.peer, "playing begins");
+        tracing::debug!(stream = %stream.key, conn = %session.conn, peer = %session.more.peer, "playing begins");
         self.try_flush(slot)
     }
 
@@ -243,6 +247,7 @@ impl Worker {
     pub(super) fn forget_unwatched(&mut self, slot: usize) {
         if self.streams.get(slot).is_some_and(|stream| stream.viewers.is_empty()) {
             let mut stream = self.remove_stream(slot);
+            self.fan_out_load_us -= stream.pace.cost_us();
             let (sent_bytes, jumps) = stream.take_counted();
             if sent_bytes + jumps > 0 {
                 self.watching.add(&stream.key, sent_bytes, jumps);
@@ -267,7 +272,8 @@ impl Worker {
         let newly_converted = at.writer.converted() - converted;
         if newly_converted > 0 {
             if converted == 0 && self.peer_lines.allow(self.now.mono_ms) {
-                let Session { conn, peer, .. } = self.sessions[at.session];
+                let Session { conn, ref more, .. } = self.sessions[at.session];
+                let peer = more.peer;
                 tracing::info!(stream = %at.key, %conn, %peer, "the encoder sends video with start codes (Annex B): it is converted");
             }
             self.page.counter(WorkerCounter::VideoConverted as usize).fetch_add(newly_converted, Ordering::Relaxed);
@@ -293,7 +299,8 @@ impl Worker {
         at.dropped += dropped;
         if at.dropped >= at.complain_at {
             at.complain_at = at.dropped.saturating_mul(2);
-            let Session { conn, peer, .. } = self.sessions[at.session];
+            let Session { conn, ref more, .. } = self.sessions[at.session];
+            let peer = more.peer;
             tracing::error!(stream = %at.key, %conn, %peer, dropped = at.dropped, "records are dropped: {error}; raise the directory's size or [log] budget, or lower [log] keep");
         }
     }
@@ -343,7 +350,7 @@ impl Worker {
         self.save(session);
         kill_point("batch_saved");
         let at = &mut self.publishers[publisher];
-        self.committed.push(at.key.slot());
+        self.committed.push(at.key_slot);
         at.writer.publish(self.now)
     }
 
@@ -477,7 +484,7 @@ impl Worker {
         }
         let evicted = at.newly_evicted();
         self.page.counter(WorkerCounter::BlocksEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
-        self.ring(&[at.key.slot()]);
+        self.ring(&[at.key_slot]);
         self.end_forwards(&at.key);
         Some(at.key)
     }

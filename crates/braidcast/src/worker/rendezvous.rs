@@ -102,6 +102,12 @@ impl Worker {
         };
         self.front.send(&ToFront::Inventory(inventory), listeners)?;
         let mut inventory_pairs = Vec::new();
+        let resting: Vec<usize> = self.sessions.iter().filter(|(_, session)| session.rests()).map(|(slot, _)| slot).collect();
+        for slot in resting {
+            if let Err(end) = self.wake(slot) {
+                self.close(slot, end);
+            }
+        }
         let bells = self.bells.iter().map(|bell| bell.try_clone()).collect::<io::Result<Vec<_>>>()?;
         self.front.send(&ToFront::Bells, bells)?;
         for (_, session) in self.sessions.iter().filter(|(_, session)| !session.conn.is_own()) {
@@ -131,10 +137,14 @@ impl Worker {
         self.say_who_keeps();
         // Questions that the other front did not answer.
         for (_, session) in &self.sessions {
+            if let Some(description) = &session.more.described {
+                let description = description.clone();
+                self.front.send(&ToFront::Describes { conn: session.conn, description }, Vec::new())?;
+            }
             if let Role::AskingSession(question) = &session.role {
                 self.front.send(&question.message(session.conn), Vec::new())?;
             }
-            if let (Role::Placing(_), Some(asked)) = (&session.role, &session.asked) {
+            if let (Role::Placing(_), Some(asked)) = (&session.role, &session.more.asked) {
                 self.front.send(&asked.question(session.conn), Vec::new())?;
             }
         }
@@ -151,16 +161,16 @@ pub fn holding(session: &Session) -> Holding {
         row: session.kept.row,
         origin: session.origin(),
         // Of one that only asked for files the front was not told.
-        client: if session.asked.is_some() { session.peer } else { session.holder },
+        client: if session.more.asked.is_some() { session.more.peer } else { session.more.holder },
         departed: false,
         pull: Worker::pulled_by(session),
-        place: session.asked.as_ref().filter(|_| placed).map(|asked| HeldPlace {
+        place: session.more.asked.as_ref().filter(|_| placed).map(|asked| HeldPlace {
             intent: asked.intent,
             key: asked.key.clone(),
             credential: asked.credential,
             process: None,
             admitted,
-            forward: session.forward.clone(),
+            forward: session.more.forward.clone(),
         }),
     }
 }

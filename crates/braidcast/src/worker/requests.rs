@@ -29,7 +29,7 @@ impl Worker {
     pub(super) fn note_request(&mut self, slot: usize, request: &Request) {
         if self.request_log.is_some() {
             let session = &mut self.sessions[slot];
-            session.requested = Some(Box::new(Requested::new(request, session.ledger.sent())));
+            session.more.requested = Some(Box::new(Requested::new(request, session.ledger.sent())));
         }
     }
 
@@ -37,16 +37,16 @@ impl Worker {
     pub(super) fn log_answer(&mut self, slot: usize) {
         let Some(log) = &mut self.request_log else { return };
         let session = &mut self.sessions[slot];
-        let requested = session.requested.take();
+        let requested = session.more.requested.take();
         let Some((status, head_bytes)) = head(&session.control) else { return };
         let bytes = session.ledger.owed_bytes().unwrap_or(0).saturating_sub(head_bytes);
         let requested = requested.map_or_else(Requested::none, |requested| *requested);
-        log.push(&requested.written(session.peer.ip(), status, bytes, self.now.wall_ms));
+        log.push(&requested.written(session.more.peer.ip(), status, bytes, self.now.wall_ms));
     }
 
     /// An answer that ends with its connection begins with this head.
     pub(super) fn begin_endless(&mut self, slot: usize, answer: &[u8]) {
-        if let (Some(requested), Some((status, head_bytes))) = (&mut self.sessions[slot].requested, head(answer)) {
+        if let (Some(requested), Some((status, head_bytes))) = (&mut self.sessions[slot].more.requested, head(answer)) {
             requested.begin_endless(status, head_bytes);
         }
     }
@@ -55,9 +55,9 @@ impl Worker {
     pub(super) fn end_endless(&mut self, slot: usize) {
         let Some(log) = &mut self.request_log else { return };
         let session = &mut self.sessions[slot];
-        let Some(requested) = session.requested.take() else { return };
+        let Some(requested) = session.more.requested.take() else { return };
         if let Some((status, bytes)) = requested.endless(session.ledger.sent()) {
-            log.push(&requested.written(session.peer.ip(), status, bytes, self.now.wall_ms));
+            log.push(&requested.written(session.more.peer.ip(), status, bytes, self.now.wall_ms));
         }
     }
 

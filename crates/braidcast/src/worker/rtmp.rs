@@ -81,10 +81,10 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
         let Protocol::Rtmp(rtmp) = &session.protocol else { return Ok(()) };
         let held = rtmp.unfinished_bytes();
-        let before = std::mem::replace(&mut session.unfinished_bytes, held);
+        let before = std::mem::replace(&mut session.more.unfinished_bytes, held);
         self.unfinished_bytes = self.unfinished_bytes - before + held;
         while self.unfinished_bytes as u64 > self.config.limits.unfinished_in_all.bytes() {
-            let most = self.sessions.iter().max_by_key(|(_, session)| session.unfinished_bytes).map(|(most, _)| most);
+            let most = self.sessions.iter().max_by_key(|(_, session)| session.more.unfinished_bytes).map(|(most, _)| most);
             self.count(WorkerCounter::RefusedUnfinishedBytes);
             let end = End::Peer("of all connections, which hold too much of unfinished messages together, it held most".into());
             match most {
@@ -221,7 +221,7 @@ impl Worker {
                 let head = socket.head();
                 self.begin_live(slot, &head);
             }
-            Protocol::Prefix(_) | Protocol::Unknown | Protocol::Relay(_) => {}
+            Protocol::Prefix(_) | Protocol::Unknown | Protocol::Relay(_) | Protocol::Resting => {}
         }
     }
 
@@ -237,7 +237,7 @@ impl Worker {
             return Err(End::Peer(text));
         }
         if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
-            let plays = self.sessions[slot].asked.as_ref().is_some_and(|asked| asked.intent == Intent::Play);
+            let plays = self.sessions[slot].more.asked.as_ref().is_some_and(|asked| asked.intent == Intent::Play);
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
                 Refusal::ByHook | Refusal::Kicked if plays => status::PLAY_FAILED,

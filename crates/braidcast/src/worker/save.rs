@@ -20,7 +20,9 @@ use std::io;
 use std::net::SocketAddr;
 
 /// The version of rows and checkpoints, which begin with it. A new one must still read the one before.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
+/// The version before: the same rows and checkpoints, in tables of another shape.
+pub const VERSION_BEFORE: u8 = 2;
 /// Second byte of a row: it follows here, or its place in the heap does.
 pub const INLINE: u8 = 0;
 /// See [`INLINE`].
@@ -101,7 +103,7 @@ impl Worker {
             self.count(WorkerCounter::SessionsUnsaved);
             if self.peer_lines.allow(self.now.mono_ms) {
                 let session = &self.sessions[slot];
-                tracing::error!(conn = %session.conn, peer = %session.peer, %error, "the session cannot be saved: it ends if this worker dies; enlarge the shared directory or lower [log] budget");
+                tracing::error!(conn = %session.conn, peer = %session.more.peer, %error, "the session cannot be saved: it ends if this worker dies; enlarge the shared directory or lower [log] budget");
             }
         }
         // Only now does no row point to the old checkpoint any more.
@@ -132,7 +134,7 @@ impl Worker {
         let kept = &mut session.kept;
         let (appetite, partial) = match (&session.role, &session.protocol) {
             (Role::Publishing(_), _) => (Appetite::Ingest, bytes.len()),
-            (Role::Viewing { .. } | Role::Following(_), _) => (Appetite::Idle, 0),
+            (Role::Viewing { .. } | Role::Following(_), _) if !kept.hungry => (Appetite::Idle, 0),
             _ => (Appetite::Commands, bytes.len()),
         };
         // What was read and not used yet goes along. Of a session that came from elsewhere nothing is in this heap yet.
@@ -141,7 +143,7 @@ impl Worker {
                 let start = kept.checkpoint_bytes + kept.consumed;
                 self.heap.bytes(region, start..kept.checkpoint_bytes + kept.journal_bytes).to_vec()
             }
-            None => session.unread.clone(),
+            None => session.more.unread.clone(),
         };
         let journal = kept.wanted_journal(appetite, partial).max(2 * unused.len());
         let allocated = self.heap.allocate(bytes.len() + journal);
@@ -163,6 +165,7 @@ impl Worker {
         kept.journal_from += kept.consumed as u64;
         kept.journal_bytes = unused.len();
         (kept.consumed, kept.acted, kept.replied, kept.stale) = (0, 0, 0, false);
+        (kept.hungry, kept.checkpoint_ms) = (false, self.now.mono_ms);
         if let Role::Publishing(publisher) = session.role {
             kept.headers_revision = self.publishers[publisher].writer.headers_revision();
         }
@@ -175,10 +178,10 @@ impl Worker {
         let role = match &session.role {
             Role::Idle => session.body.as_ref().map_or(SavedRole::Idle, |body| SavedRole::Answering(body.save())),
             Role::Asking(_) | Role::AskingSession(_) => SavedRole::Idle,
-            Role::Placing(wish) => SavedRole::Placing(wish.clone()),
-            Role::Opening(wish, _) => SavedRole::Opening(wish.clone()),
-            Role::Waiting(wish) => SavedRole::Waiting(wish.clone()),
-            Role::WaitingForIndex(wish) => SavedRole::WaitingForIndex(wish.clone()),
+            Role::Placing(wish) => SavedRole::Placing((**wish).clone()),
+            Role::Opening(wish, _) => SavedRole::Opening((**wish).clone()),
+            Role::Waiting(wish) => SavedRole::Waiting((**wish).clone()),
+            Role::WaitingForIndex(wish) => SavedRole::WaitingForIndex((**wish).clone()),
             Role::Publishing(publisher) => {
                 let at = &self.publishers[*publisher];
                 SavedRole::Publishing(at.key.clone(), at.writer.save_headers())
@@ -191,20 +194,20 @@ impl Worker {
         };
         Checkpoint {
             origin: session.origin(),
-            peer: session.peer,
+            peer: session.more.peer,
             protocol: match &session.protocol {
                 Protocol::Prefix(reader) => SavedProtocol::Prefix(reader.clone()),
                 // Of a client, and of what goes through a relay, nothing is saved.
-                Protocol::Unknown | Protocol::Client(_) | Protocol::Relay(_) => SavedProtocol::Unknown,
+                Protocol::Unknown | Protocol::Client(_) | Protocol::Relay(_) | Protocol::Resting => SavedProtocol::Unknown,
                 Protocol::Rtmp(rtmp) => SavedProtocol::Rtmp(rtmp.save(now_ms)),
                 Protocol::Http(http) => SavedProtocol::Http(http.save()),
                 Protocol::WebSocket(socket) => SavedProtocol::WebSocket(socket.save()),
             },
             role,
-            asked: session.asked.clone(),
+            asked: session.more.asked.clone(),
             deadline_left_ms: (session.deadline_ms != 0).then(|| session.deadline_ms.saturating_sub(now_ms)),
-            via: session.via.clone(),
-            requested: session.requested.clone(),
+            via: session.more.via.clone(),
+            requested: session.more.requested.clone(),
             peer_ended: session.peer_ended,
             answering: session.answering,
             last_request: session.last_request,
@@ -284,7 +287,7 @@ impl Worker {
             return wanted;
         }
         if kept.room() < kept.least_room(wanted) {
-            self.sessions[slot].kept.stale = true;
+            (self.sessions[slot].kept.stale, self.sessions[slot].kept.hungry) = (true, true);
             self.save(slot);
         }
         self.sessions[slot].kept.room().min(wanted)

@@ -12,6 +12,7 @@ use super::ledger::{Full, Ledger, Source};
 use super::outgoing::Client;
 use super::rendition::Rendition;
 use super::websocket::WebSocket;
+use crate::clients::Description;
 use crate::control::{Asked, ConnId, Listener, Origin};
 use crate::logging::Requested;
 use crate::page::Asset;
@@ -22,21 +23,70 @@ use braidcast_protocols::rtmp::ServerSession;
 use braidcast_protocols::rtmp::relay::RelaySession;
 use braidcast_protocols::via::Via;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 /// Control bytes a session may be owed before its client counts as broken: it asks for answers and never reads them.
 pub const MAX_CONTROL_BYTES: usize = 256 << 10;
 
-/// A client connection.
+/// A client connection. What a send needs comes first.
 pub struct Session {
-    /// Its id, the same in every worker.
-    pub conn: ConnId,
     /// The socket.
     pub socket: OwnedFd,
     /// Tells this session from an earlier one in the same slot.
     pub generation: u32,
+    /// The socket takes no more for now.
+    pub blocked: bool,
+    /// To be closed as soon as the ledger is empty.
+    pub closing: bool,
+    /// Everything was said and our half of the connection is closed; what still comes is thrown away until the peer has closed
+    /// its half, because closing with unread input would destroy what the peer has not read yet.
+    pub draining: bool,
+    /// The socket may have more to read.
+    pub readable: bool,
+    /// The peer has ended its half of the connection. What it sent before may still have to be read, and no edge tells again.
+    pub peer_ended: bool,
+    /// Its socket is looked at with those of the other publishers.
+    pub among_publishers: bool,
+    /// The session is in the queue of those to be read.
+    pub queued: bool,
+    /// HTTP: an answer is on its way; the next request is not read before it is out.
+    pub answering: bool,
+    /// HTTP: no further request follows the one at hand.
+    pub last_request: bool,
+    /// What it is doing.
+    pub role: Role,
+    /// What it is owed.
+    pub ledger: Ledger,
+    /// Control bytes of the ledger that are not yet sent.
+    pub control: Vec<u8>,
+    /// What of it lies in shared memory.
+    pub kept: Kept,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// What body extents of the ledger are of.
+    pub body: Option<Body>,
+    /// What only negotiation and HTTP need.
+    pub more: More,
+    /// Its id, the same in every worker.
+    pub conn: ConnId,
+    /// Input rests in the journal until then, monotonic milliseconds; 0: none does.
+    pub rests_until_ms: u64,
+    /// Deadline of the role (placing, opening, waiting, closing), monotonic milliseconds; 0: none.
+    pub deadline_ms: u64,
+    /// The earliest deadline for which the worker's timers hold an entry; 0: none.
+    pub timer_ms: u64,
+}
+
+/// What of a session only negotiation and HTTP need. A viewer that rests has none of it in memory, see [`super::rest`]: then these are
+/// nobody's.
+#[derive(Default)]
+pub struct More(Option<Box<Said>>);
+
+/// See [`More`].
+pub struct Said {
     /// Who: the client, as far as proxies that are trusted say. Over HTTP they say it of each request.
     pub peer: SocketAddr,
     /// Whose connection it is: the client, or a proxy that speaks HTTP for many.
@@ -45,59 +95,67 @@ pub struct Session {
     pub local: SocketAddr,
     /// Where it came in.
     pub listener: Listener,
-    /// What of it lies in shared memory.
-    pub kept: Kept,
-    /// What it speaks.
-    pub protocol: Protocol,
     /// What the front was asked about it last.
     pub asked: Option<Asked>,
+    /// What the front was told of its client, until it has answered: another front is told once more.
+    pub described: Option<Box<Description>>,
     /// Where hooks want the stream that it publishes to be pushed to.
     pub forward: Vec<String>,
-    /// What it is doing.
-    pub role: Role,
-    /// What it is owed.
-    pub ledger: Ledger,
-    /// Control bytes of the ledger that are not yet sent.
-    pub control: Vec<u8>,
     /// HTTP at a relay: the head of the request at hand, as it was sent.
     pub head: Vec<u8>,
     /// HTTP: the servers that pass the answer on.
     pub via: Option<Box<Via>>,
     /// HTTP: what was asked, until it is written to the access log.
     pub requested: Option<Box<Requested>>,
-    /// What body extents of the ledger are of.
-    pub body: Option<Body>,
     /// HTTP: bytes of the connection that were sent when the client's pace was looked at last.
     pub sent_mark: u64,
     /// What of the worker's unfinished message bytes is this session's.
     pub unfinished_bytes: usize,
     /// Bytes taken from the socket that were not yet processed: a decision is pending.
     pub unread: Vec<u8>,
-    /// The socket may have more to read.
-    pub readable: bool,
-    /// The peer has ended its half of the connection. What it sent before may still have to be read, and no edge tells again.
-    pub peer_ended: bool,
-    /// Input rests in the journal until then, monotonic milliseconds; 0: none does.
-    pub rests_until_ms: u64,
-    /// Its socket is looked at with those of the other publishers.
-    pub among_publishers: bool,
-    /// The session is in the queue of those to be read.
-    pub queued: bool,
-    /// The socket takes no more for now.
-    pub blocked: bool,
-    /// HTTP: an answer is on its way; the next request is not read before it is out.
-    pub answering: bool,
-    /// Everything was said and our half of the connection is closed; what still comes is thrown away until the peer has closed
-    /// its half, because closing with unread input would destroy what the peer has not read yet.
-    pub draining: bool,
-    /// HTTP: no further request follows the one at hand.
-    pub last_request: bool,
-    /// To be closed as soon as the ledger is empty.
-    pub closing: bool,
-    /// Deadline of the role (placing, opening, waiting, closing), monotonic milliseconds; 0: none.
-    pub deadline_ms: u64,
-    /// The earliest deadline for which the worker's timers hold an entry; 0: none.
-    pub timer_ms: u64,
+}
+
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+impl Said {
+    const NOTHING: Self = Self {
+        peer: NOBODY,
+        holder: NOBODY,
+        local: NOBODY,
+        listener: Listener::Sub,
+        asked: None,
+        described: None,
+        forward: Vec::new(),
+        head: Vec::new(),
+        via: None,
+        requested: None,
+        sent_mark: 0,
+        unfinished_bytes: 0,
+        unread: Vec::new(),
+    };
+}
+
+impl More {
+    /// Of a connection that has said nothing yet.
+    pub fn new(origin: Origin) -> Self {
+        let Origin { listener, peer, local } = origin;
+        Self(Some(Box::new(Said { peer, holder: peer, local, listener, ..Said::NOTHING })))
+    }
+}
+
+impl Deref for More {
+    type Target = Said;
+
+    fn deref(&self) -> &Said {
+        static NOTHING: Said = Said::NOTHING;
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for More {
+    fn deref_mut(&mut self) -> &mut Said {
+        self.0.get_or_insert_with(|| Box::new(Said::NOTHING))
+    }
 }
 
 /// The body of an HTTP answer that is not copied for each client.
@@ -165,6 +223,8 @@ pub enum Protocol {
     Client(Box<Client>),
     /// RTMP at a relay, until it is known which process the client belongs to.
     Relay(Box<RelaySession>),
+    /// A viewer's, that has said nothing for a while: all of it stands in its checkpoint, see [`super::rest`].
+    Resting,
 }
 
 impl Protocol {
@@ -174,7 +234,7 @@ impl Protocol {
             Self::Rtmp(rtmp) => rtmp.outbox(),
             Self::Client(client) => client.outbox(),
             Self::Relay(machine) => machine.client_outbox(),
-            Self::Prefix(_) | Self::Unknown | Self::Http(_) | Self::WebSocket(_) => &[],
+            Self::Prefix(_) | Self::Unknown | Self::Http(_) | Self::WebSocket(_) | Self::Resting => &[],
         }
     }
 
@@ -184,7 +244,7 @@ impl Protocol {
             Self::Rtmp(rtmp) => rtmp.take_outbox(),
             Self::Client(client) => client.take_outbox(),
             Self::Relay(machine) => machine.take_client_outbox(),
-            Self::Prefix(_) | Self::Unknown | Self::Http(_) | Self::WebSocket(_) => Vec::new(),
+            Self::Prefix(_) | Self::Unknown | Self::Http(_) | Self::WebSocket(_) | Self::Resting => Vec::new(),
         }
     }
 }
@@ -195,13 +255,13 @@ pub enum Role {
     /// Nothing with a stream.
     Idle,
     /// The front was asked where it belongs.
-    Placing(Wish),
+    Placing(Box<Wish>),
     /// It is to publish here, but the stream's lock is still held by a publisher that is being closed.
-    Opening(Wish, u64),
+    Opening(Box<Wish>, u64),
     /// It is to play here, and the stream is not there yet.
-    Waiting(Wish),
+    Waiting(Box<Wish>),
     /// It waits for an index that is not written yet.
-    WaitingForIndex(IndexWish),
+    WaitingForIndex(Box<IndexWish>),
     /// The front, threads, or processes of another server are asked for what is to be answered.
     Asking(Box<Reply>),
     /// The front was asked which HLS session its request is of.
@@ -287,7 +347,7 @@ impl Session {
 
     /// Where it came in, from whom.
     pub fn origin(&self) -> Origin {
-        Origin { listener: self.listener, peer: self.holder, local: self.local }
+        Origin { listener: self.more.listener, peer: self.more.holder, local: self.more.local }
     }
 
     /// Does something else from now on.

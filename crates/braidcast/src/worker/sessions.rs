@@ -1,9 +1,9 @@
 //! The table of sessions: opening, reading, deadlines, closing.
 
 use super::kept::Kept;
-use super::session::{MAX_CONTROL_BYTES, Protocol, Role, Session, Want};
+use super::session::{MAX_CONTROL_BYTES, More, Protocol, Role, Session, Want};
 use super::waiting::Awaited;
-use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, Worker};
+use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, READS_TIME, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, Listener, Origin, ToFront};
 use crate::saved::{Heap, RowId};
@@ -17,6 +17,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Unsent bytes after which a viewer's socket counts as full: the kernel's share of a slow viewer's cost.
 const NOT_SENT_LOWAT_BYTES: u32 = 128 << 10;
@@ -70,37 +71,26 @@ impl Worker {
             return None;
         }
         entry.insert(Session {
-            conn: arrival.conn,
             socket,
             generation: self.generation,
-            peer: arrival.origin.peer,
-            holder: arrival.origin.peer,
-            local: arrival.origin.local,
-            listener: arrival.origin.listener,
-            kept,
-            protocol,
-            asked: None,
-            forward: Vec::new(),
-            role: Role::Idle,
-            ledger: Default::default(),
-            control: Vec::new(),
-            head: Vec::new(),
-            via: None,
-            requested: None,
-            body: None,
-            sent_mark: 0,
-            unfinished_bytes: 0,
-            unread: Vec::new(),
+            blocked: false,
+            closing: false,
+            draining: false,
             readable: true,
             rests_until_ms: 0,
             among_publishers: false,
             peer_ended: false,
             queued: true,
-            blocked: false,
             answering: false,
-            draining: false,
             last_request: false,
-            closing: false,
+            role: Role::Idle,
+            ledger: Default::default(),
+            control: Vec::new(),
+            kept,
+            protocol,
+            body: None,
+            more: More::new(arrival.origin),
+            conn: arrival.conn,
             deadline_ms: 0,
             timer_ms: 0,
         });
@@ -156,7 +146,7 @@ impl Worker {
     /// Has the session read in this turn or the next, unless a decision about it is pending.
     pub(super) fn enqueue(&mut self, slot: usize) {
         let session = &mut self.sessions[slot];
-        if !session.queued && (session.readable || !session.unread.is_empty()) && session.may_read() {
+        if !session.queued && (session.readable || !session.more.unread.is_empty()) && session.may_read() {
             session.queued = true;
             self.ready.push_back(slot);
         }
@@ -164,7 +154,11 @@ impl Worker {
 
     /// Reads from sessions whose sockets have something, in a bounded turn.
     pub(super) fn read_sessions(&mut self) {
+        let since = Instant::now();
         for _ in 0..self.ready.len().min(READS_PER_TURN) {
+            if since.elapsed() >= READS_TIME {
+                return;
+            }
             let Some(slot) = self.ready.pop_front() else { return };
             let Some(session) = self.sessions.get_mut(slot) else { continue };
             if !std::mem::replace(&mut session.queued, false) {
@@ -191,13 +185,15 @@ impl Worker {
             return self.take_in(slot);
         }
         let session = &mut self.sessions[slot];
-        let unread = std::mem::take(&mut session.unread);
+        let unread = std::mem::take(&mut session.more.unread);
         if !unread.is_empty() {
             return self.feed(slot, &unread);
         }
         if !session.readable {
             return Ok(());
         }
+        self.wake(slot)?;
+        let session = &mut self.sessions[slot];
         let publishes = matches!(session.role, Role::Publishing(_));
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let room = self.make_journal_room(slot, if publishes { buffer.len() } else { COMMAND_BYTES });
@@ -264,7 +260,8 @@ impl Worker {
         if let Protocol::Unknown = self.sessions[slot].protocol {
             // RTMP begins with its version, 3 or 6; HTTP with a letter.
             let http = bytes[0].is_ascii_alphabetic();
-            let Session { conn, deadline_ms, listener, .. } = self.sessions[slot];
+            let Session { conn, deadline_ms, ref more, .. } = self.sessions[slot];
+            let listener = more.listener;
             let protocol = if http { self.new_http(listener) } else { self.new_rtmp(conn, deadline_ms) };
             let session = &mut self.sessions[slot];
             session.protocol = protocol;
@@ -278,12 +275,12 @@ impl Worker {
             Protocol::WebSocket(_) => self.feed_websocket(slot, bytes)?,
             Protocol::Client(_) => self.feed_client(slot, bytes)?,
             Protocol::Relay(_) => self.feed_relay(slot, bytes)?,
-            Protocol::Prefix(_) | Protocol::Unknown => 0,
+            Protocol::Prefix(_) | Protocol::Unknown | Protocol::Resting => 0,
         };
         if let Some(session) = self.sessions.get_mut(slot)
             && consumed < bytes.len()
         {
-            session.unread.extend_from_slice(&bytes[consumed..]);
+            session.more.unread.extend_from_slice(&bytes[consumed..]);
             if consumed == 0 && session.may_read() {
                 return Err(End::Fault("a session that waits for nothing takes no input"));
             }
@@ -316,6 +313,10 @@ impl Worker {
                 continue;
             }
             self.sessions[slot].timer_ms = 0;
+            if let Err(end) = self.wake(slot) {
+                self.close(slot, end);
+                continue;
+            }
             self.sessions[slot].kept.stale = true;
             if let Err(end) = self.take_in_resting(slot).and_then(|()| self.expire_session(slot)) {
                 self.close(slot, end);
@@ -364,7 +365,7 @@ impl Worker {
             Role::Asking(_) => self.reply_overdue(slot),
             Role::AskingSession(_) => self.refuse_session(slot, crate::control::Refusal::Unavailable),
             Role::Placing(wish) => {
-                tracing::warn!(stream = %wish.key, conn = %session.conn, peer = %session.peer, "the front did not say in time where a connection belongs");
+                tracing::warn!(stream = %wish.key, conn = %session.conn, peer = %session.more.peer, "the front did not say in time where a connection belongs");
                 self.refuse(slot, crate::control::Refusal::Unavailable)
             }
             Role::Opening(..) => self.refuse(slot, crate::control::Refusal::StreamBusy),
@@ -397,6 +398,8 @@ impl Worker {
         if !self.sessions.contains(slot) {
             return;
         }
+        // What is not known any more is not said.
+        let _ = self.wake(slot);
         // A peer that takes nothing is given up by the kernel, after `[limits] idle` (TCP_USER_TIMEOUT).
         if matches!(&end, End::Socket(error) if error.kind() == io::ErrorKind::TimedOut) {
             self.count(WorkerCounter::IdleTimeouts);
@@ -416,7 +419,8 @@ impl Worker {
         if matches!(end, End::Peer(_)) && !self.peer_lines.allow(self.now.mono_ms) {
             return;
         }
-        let Some(Session { conn, peer, role, .. }) = self.sessions.get(slot) else { return };
+        let Some(Session { conn, more, role, .. }) = self.sessions.get(slot) else { return };
+        let peer = more.peer;
         let stream = self.stream_of(role).map(tracing::field::display);
         match end {
             End::Done | End::PeerClosed | End::Socket(_) => tracing::debug!(stream, %conn, %peer, "closed: {end}"),
@@ -440,7 +444,7 @@ impl Worker {
     /// Ends what a session does with a stream; `why` is for the log.
     pub(super) fn leave_role(&mut self, slot: usize, why: &dyn fmt::Display) {
         let session = &mut self.sessions[slot];
-        let (conn, peer) = (session.conn, session.peer);
+        let (conn, peer) = (session.conn, session.more.peer);
         match session.enter(Role::Idle) {
             Role::Publishing(publisher) => {
                 if let Some(stream) = self.end_publisher(publisher)

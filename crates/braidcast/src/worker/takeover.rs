@@ -9,7 +9,7 @@ use super::kept::{Kept, Row};
 use super::ledger::{Blocks, Ledger};
 use super::publishers::PUMP_MS;
 use super::rendition::Rendition;
-use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION};
+use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION, VERSION_BEFORE};
 use super::session::{Body, Protocol, Role, SavedBody, Session};
 use super::sessions::Arrival;
 use super::websocket::WebSocket;
@@ -85,7 +85,8 @@ impl Worker {
         let control_sent = ledger.advance(sent);
         control.drain(..control_sent.min(control.len()));
         self.page.busy_with(adoption.conn.0, row.journal_from + u64::from(row.consumed));
-        let protocol = self.restore_protocol(&checkpoint, &row, &journal)?;
+        let mut protocol = self.restore_protocol(&checkpoint, self.now.mono_ms)?;
+        self.replay(&mut protocol, &row, &journal)?;
 
         let arrival = Arrival { conn: adoption.conn, row: adoption.row, origin: checkpoint.origin };
         let mut kept = Kept::new(adoption.row, Positions { written: row.base[0], read: row.base[1] });
@@ -96,14 +97,14 @@ impl Worker {
         let role = self.restore_role(checkpoint.role, row.writer, &ledger)?;
         let Some(slot) = self.insert_session(arrival, socket, protocol, kept) else { bail!("its socket cannot be watched") };
         let session = &mut self.sessions[slot];
-        session.peer = checkpoint.peer;
+        session.more.peer = checkpoint.peer;
         session.ledger = ledger;
         session.control = control;
-        session.unread = journal[row.consumed as usize..].to_vec();
-        session.asked = checkpoint.asked;
-        session.forward.clone_from(&adoption.forward);
-        session.via = checkpoint.via;
-        session.requested = checkpoint.requested;
+        session.more.unread = journal[row.consumed as usize..].to_vec();
+        session.more.asked = checkpoint.asked;
+        session.more.forward.clone_from(&adoption.forward);
+        session.more.via = checkpoint.via;
+        session.more.requested = checkpoint.requested;
         session.peer_ended = checkpoint.peer_ended;
         session.answering = checkpoint.answering;
         session.last_request = checkpoint.last_request;
@@ -128,10 +129,7 @@ impl Worker {
         let (written, read) = written.zip(read).context("the kernel's counters are less than they were")?;
         let (checkpoint_bytes, sum) = (row.checkpoint.0 as usize, row.checkpoint.1);
         let bytes = checked(&heap, row.region, checkpoint_bytes, sum).context("its checkpoint is damaged")?;
-        let checkpoint = match bytes.split_first() {
-            Some((&VERSION, body)) => postcard::from_bytes(body).context("reading its checkpoint")?,
-            other => bail!("its checkpoint is of version {:?}", other.map(|(version, _)| version)),
-        };
+        let checkpoint = Checkpoint::read(bytes)?;
         let journal_bytes = usize::try_from(read.checked_sub(row.journal_from).context("less input was read than was used")?)?;
         let journal = heap.bytes(row.region, checkpoint_bytes..checkpoint_bytes.saturating_add(journal_bytes));
         let journal = journal.context("more input was read than its journal holds")?.to_vec();
@@ -145,52 +143,53 @@ impl Worker {
 
     fn read_row(&self, payload: &[u8]) -> anyhow::Result<Row<'static>> {
         match payload {
-            [VERSION, INLINE, body @ ..] => Ok(postcard::take_from_bytes(body).context("reading its row")?.0),
-            [VERSION, SPILLED, body @ ..] => {
+            [VERSION | VERSION_BEFORE, INLINE, body @ ..] => Ok(postcard::take_from_bytes(body).context("reading its row")?.0),
+            [VERSION | VERSION_BEFORE, SPILLED, body @ ..] => {
                 let ((heap, block, length, sum), _): ((HeapId, Block, u32, u32), _) =
                     postcard::take_from_bytes(body).context("reading its row")?;
                 let heap = ForeignHeap::open(&self.config.server.shared_dir, heap).context("opening the heap its row is in")?;
                 let bytes = checked(&heap, block, length as usize, sum).context("its row is damaged")?;
                 Ok(postcard::from_bytes(bytes).context("reading its row")?)
             }
-            [VERSION, UNSAVED, ..] => bail!("its worker could not save it"),
-            [version, ..] if *version != VERSION => bail!("it was saved by version {version}, this is {VERSION}"),
+            [VERSION | VERSION_BEFORE, UNSAVED, ..] => bail!("its worker could not save it"),
+            [version, ..] if ![VERSION, VERSION_BEFORE].contains(version) => bail!("it was saved by version {version}, this is {VERSION}"),
             _ => bail!("its row is damaged"),
         }
     }
 
-    /// The protocol's machine, brought from the checkpoint to where the row says that it was.
-    fn restore_protocol(&self, checkpoint: &Checkpoint, row: &Row<'_>, journal: &[u8]) -> anyhow::Result<Protocol> {
-        let consumed = &journal[..row.consumed as usize];
+    /// The protocol's machine, as it was at the checkpoint, which was made at `at_ms`.
+    pub(super) fn restore_protocol(&self, checkpoint: &Checkpoint, at_ms: u64) -> anyhow::Result<Protocol> {
         Ok(match &checkpoint.protocol {
-            SavedProtocol::Prefix(reader) => {
-                ensure!(consumed.is_empty(), "a session that has not begun is saved whole");
-                Protocol::Prefix(reader.clone())
-            }
+            SavedProtocol::Prefix(reader) => Protocol::Prefix(reader.clone()),
             SavedProtocol::Unknown => Protocol::Unknown,
-            SavedProtocol::Rtmp(saved) => {
-                let mut rtmp = ServerSession::restore(saved, self.now.mono_ms)?;
-                if !consumed.is_empty() {
-                    let used = rtmp.handle_input(consumed, self.now.mono_ms).context("replaying its input")?;
-                    ensure!(used == consumed.len(), "its input takes another way the second time");
-                }
-                for _ in 0..row.acted {
-                    rtmp.poll_output().context("its input says less the second time")?;
-                }
-                rtmp.outbox_sent(usize::try_from(row.replied)?);
-                Protocol::Rtmp(Box::new(rtmp))
-            }
+            SavedProtocol::Rtmp(saved) => Protocol::Rtmp(Box::new(ServerSession::restore(saved, at_ms)?)),
             SavedProtocol::WebSocket(saved) => {
-                ensure!(consumed.is_empty(), "a WebSocket session is saved whole");
                 Protocol::WebSocket(Box::new(WebSocket::restore(saved).context("the WebSocket's state is damaged")?))
             }
             SavedProtocol::Http(saved) => {
-                ensure!(consumed.is_empty(), "an HTTP session is saved whole");
                 let reader = RequestReader::restore(self.http_settings(checkpoint.origin.listener), saved)
                     .context("the HTTP reader's state is damaged")?;
                 Protocol::Http(Box::new(reader))
             }
         })
+    }
+
+    /// Brings a protocol's machine from the checkpoint to where the row says that it was.
+    fn replay(&self, protocol: &mut Protocol, row: &Row<'_>, journal: &[u8]) -> anyhow::Result<()> {
+        let consumed = &journal[..row.consumed as usize];
+        let Protocol::Rtmp(rtmp) = protocol else {
+            ensure!(consumed.is_empty() || matches!(protocol, Protocol::Unknown), "only a session that speaks RTMP is not saved whole");
+            return Ok(());
+        };
+        if !consumed.is_empty() {
+            let used = rtmp.handle_input(consumed, self.now.mono_ms).context("replaying its input")?;
+            ensure!(used == consumed.len(), "its input takes another way the second time");
+        }
+        for _ in 0..row.acted {
+            rtmp.poll_output().context("its input says less the second time")?;
+        }
+        rtmp.outbox_sent(usize::try_from(row.replied)?);
+        Ok(())
     }
 
     /// Takes what a role needs: the stream's log for a publisher, a view of it for a viewer.
@@ -262,6 +261,7 @@ impl Worker {
                 let evicted = writer.counters().evicted_blocks;
                 let publisher = self.publishers.insert(Publisher {
                     session: slot,
+                    key_slot: key.slot(),
                     key,
                     writer: *writer,
                     segmenter: None,
@@ -285,7 +285,9 @@ impl Worker {
                 self.sessions[slot].body = Some(body);
                 Role::Idle
             }
-            Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => Role::Placing(wish),
+            Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => {
+                Role::Placing(Box::new(wish))
+            }
             Restored::Other(SavedRole::Following(after, kinds)) => Role::Following(Box::new(Following::again(after, kinds))),
             Restored::Other(_) => Role::Idle,
         };
@@ -307,10 +309,10 @@ impl Worker {
             return Err(End::Fault("an answer was under way, and it was not said of what"));
         }
         if let Role::Placing(wish) = &session.role {
-            let wish = wish.clone();
+            let wish = (**wish).clone();
             match admitted {
                 Some(next_segment) => self.admit(slot, wish, next_segment)?,
-                None => match session.asked.clone() {
+                None => match session.more.asked.clone() {
                     Some(asked) => self.ask(slot, wish, asked)?,
                     None => return Err(End::Fault("a session was to be placed and nobody had been asked")),
                 },
@@ -368,6 +370,16 @@ enum Restored {
     /// It is sent an answer with this body.
     Answering(Body),
     Other(SavedRole),
+}
+
+impl Checkpoint {
+    /// Reads one that this version or the one before has written.
+    pub fn read(bytes: &[u8]) -> anyhow::Result<Self> {
+        match bytes.split_first() {
+            Some((&(VERSION | VERSION_BEFORE), body)) => postcard::from_bytes(body).context("reading its checkpoint"),
+            other => bail!("its checkpoint is of version {:?}", other.map(|(version, _)| version)),
+        }
+    }
 }
 
 /// Bytes of a heap whose checksum is right.

@@ -74,7 +74,7 @@ impl Registry {
         }
         held.asked_before = None;
         (place.undecided, place.since_ms) = (None, now_ms);
-        place.forward.clone_from(&forward);
+        place.forward = forward.as_slice().into();
         let (intent, key, worker, process) = (place.intent, place.key.clone(), place.worker, place.process);
         let mut replaced = None;
         if intent == Intent::Publish {
@@ -115,7 +115,7 @@ impl Registry {
 
     /// Where a connection came in, from whom.
     pub fn origin_of(&self, conn: ConnId) -> Option<Origin> {
-        Some(self.conns.get(&conn)?.origin)
+        Some(self.conns.get(&conn)?.origin())
     }
 
     /// Where a publisher's stream is pushed to besides what the configuration says.
@@ -134,7 +134,7 @@ impl Registry {
         let place = self.vacate(conn, Gone::InOrder, now_ms).filter(|place| place.undecided.is_none());
         let asked_before = self.conns.get_mut(&conn).and_then(|held| held.asked_before.take());
         let goes_on = place.as_ref().filter(|place| place.intent == question.intent && place.key == question.key);
-        let (has_begun, forward) = (goes_on.is_some(), goes_on.map(|place| place.forward.clone()).unwrap_or_default());
+        let (has_begun, forward) = (goes_on.is_some(), goes_on.map(|place| place.forward.to_vec()).unwrap_or_default());
         let question = Question { undecided: question.undecided && !has_begun, ..question };
         (Before { place: place.map(|place| (place.intent, place.key)).or(asked_before), has_begun, forward }, question)
     }
@@ -173,7 +173,14 @@ impl Registry {
     }
 
     pub(super) fn happens(&mut self, conn: ConnId, what: What) {
-        let Some(Conn { worker, row, address, pulled, .. }) = self.conns.get(&conn) else { return };
-        self.happenings.push_back(Happening { conn, row: *row, client: *address, worker: *worker, pulled: *pulled, what });
+        let Some(held) = self.conns.get(&conn) else { return };
+        self.happenings.push_back(Happening {
+            conn,
+            row: held.row,
+            client: held.address(),
+            worker: held.worker,
+            pulled: held.pulled,
+            what,
+        });
     }
 }

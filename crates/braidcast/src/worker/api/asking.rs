@@ -154,7 +154,8 @@ impl Worker {
 
     /// Gives the front an order, and its client an answer when the front has said what comes of it.
     pub(super) fn give_order(&mut self, slot: usize, order: Order, reply: Reply) -> Result<(), End> {
-        let Session { conn, peer, generation, .. } = self.sessions[slot];
+        let Session { conn, ref more, generation, .. } = self.sessions[slot];
+        let peer = more.peer;
         if self.front_gone_ms.is_some() {
             return self.reply(slot, &Answer::problem(Status::UNAVAILABLE, NO_FRONT), reply);
         }
@@ -179,7 +180,7 @@ impl Worker {
 
     /// Has connections ended. False: nobody can be told now.
     fn kick_all(&mut self, slot: usize, conns: &[ConnId]) -> bool {
-        let peer = self.sessions[slot].peer;
+        let peer = self.sessions[slot].more.peer;
         if self.front_gone_ms.is_some() && !conns.iter().all(|conn| self.by_conn.contains_key(conn)) {
             return false;
         }

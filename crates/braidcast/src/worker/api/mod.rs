@@ -77,7 +77,7 @@ impl Worker {
     /// Whether a request is for the API, where it has come in.
     pub(super) fn is_for_api(&self, slot: usize, request: &Request) -> bool {
         let srs_on_http = self.config.engine.kind == EngineKind::Srs && self.relays.has_api_on_http();
-        (request.path == ROOT || request.path.starts_with(BELOW)) && (self.sessions[slot].listener.has_api() || srs_on_http)
+        (request.path == ROOT || request.path.starts_with(BELOW)) && (self.sessions[slot].more.listener.has_api() || srs_on_http)
     }
 
     /// Answers a request of the API, if it may ask.
@@ -87,7 +87,7 @@ impl Worker {
             self.sessions[slot].last_request = true;
         }
         let reply = Reply { head_only: request.method == Method::Head, origins: self.api.gate.origins(request) };
-        let peer = self.sessions[slot].peer;
+        let peer = self.sessions[slot].more.peer;
         let shape_only = endpoints::is_shape_only(&request.path);
         let verdict = self.api.gate.judge(request, peer.ip(), shape_only, &self.api.failures, self.now.mono_ms / 1_000);
         let Some(reply) = self.pass_gate(slot, request, reply, verdict)? else { return Ok(()) };
@@ -102,14 +102,15 @@ impl Worker {
     /// As for the API, where metrics are read: on loopback nobody is asked.
     pub(super) fn pass_gate_to_metrics(&mut self, slot: usize, request: &Request, reply: Reply) -> Result<Option<Reply>, End> {
         let session = &self.sessions[slot];
-        let on_loopback = session.local.ip().to_canonical().is_loopback();
-        let verdict = self.api.gate.judge_metrics(request, session.peer.ip(), on_loopback, &self.api.failures, self.now.mono_ms / 1_000);
+        let on_loopback = session.more.local.ip().to_canonical().is_loopback();
+        let verdict =
+            self.api.gate.judge_metrics(request, session.more.peer.ip(), on_loopback, &self.api.failures, self.now.mono_ms / 1_000);
         self.pass_gate(slot, request, reply, verdict)
     }
 
     /// Answers a request that the gate does not let through; gives back how it is to be answered if it does.
     fn pass_gate(&mut self, slot: usize, request: &Request, reply: Reply, verdict: Verdict) -> Result<Option<Reply>, End> {
-        let peer = self.sessions[slot].peer;
+        let peer = self.sessions[slot].more.peer;
         match verdict {
             Verdict::Admitted => Ok(Some(reply)),
             Verdict::Preflight => {

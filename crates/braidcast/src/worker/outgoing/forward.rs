@@ -59,7 +59,7 @@ impl Worker {
         let key = &key.clone();
         let rules = self.config.forward.iter().filter(|forward| forward.takes(key));
         let mut endpoints: Vec<_> = rules.flat_map(|forward| forward.to.0.iter().map(|to| to.for_stream(key))).collect();
-        let by_hooks = self.sessions.get(*session).map_or(&[][..], |session| &session.forward);
+        let by_hooks = self.sessions.get(*session).map_or(&[][..], |session| &session.more.forward);
         endpoints.extend(by_hooks.iter().map(|url| Template::parse_target(url).and_then(|to| to.for_stream(key))));
         let source = self.pulled_from(key);
         for endpoint in endpoints {
@@ -179,7 +179,7 @@ impl Worker {
         self.page.set_reading(key.slot(), true);
         let session = &mut self.sessions[slot];
         session.deadline_ms = 0;
-        session.enter(Role::Waiting(Wish { key: key.clone(), what: Want::Play(Rendition::RTMP) }));
+        session.enter(Role::Waiting(Box::new(Wish { key: key.clone(), what: Want::Play(Rendition::RTMP) })));
         self.waiting.add((Awaited::Stream, key.clone()), slot);
         self.with_local_stream(&key, |worker, stream| worker.try_play(slot, stream)).unwrap_or(Ok(()))
     }

@@ -338,7 +338,8 @@ impl Worker {
         };
         self.count(WorkerCounter::RefusedLoops);
         if self.peer_lines.allow(self.now.mono_ms) {
-            let Session { conn, peer, .. } = self.sessions[slot];
+            let Session { conn, ref more, .. } = self.sessions[slot];
+            let peer = more.peer;
             tracing::warn!(stream = %key, %conn, %peer, %via, "refused: {why}");
         }
         Some(why)
@@ -349,7 +350,7 @@ impl Worker {
         let session = &self.sessions[slot];
         let asks = match &session.protocol {
             Protocol::Rtmp(rtmp) => rtmp.request().is_some_and(|request| !request.via.is_empty()),
-            _ => session.via.is_some(),
+            _ => session.more.via.is_some(),
         };
         match &session.role {
             Role::Waiting(wish) if asks => self.stream_via(&wish.key).then(&self.outgoing.instance),

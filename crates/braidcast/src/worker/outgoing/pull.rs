@@ -1,7 +1,7 @@
 //! Pulls: streams that the front has this worker fetch from other servers. A pull connects first; when media has come it asks the front for a
 //! place like any publisher, and is one from then on.
 
-use super::super::session::{IndexWish, Protocol, Role, Session, Want, Wish};
+use super::super::session::{Protocol, Role, Session, Want, Wish};
 use super::super::{End, Worker, WorkerCounter};
 use super::{Purpose, is_native};
 use crate::control::{Asked, ConnId, Intent, ToFront};
@@ -178,7 +178,8 @@ impl Worker {
         for (_, session) in self.sessions.iter().filter(|(_, session)| !matches!(session.protocol, Protocol::Client(_))) {
             match &session.role {
                 Role::Viewing { stream, .. } => _ = streams.insert(*stream),
-                Role::Waiting(Wish { key, .. }) | Role::WaitingForIndex(IndexWish { key, .. }) => _ = waited.insert(key.clone()),
+                Role::Waiting(wish) => _ = waited.insert(wish.key.clone()),
+                Role::WaitingForIndex(wish) => _ = waited.insert(wish.key.clone()),
                 _ => {}
             }
         }

@@ -54,7 +54,7 @@ impl Worker {
             target: request.target().to_owned(),
             host: request.host.clone(),
             authorization: self.relays.api.authorization.clone(),
-            client: session.peer,
+            client: session.more.peer,
         };
         let id = (u64::from(session.generation) << 32) | slot as u64;
         let processes = self.relays.processes.iter().filter(|process| process.serves).map(|process| (process.process.0, process.api));

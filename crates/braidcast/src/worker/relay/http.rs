@@ -18,7 +18,7 @@ const RTC: &str = "/rtc/";
 impl Worker {
     /// Whether a request is for a process, whatever its route would be: then it is on its way.
     pub(in super::super) fn pass_on(&mut self, slot: usize, request: &Request) -> Result<bool, End> {
-        self.sessions[slot].head.clone_from(&request.head);
+        self.sessions[slot].more.head.clone_from(&request.head);
         if request.body_bytes > 0 || !request.is_known_method() {
             // Its body was not taken: no request can follow it here.
             self.sessions[slot].last_request = true;
@@ -84,7 +84,8 @@ impl Worker {
         let server = match connect(address) {
             Ok(server) => server,
             Err(error) => {
-                let Session { conn, peer, .. } = self.sessions[slot];
+                let Session { conn, ref more, .. } = self.sessions[slot];
+                let peer = more.peer;
                 tracing::warn!(%conn, %peer, %address, %error, "a process takes no connection");
                 if matches!(self.sessions[slot].role, Role::Placing(_)) {
                     self.tell_front(&ToFront::Released { conn });
@@ -93,7 +94,7 @@ impl Worker {
             }
         };
         let Leaving { session, owed, unread } = self.leave_table(slot);
-        let request = with_client(&session.head, session.peer);
+        let request = with_client(&session.more.head, session.more.peer);
         let placed = matches!(session.role, Role::Placing(_));
         let mut pair = Pair { taken: placed, ..Pair::of(session, server, process) };
         pair.owe(CLIENT, &owed);

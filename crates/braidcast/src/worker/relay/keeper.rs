@@ -276,7 +276,7 @@ impl Worker {
         if !self.relays.keeper.relays {
             return;
         }
-        let waits = |session: &Session| match (&session.role, &session.asked) {
+        let waits = |session: &Session| match (&session.role, &session.more.asked) {
             (Role::Placing(wish), Some(asked)) if asked.intent == Intent::Play && asked.found_at.is_none() => Some(wish.key.clone()),
             _ => None,
         };
@@ -285,7 +285,7 @@ impl Worker {
             let Some(process) = self.found_at(&key) else { continue };
             let session = &mut self.sessions[slot];
             let conn = session.conn;
-            let Some(asked) = &mut session.asked else { continue };
+            let Some(asked) = &mut session.more.asked else { continue };
             asked.found_at = Some(process);
             let question = asked.question(conn);
             self.tell_front(&question);

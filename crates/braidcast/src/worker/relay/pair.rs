@@ -3,7 +3,7 @@
 //! Readiness is told again as long as there is some (level-triggered): each turn takes what fits a pipe and gives it on. A side that takes no
 //! more stops the other one from being read, so that whoever is slow is slow for the server as if nobody were between.
 
-use super::super::session::{Role, Session, Want, Wish};
+use super::super::session::{Role, Session, Want};
 use super::super::{End, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, ProcessId, ToFront};
@@ -92,7 +92,7 @@ impl Pair {
     pub fn of(session: Session, server: OwnedFd, process: ProcessId) -> Self {
         let origin = session.origin();
         let placed = match session.role {
-            Role::Placing(Wish { key, what }) => Some((key, what)),
+            Role::Placing(wish) => Some((wish.key, wish.what)),
             _ => None,
         };
         let (key, want) = placed.unzip();
@@ -100,11 +100,11 @@ impl Pair {
             conn: session.conn,
             row: session.kept.row,
             origin,
-            peer: session.peer,
+            peer: session.more.peer,
             generation: 0,
             key,
             want,
-            credential: session.asked.as_ref().map_or(0, |asked| asked.credential),
+            credential: session.more.asked.as_ref().map_or(0, |asked| asked.credential),
             process,
             client_id: None,
             taken: false,

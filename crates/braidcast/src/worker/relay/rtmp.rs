@@ -79,13 +79,14 @@ impl Worker {
         let server = match connect(process.rtmp) {
             Ok(server) => server,
             Err(error) => {
-                let Session { conn, peer, .. } = self.sessions[slot];
+                let Session { conn, ref more, .. } = self.sessions[slot];
+                let peer = more.peer;
                 tracing::warn!(%conn, %peer, process = %process.process, %error, "the process takes no connection");
                 return self.refuse(slot, Refusal::Unavailable);
             }
         };
         let Leaving { mut session, owed, unread } = self.leave_table(slot);
-        let prefix = self.client_prefix(session.peer, process.rtmp);
+        let prefix = self.client_prefix(session.more.peer, process.rtmp);
         let Protocol::Relay(mut machine) = std::mem::replace(&mut session.protocol, Protocol::Unknown) else { return Ok(()) };
         machine.begin(&prefix, self.now.mono_ms);
         let mut pair = Pair { machine: Some(machine), unread, ..Pair::of(session, server, process.process) };

@@ -1,0 +1,64 @@
+//! Viewers that rest: who has said nothing for a while is only what a send needs; all else stands in its checkpoint, from which it is
+//! taken when the client says something, a timer is due, or the session is to go elsewhere.
+//!
+//! A session rests only while its checkpoint says everything, and nobody changes it before it is awake.
+
+use super::save::Checkpoint;
+use super::session::{More, Protocol, Role, Session};
+use super::{End, Worker};
+
+impl Session {
+    /// Whether only its checkpoint knows what it speaks.
+    pub(super) fn rests(&self) -> bool {
+        matches!(self.protocol, Protocol::Resting)
+    }
+
+    /// Whether its checkpoint says all that is not needed for a send.
+    fn may_rest(&self) -> bool {
+        let speaks = matches!(self.protocol, Protocol::Rtmp(_) | Protocol::Http(_) | Protocol::WebSocket(_));
+        let views = matches!(self.role, Role::Viewing { next: None, .. });
+        let settled = !self.closing && !self.draining && !self.answering && !self.queued && !self.readable && self.deadline_ms == 0;
+        let more = &self.more;
+        let said = self.control.is_empty() && more.unread.is_empty() && self.protocol.outbox().is_empty();
+        let bare = self.body.is_none() && more.head.is_empty() && more.forward.is_empty() && more.unfinished_bytes == 0;
+        speaks && views && settled && said && bare && self.kept.is_plain()
+    }
+}
+
+impl Worker {
+    /// A session was quiet for about a second: gives up what its checkpoint says as well.
+    pub(super) fn forget_while_quiet(&mut self, slot: usize) {
+        let Some(session) = self.sessions.get_mut(slot).filter(|session| session.may_rest()) else { return };
+        session.protocol = Protocol::Resting;
+        session.more = More::default();
+    }
+
+    /// Takes a session from its checkpoint, if it rests.
+    ///
+    /// # Errors
+    /// The checkpoint is not what this process has written: the session cannot go on.
+    pub(super) fn wake(&mut self, slot: usize) -> Result<(), End> {
+        let Some(session) = self.sessions.get(slot).filter(|session| session.rests()) else { return Ok(()) };
+        let (conn, kept) = (session.conn, &session.kept);
+        let bytes = kept.region.map_or(&[][..], |region| self.heap.bytes(region, 0..kept.checkpoint_bytes));
+        let woken = Checkpoint::read(bytes).and_then(|checkpoint| {
+            let protocol = self.restore_protocol(&checkpoint, kept.checkpoint_ms)?;
+            Ok((checkpoint, protocol))
+        });
+        let (checkpoint, protocol) = match woken {
+            Ok(woken) => woken,
+            Err(error) => {
+                tracing::error!(%conn, error = format!("{error:#}"), "what a viewer was is not known any more");
+                return Err(End::Fault("a viewer's checkpoint cannot be read"));
+            }
+        };
+        let session = &mut self.sessions[slot];
+        session.protocol = protocol;
+        session.more = More::new(checkpoint.origin);
+        session.more.peer = checkpoint.peer;
+        session.more.asked = checkpoint.asked;
+        session.more.via = checkpoint.via;
+        session.more.requested = checkpoint.requested;
+        Ok(())
+    }
+}
