@@ -199,6 +199,7 @@ impl ScaleArgs {
             behind: None,
             sleeping: self.compare.sleeping_load,
             flame: None,
+            tell: false,
         };
         let (mut before, mut after) = (Counts::default(), Counts::default());
         let shared_dir = server.shared_dir();
