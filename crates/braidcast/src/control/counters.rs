@@ -173,6 +173,10 @@ counters! {
         NotModified = "not_modified",
         /// Times that input of publishers was parsed later than it was read, because nobody watched the stream.
         InputRested = "input_rested",
+        /// Sleeping workers that this one has woken because a stream that they read has grown.
+        DoorbellRings = "doorbell_rings",
+        /// Writes to memory that other workers look at: commits of streams, news of these, falling asleep and waking.
+        SharedWrites = "shared_writes",
     }
 }
 

@@ -148,8 +148,10 @@ impl LocalStream {
 
     /// The offset in a rendition of a record of a block at hand.
     pub fn place_in(&mut self, rendition: Rendition, position: Position) -> Option<u32> {
+        // Evicted before so much of it was seen: nothing will ever be sent from there.
+        self.flv.get(position.block).filter(|block| position.offset <= block.available.bytes)?;
         if rendition == Rendition::LOG {
-            return self.flv.get(position.block).map(|_| position.offset);
+            return Some(position.offset);
         }
         self.render(rendition, position.block);
         self.rendered(rendition)?.locate(position)
@@ -236,12 +238,6 @@ impl LocalStream {
         let newest = self.flv.blocks.back().map_or(0, |newest| newest.number);
         block < newest
             && view.available(block).is_none_or(|available| available.complete && offset >= available.bytes && view.after(block).is_none())
-    }
-
-    /// Whether the worker has to look at the stream before it sleeps: it grew, it ended, or it goes on.
-    pub fn has_news(&self) -> bool {
-        let over = self.has_ended();
-        over != self.over || (!over && self.has_grown())
     }
 
     /// Whether there is something about which nobody has decided yet when it goes to the viewers.
@@ -442,6 +438,8 @@ impl FlvBlocks {
             }
         }
         self.refresh(reader, commit);
+        // Evicted before anything of it was seen.
+        self.blocks.retain(|block| !block.available.complete || block.available.bytes > 0);
         Ok(())
     }
 

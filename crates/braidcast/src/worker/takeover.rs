@@ -6,13 +6,12 @@
 use super::api::Following;
 use super::ingest::Publisher;
 use super::kept::{Kept, Row};
-use super::ledger::Ledger;
+use super::ledger::{Blocks, Ledger};
 use super::publishers::PUMP_MS;
 use super::rendition::Rendition;
 use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION, VERSION_BEFORE};
 use super::session::{Body, Protocol, Role, SavedBody, Session};
 use super::sessions::Arrival;
-use super::streams::LocalStream;
 use super::websocket::WebSocket;
 use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
@@ -235,15 +234,17 @@ impl Worker {
             Some(&slot) => slot,
             None => {
                 let reader = Reader::open(&self.root, key)?.context("it is gone")?;
-                let slot = self.streams.insert(LocalStream::new(key.clone(), reader, self.pace(key)));
-                self.stream_slots.insert(key.clone(), slot);
-                slot
+                self.add_stream(key, reader)
             }
         };
+        let stream = &mut self.streams[slot];
         let viewed = match ledger.oldest_block() {
-            Some(block) => self.streams[slot].hold(block, rendition),
+            Some(block) => stream.hold(block, rendition),
             None => Ok(true),
         };
+        // It may have been sent more of a block than this worker saw before the block was evicted.
+        let seen = |(block, offset): (u32, u32)| stream.blocks(rendition).available(block).is_some_and(|seen| offset <= seen.bytes);
+        let viewed = viewed.map(|held| held && ledger.position().is_none_or(seen));
         match viewed {
             Ok(true) => Ok(slot),
             failed => {
