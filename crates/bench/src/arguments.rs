@@ -84,7 +84,7 @@ pub struct CompareArgs {
     /// Rounds in which servers other than braidcast and the bare loop take part [default: all].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub peer_rounds: Option<u32>,
-    /// Draw a flame graph of each server into this directory, in one more round that is not measured; takes perf.
+    /// Draw a flame graph of each server into this directory, in one more round on loopback that is not measured; takes perf.
     #[arg(long)]
     pub flames: Option<PathBuf>,
     /// A configuration key of braidcast, `section.key=value`; may be repeated.

@@ -2,7 +2,7 @@
 //!
 //! The exit code is about the harness and about frames that verified viewers missed, never about speed.
 
-use crate::commands::{bare, capacity, curve, diff, document, fanout, flame, hls, ingest, load, relay};
+use crate::commands::{bare, capacity, churn, curve, diff, document, fanout, flame, hls, ingest, load, relay, viral};
 use clap::Subcommand;
 use std::process::{Command as Process, ExitCode};
 
@@ -32,6 +32,10 @@ pub enum Command {
     Document(document::DocumentArgs),
     /// Compare what it costs to serve HLS to many viewers: braidcast, and nginx with the same files.
     Hls(hls::HlsArgs),
+    /// Let viewers come and go all the time: how long each waits for its first frame, and what it costs.
+    Churn(churn::ChurnArgs),
+    /// Let thousands come for one stream at once: what those notice who watch others.
+    Viral(viral::ViralArgs),
     /// The bare loop by itself: one stream to whoever connects, or (--receive) from whoever does, until standard input ends.
     Bare(bare::BareArgs),
 }
@@ -50,6 +54,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Flame(args) => flame::run(&args),
         Command::Document(args) => document::run(&args),
         Command::Hls(args) => hls::run(&args),
+        Command::Churn(args) => churn::run(&args),
+        Command::Viral(args) => viral::run(&args),
         Command::Bare(args) => bare::run(&args),
     }
 }

@@ -104,6 +104,9 @@ pub struct Comparison<'a> {
     pub clients: Clients,
     /// For how long.
     pub timing: Timing,
+    /// Braidcast has at least this long before its window: until the first blocks of a log are evicted every page that it writes is new,
+    /// which no server is that has run for a minute.
+    pub own_warm_up: Duration,
     /// Servers other than braidcast and the bare loop take part in so many rounds only: few are enough to place them.
     pub peer_rounds: u32,
     /// Where to draw each server's CPU, in one more round that is not measured.
@@ -218,11 +221,12 @@ impl Comparison<'_> {
             publish,
             watch,
             settle: self.timing.settle,
-            warm_up: self.timing.warm_up,
+            warm_up: if case.server == Peer::Braidcast { self.timing.warm_up.max(self.own_warm_up) } else { self.timing.warm_up },
             window: self.timing.window,
             server: Some(server.root()),
             behind: server.behind(),
             sleeping: self.sleeping,
+            tell: false,
             flame: None,
         })
     }

@@ -19,6 +19,7 @@ pub fn request(app: &str, stream: &str, host: std::net::SocketAddr) -> Vec<u8> {
 pub struct ResponseHead {
     bytes: Vec<u8>,
     chunked: bool,
+    content_length: Option<usize>,
 }
 
 impl ResponseHead {
@@ -36,12 +37,19 @@ impl ResponseHead {
             head.lines().map(str::to_ascii_lowercase).find_map(|line| Some(line.strip_prefix("transfer-encoding:")?.trim().to_owned()));
         anyhow::ensure!(encoding.as_deref().is_none_or(|encoding| encoding == "chunked"), "the response has a transfer encoding");
         self.chunked = encoding.is_some();
+        let length = head.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        self.content_length = length.and_then(|(_, value)| value.trim().parse().ok());
         Ok(Some(self.bytes.split_off(end + 4)))
     }
 
     /// Whether the body comes in chunks (RFC 9112 §7.1).
     pub fn is_chunked(&self) -> bool {
         self.chunked
+    }
+
+    /// Bytes of the body, as the head says; `None` before the head is whole, and where it says nothing.
+    pub fn content_length(&self) -> Option<usize> {
+        self.content_length
     }
 }
 

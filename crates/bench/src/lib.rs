@@ -11,6 +11,7 @@ pub mod cli;
 mod commands;
 mod compare;
 mod conclude;
+mod crowd;
 mod document;
 mod drawing;
 mod flame;
@@ -33,5 +34,6 @@ mod targets;
 mod url;
 mod verify;
 mod viewer;
+mod visitor;
 
 pub use cli::{Command, run};

@@ -5,6 +5,7 @@
 
 use crate::flame::Recording;
 use crate::process::{self, Interrupt, Memory, Process};
+use crate::progress::Progress;
 use crate::publisher::Publisher;
 use crate::socket::{self, Poller, Readiness};
 use crate::source::Shape;
@@ -84,6 +85,8 @@ pub struct LoadPlan {
     pub behind: Option<u32>,
     /// Whether viewers sleep until something arrives. On one machine a sender pays for waking whoever sleeps, on a network it never does.
     pub sleeping: bool,
+    /// Show on a terminal how far it is.
+    pub tell: bool,
     /// Record where the server's CPU goes in the window, and draw it into this file.
     pub flame: Option<PathBuf>,
 }
@@ -167,6 +170,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 const CONNECT_EACH: Duration = Duration::from_millis(3);
 /// Connections that may be on their way at once: a burst beyond a listen queue would measure SYN retries.
 const MAX_CONNECTING: usize = 64;
+const SHOW_EVERY: Duration = Duration::from_millis(200);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 /// A viewer of a stream that we do not publish may be this much behind at the end without having missed anything.
 const TOLERATED_LAG: Duration = Duration::from_secs(1);
@@ -258,6 +262,10 @@ impl Client {
     }
 }
 
+fn tenths(duration: Duration) -> usize {
+    (duration.as_millis() / 100) as usize
+}
+
 fn connect_deadline(clients: usize) -> u64 {
     socket::monotonic_ns() + (CONNECT_DEADLINE + CONNECT_EACH * clients as u32).as_nanos() as u64
 }
@@ -280,6 +288,10 @@ struct Load<'a> {
     /// One for each part of the audience.
     observations: Vec<Observations>,
     recording: Option<Recording>,
+    /// In tenths of a second.
+    progress: Option<Progress>,
+    began_ns: u64,
+    shown_ns: u64,
     publish_late_ns: u64,
     lost: u64,
     first_loss: Option<String>,
@@ -300,6 +312,9 @@ impl<'a> Load<'a> {
             waiting: 0,
             observations: plan.watch.iter().map(|_| Observations::default()).collect(),
             recording: None,
+            progress: plan.tell.then(|| Progress::new(tenths(plan.settle + plan.warm_up + plan.window))),
+            began_ns: socket::monotonic_ns(),
+            shown_ns: 0,
             publish_late_ns: 0,
             lost: 0,
             first_loss: None,
@@ -376,6 +391,7 @@ impl<'a> Load<'a> {
         loop {
             self.interrupt.check()?;
             let now_ns = socket::monotonic_ns();
+            self.tell(now_ns);
             let due_ns = self.publish_due(now_ns)?;
             if now_ns >= end_ns || enough(self) {
                 return Ok(());
@@ -390,6 +406,17 @@ impl<'a> Load<'a> {
                 self.handle(event)?;
             }
         }
+    }
+
+    /// Connecting takes as long as the server lets it: the bar counts it with the rest.
+    fn tell(&mut self, now_ns: u64) {
+        if now_ns < self.shown_ns + SHOW_EVERY.as_nanos() as u64 {
+            return;
+        }
+        self.shown_ns = now_ns;
+        let Some(progress) = &mut self.progress else { return };
+        let (clients, waiting) = (self.clients.len(), self.waiting);
+        progress.show_at(tenths(Duration::from_nanos(now_ns - self.began_ns)), &format!("{clients} connections, {waiting} still waiting"));
     }
 
     /// Sends every frame that is due; returns when the next one is.

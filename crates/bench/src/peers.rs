@@ -312,15 +312,9 @@ impl Bench {
     /// It listens on all addresses: there is no setting for one.
     fn start_xiu(&self, directory: TempDir, interrupt: &Interrupt) -> anyhow::Result<Running> {
         let (rtmp, http) = (free_address()?, free_address()?);
-        let config = directory.path().join("xiu.toml");
-        let text = format!(
-            "[rtmp]\nenabled = true\nport = {}\ngop_num = 1\n[httpflv]\nenabled = true\nport = {}\n[log]\nlevel = \"warn\"\n",
-            rtmp.port(),
-            http.port()
-        );
-        fs::write(&config, text).context("cannot write xiu's configuration")?;
         let mut command = Command::new(&self.xiu);
-        command.arg("-c").arg(&config).current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(["--rtmp", &rtmp.port().to_string(), "--httpflv", &http.port().to_string(), "--log", "warn"]);
+        command.current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::null());
         let mut running = self.spawn(command, directory, Peer::Xiu.name())?;
         running.wait_until_it_listens(rtmp, interrupt)?;
         running.wait_until_it_listens(http, interrupt)?;

@@ -30,6 +30,12 @@ impl Progress {
         }
     }
 
+    /// Shows that this many of the steps are done, and what is being done now.
+    pub fn show_at(&mut self, done: usize, what: &str) {
+        self.done = done;
+        self.show(what);
+    }
+
     /// One step more is done; this line stays.
     pub fn step(&mut self, line: &str) {
         self.done += 1;

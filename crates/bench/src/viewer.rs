@@ -65,6 +65,11 @@ impl Observations {
         (at(0.50), at(0.99))
     }
 
+    /// What was measured so far counts no more.
+    pub fn forget_latencies(&mut self) {
+        self.latencies_us.clear();
+    }
+
     /// Takes over what a viewer that has ended found.
     pub fn retire(&mut self, viewer: Viewer) {
         self.retired.extend(viewer.verifier);

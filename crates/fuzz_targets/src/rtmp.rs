@@ -6,8 +6,8 @@ use braidcast_media::RecordKind;
 use braidcast_protocols::rtmp::amf0::{self, Value};
 use braidcast_protocols::rtmp::chunk::{ChunkReader, Message};
 use braidcast_protocols::rtmp::{
-    ChunkLimits, ClientOutput, ClientRole, ClientSession, ClientSettings, Limit, Output, ServerSession, Settings, Stage, message_type,
-    status,
+    ChunkLimits, ClientOutput, ClientRole, ClientSession, ClientSettings, Limit, Output, RtmpError, ServerSession, Settings, Stage,
+    message_type, status,
 };
 use std::sync::LazyLock;
 
@@ -42,13 +42,15 @@ struct Seen {
 struct Server {
     session: ServerSession,
     answers: u8,
+    /// Media is taken where it stands in the input.
+    in_place: bool,
     seen: Seen,
 }
 
 impl Server {
-    fn new(answers: u8) -> Self {
+    fn new(answers: u8, in_place: bool) -> Self {
         let settings = Settings { chunks: limits(), ..Settings::default() };
-        Self { session: ServerSession::new(settings, 5, 0), answers, seen: Seen::default() }
+        Self { session: ServerSession::new(settings, 5, 0), answers, in_place, seen: Seen::default() }
     }
 
     /// Gives all input; ends early at an error.
@@ -56,7 +58,7 @@ impl Server {
         let mut rest = input;
         loop {
             let piece = cuts.piece(rest.len());
-            let used = match self.session.handle_input(&rest[..piece], 0) {
+            let used = match self.offer(&rest[..piece]) {
                 Ok(used) => used,
                 Err(error) => {
                     self.drain();
@@ -78,6 +80,16 @@ impl Server {
                 return;
             }
         }
+    }
+
+    fn offer(&mut self, piece: &[u8]) -> Result<usize, RtmpError> {
+        if !self.in_place {
+            return self.session.handle_input(piece, 0);
+        }
+        let outputs = &mut self.seen.outputs;
+        self.session.handle_media(piece, 0, &mut |kind, timestamp_ms, payload| {
+            outputs.push(Output::Media { kind, timestamp_ms, payload: payload.to_vec() });
+        })
     }
 
     /// Takes what came out, and answers a wish; true if there was one.
@@ -132,17 +144,18 @@ impl Server {
 
 /// Runs a server's session twice, once disturbed, and compares.
 fn serve(prefix: &[u8], answers: u8, input: &[u8]) {
-    let run = |cuts: &mut Cuts| {
-        let mut server = Server::new(0);
+    let run = |cuts: &mut Cuts, in_place| {
+        let mut server = Server::new(0, in_place);
         server.input(prefix, cuts);
         server.answers = answers;
         server.input(input, cuts);
         server.finish()
     };
-    let whole = bounded(input, AMF_FACTOR, SESSION_BYTES, || run(&mut Cuts::none()));
+    let whole = bounded(input, AMF_FACTOR, SESSION_BYTES, || run(&mut Cuts::none(), false));
     let media: usize = whole.outputs.iter().map(|output| if let Output::Media { payload, .. } = output { payload.len() } else { 0 }).sum();
     assert!(media <= input.len(), "more media came out than went in");
-    assert_eq!(run(&mut Cuts::of(input)), whole, "the pieces of the input, or a restored session, made a difference");
+    assert_eq!(run(&mut Cuts::of(input), false), whole, "the pieces of the input, or a restored session, made a difference");
+    assert_eq!(run(&mut Cuts::of(input), true), whole, "media taken in place made a difference");
 }
 
 /// A server's session from the first byte of the handshake on.

@@ -5,11 +5,13 @@ use crate::compare::{Case, Clients, Comparison};
 use crate::load::LoadReport;
 use crate::peers::{Bench, Peer, SERVERS};
 use crate::process::Interrupt;
+use crate::progress::Progress;
 use crate::report;
 use crate::viewer::Protocol;
 use clap::Args;
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Arguments of `capacity`.
 #[derive(Clone, Debug, Args)]
@@ -71,14 +73,16 @@ pub fn run(args: &CapacityArgs) -> anyhow::Result<ExitCode> {
     let (first, most) = if args.compare.quick { (args.first.min(50), args.most.min(100)) } else { (args.first.min(args.most), args.most) };
     let mut found = Vec::new();
     let mut broken = false;
+    let mut progress = Progress::new(servers.len() * args.tries as usize);
     for case in Case::all(&servers, &[args.protocol]) {
         let mut search = Search::new(first, most);
         let mut tries = Vec::new();
         while let Some(viewers) = search.next().filter(|_| tries.len() < args.tries as usize) {
+            progress.show(&format!("{}: {viewers} viewers", case.server));
             let result = one(args, &bench, case, viewers, &interrupt);
             interrupt.check()?;
             let sustained = result.as_ref().is_ok_and(|report| args.is_sustained(report));
-            eprintln!("{}", line(case.server, viewers, sustained, &result));
+            progress.step(&line(case.server, viewers, sustained, &result));
             search.answer(viewers, sustained);
             let error = result.as_ref().err().map(|error| format!("{error:#}"));
             // The bare loop and this server must not break, however many come.
@@ -87,6 +91,7 @@ pub fn run(args: &CapacityArgs) -> anyhow::Result<ExitCode> {
         }
         found.push(Found { server: case.server, most: search.sustained, at_limit: search.sustained == most, tries });
     }
+    drop(progress);
     let heading = format!(
         "viewers of one stream of {} kbps that one core sustains by {}: {:.0} % of the rate, p99 below {} ms",
         args.kbps,
@@ -121,6 +126,7 @@ fn one(args: &CapacityArgs, bench: &Bench, case: Case, viewers: u32, interrupt: 
         clients: Clients::Viewers { viewers: viewers as usize, verified: args.verified.min(viewers) as usize },
         timing: args.compare.timing(),
         sleeping: args.compare.sleeping_load,
+        own_warm_up: Duration::ZERO,
         peer_rounds: 1,
         flames: None,
     };

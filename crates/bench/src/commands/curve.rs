@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::Args;
 use std::fs;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Arguments of `curve`.
 #[derive(Clone, Debug, Args)]
@@ -51,6 +52,7 @@ pub fn run(args: &CurveArgs) -> anyhow::Result<ExitCode> {
         clients: Clients::Viewers { viewers, verified },
         timing: args.compare.timing(),
         sleeping: args.compare.sleeping_load,
+        own_warm_up: Duration::ZERO,
         peer_rounds: args.compare.peer_rounds(),
         flames: args.compare.flames.clone(),
     };

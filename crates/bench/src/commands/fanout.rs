@@ -13,6 +13,7 @@ use anyhow::Context;
 use clap::Args;
 use std::fs;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Arguments of `fanout`.
 #[derive(Clone, Debug, Args)]
@@ -63,6 +64,7 @@ pub fn run(args: &FanoutArgs) -> anyhow::Result<ExitCode> {
         clients: Clients::Viewers { viewers, verified },
         timing: args.compare.timing(),
         sleeping: args.compare.sleeping_load,
+        own_warm_up: Duration::ZERO,
         peer_rounds: args.compare.peer_rounds(),
         flames: args.compare.flames.clone(),
     };
@@ -111,9 +113,6 @@ fn fanout_in_namespace(args: &FanoutArgs, interrupt: &Interrupt) -> anyhow::Resu
     add("xiu", compare.xiu.display().to_string());
     if let Some(rounds) = compare.peer_rounds {
         add("peer-rounds", rounds.to_string());
-    }
-    if let Some(directory) = &compare.flames {
-        add("flames", directory.display().to_string());
     }
     add("server-core", compare.server_core.to_string());
     add("load-core", compare.load_core.to_string());

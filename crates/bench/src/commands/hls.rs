@@ -141,10 +141,12 @@ pub fn run(args: &HlsArgs) -> anyhow::Result<ExitCode> {
 fn conclude(args: &HlsArgs, bench: &Bench, turns: &[Turn], viewers: usize) -> anyhow::Result<ExitCode> {
     let heading = format!("{viewers} HLS viewers of one stream of {} kbps, segments of {} s", bench.shape.video_bps / 1000, args.fragment);
     println!("\n{heading}; medians of {} rounds; GB = 10^9 bytes\n", turns.iter().map(|turn| turn.round).max().unwrap_or(0));
-    print!("{}", table(turns));
+    let table = table(turns);
+    print!("{table}");
     let versions = serde_json::json!({ "braidcast": bench.version(Peer::Braidcast), "nginx-static": bench.version(Peer::NginxRtmp) });
     let file = serde_json::json!({
-        "bench": "hls", "what": heading, "machine": report::machine(), "versions": versions,
+        "bench": "hls", "what": heading, "command": report::command(), "date": report::today(),
+        "machine": report::machine(), "versions": versions, "table": table, "ratio_to_nginx": ratio_to_nginx(turns, Server::Braidcast),
         "shape": bench.shape, "cores": bench.cores, "turns": turns,
     });
     conclude::write("hls", args.compare.json.as_deref(), &file)?;
@@ -153,6 +155,13 @@ fn conclude(args: &HlsArgs, bench: &Bench, turns: &[Turn], viewers: usize) -> an
         println!("MISSED: {} round {}: {} faults {:?}", turn.server.name(), turn.round, turn.faults, turn.first_loss);
     }
     Ok(if faults > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What a server spent for a byte over what nginx did in the same round.
+fn ratio_to_nginx(turns: &[Turn], server: Server) -> Option<Spread> {
+    let nginx = |round: u32| turns.iter().find(|turn| turn.round == round && turn.server == Server::NginxStatic);
+    let of = turns.iter().filter(|turn| turn.server == server);
+    Spread::of(of.filter_map(|turn| Some(turn.cpu_s_per_gb() / nginx(turn.round)?.cpu_s_per_gb())))
 }
 
 /// Medians of each server; ratios are taken within their round.
@@ -169,7 +178,6 @@ fn table(turns: &[Turn]) -> String {
             continue;
         }
         let nginx = |round: u32| turns.iter().find(|turn| turn.round == round && turn.server == Server::NginxStatic);
-        let ratio = |turn: &&Turn| Some(turn.cpu_s_per_gb() / nginx(turn.round)?.cpu_s_per_gb());
         let own = |turn: &&Turn| {
             let nginx = nginx(turn.round)?;
             let stream = if server == Server::Braidcast { nginx.stream_cpu_s? / nginx.window_s * turn.window_s } else { 0.0 };
@@ -181,7 +189,7 @@ fn table(turns: &[Turn]) -> String {
             "{:<14}{:>24}{:>24}{:>28}{:>10}{:>10}{:>10}{:>8}",
             server.name(),
             range(Spread::of(of.iter().map(|turn| turn.cpu_s_per_gb()))),
-            range(Spread::of(of.iter().filter_map(ratio))),
+            range(ratio_to_nginx(turns, server)),
             range(Spread::of(of.iter().filter_map(own))),
             median(of.iter().map(|turn| turn.segment_p50_ms).collect()),
             median(of.iter().map(|turn| turn.segment_p99_ms).collect()),

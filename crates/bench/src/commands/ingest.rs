@@ -1,6 +1,6 @@
 //! `bench ingest`: what it costs to take in many streams that nobody watches.
 
-use crate::arguments::{CompareArgs, ShapeArgs};
+use crate::arguments::{CompareArgs, ShapeArgs, seconds};
 use crate::compare::{Case, Clients, Comparison};
 use crate::conclude::conclude;
 use crate::pace::Pace;
@@ -9,6 +9,7 @@ use crate::process::Interrupt;
 use crate::viewer::Protocol;
 use clap::Args;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// The rest between reads that braidcast allows itself.
 const PATIENT: Pace = Pace::Millis(5);
@@ -25,6 +26,9 @@ pub struct IngestArgs {
     /// Video kilobits (1000 bits) per second of each stream, at 30 frames.
     #[arg(long, default_value_t = 1000)]
     kbps: u64,
+    /// Seconds before braidcast's window at least: its logs take the pages of blocks that are evicted, and the first ones are after 20 s.
+    #[arg(long, default_value_t = 25.0, value_parser = seconds)]
+    braidcast_warm_up: f64,
     #[command(flatten)]
     compare: CompareArgs,
 }
@@ -46,6 +50,7 @@ pub fn run(args: &IngestArgs) -> anyhow::Result<ExitCode> {
         clients: Clients::Publishers(publishers),
         timing: args.compare.timing(),
         sleeping: args.compare.sleeping_load,
+        own_warm_up: if args.compare.quick { Duration::ZERO } else { Duration::from_secs_f64(args.braidcast_warm_up) },
         peer_rounds: args.compare.peer_rounds(),
         flames: args.compare.flames.clone(),
     };

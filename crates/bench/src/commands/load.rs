@@ -121,6 +121,7 @@ fn run(args: &LoadArgs, publish: Option<(&StreamUrl, usize)>, watch: &[(&StreamU
         server: args.server_pid,
         behind: None,
         sleeping: !args.awake,
+        tell: true,
         flame: args.flame.clone(),
     };
     let report = load::run(&plan, &interrupt)?;

@@ -2,6 +2,7 @@
 
 pub mod bare;
 pub mod capacity;
+pub mod churn;
 pub mod curve;
 pub mod diff;
 pub mod document;
@@ -11,3 +12,4 @@ pub mod hls;
 pub mod ingest;
 pub mod load;
 pub mod relay;
+pub mod viral;

@@ -8,6 +8,7 @@ use crate::process::Interrupt;
 use crate::viewer::Protocol;
 use clap::Args;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What stands before another server.
 const RELAYS: &[Peer] = &[Peer::BraidcastRelay, Peer::NginxStream];
@@ -42,6 +43,7 @@ pub fn run(args: &RelayArgs) -> anyhow::Result<ExitCode> {
         clients: Clients::Viewers { viewers, verified },
         timing: args.compare.timing(),
         sleeping: args.compare.sleeping_load,
+        own_warm_up: Duration::ZERO,
         peer_rounds: args.compare.peer_rounds(),
         flames: args.compare.flames.clone(),
     };

@@ -2,7 +2,7 @@
 //!
 //! Looks at the configuration only. Whether ports are free and directories usable is for `braidcast check` and the start to find out.
 
-use super::{Api, Config, EngineKind, Hook, ProxyProtocol, Pull, Span, When, Worker};
+use super::{Api, Config, EngineKind, Hook, ProxyProtocol, Pull, Span, Vhost, When, Worker};
 use crate::api::gate::is_origin;
 use braidcast_media::StreamKey;
 use std::net::IpAddr;
@@ -139,6 +139,14 @@ fn vhosts(error: &mut impl FnMut(&'static str, &'static str, String), config: &C
     for vhost in vhosts {
         if let Err(fault) = StreamKey::new(vhost, "app", "stream") {
             error("server", "vhosts", format!("[server] vhosts: {vhost:?}: {fault}"));
+        }
+    }
+    for (index, Vhost { name, .. }) in config.vhost.iter().enumerate() {
+        if let Err(fault) = StreamKey::new(name, "app", "stream") {
+            error("vhost", "name", format!("[[vhost]] name = {name:?}: {fault}"));
+        }
+        if config.vhost[..index].iter().any(|other| other.name == *name) {
+            error("vhost", "name", format!("[[vhost]] name = {name:?} is there twice"));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The table of all keys: what they mean, their defaults and what they may be. Nothing else says so a second time.
 
 use super::hooks::Actions;
+use super::latency::Latency;
 use super::networks::Network;
 use super::relays::{Source, Targets};
 use super::secret::Secret;
@@ -178,8 +179,22 @@ section! {
         max_lag: Span = Span::secs(10), in Span::ms(500)..=Span::secs(600);
         /// A viewer that lacks so many bytes is jumped to the newest keyframe.
         max_lag_bytes: Size = Size::mib(32), in Size::kib(64)..=Size::mib(4_096);
-        /// How long frames may be gathered, so that several go to a viewer with one send. More costs delay, less costs CPU. 0: send at once.
-        flush_interval: Span = Span::ms(5), in Span::ms(0)..=Span::secs(1);
+        /// What counts more, that frames come soon or that they cost little CPU: a send costs the same however much it carries. `"low"`: every video
+        /// frame goes at once, audio with it. `"balanced"`: likewise while the worker has time to spare, and with little time less often.
+        /// `"frugal"`: every `max_batch_ms`. A number: every so many milliseconds. One who has no time at all sends later, but all there is.
+        latency: Latency = Latency::Balanced;
+        /// How many milliseconds frames are gathered at most, unless the worker cannot send more often. SRS's `mw_latency`.
+        max_batch_ms: u32 = 350, in 5..=1_000;
+    }
+}
+
+section! {
+    /// A virtual host whose streams differ from the others': one `[[vhost]]` for each.
+    Vhost {
+        /// Its name, as in `[server] vhosts`; `"__defaultVhost__"` is the default one.
+        name: String = String::new();
+        /// As in `[play]`, for the streams of this virtual host.
+        latency: Latency = Latency::Balanced;
     }
 }
 

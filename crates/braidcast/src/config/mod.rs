@@ -9,6 +9,7 @@ mod docs;
 mod file;
 mod hooks;
 mod keys;
+mod latency;
 mod load;
 mod logging;
 mod networks;
@@ -25,8 +26,9 @@ pub use hooks::About;
 pub use keys::{
     Acme, Api, ApiUser, Certificate, ClientAddress, Engine, EngineKind, Forward, Hls, HlsSessions, Hook, Hooks, Http, Limits, Log,
     LogLevel, MAX_WORKERS, Metrics, OnDuplicate, OnError, OnExit, Placement, Play, PlayPolicy, ProxyProtocol, Publish, PublishPolicy, Pull,
-    Relay, Role, Rtmp, Sandbox, Server, Tls, TlsVersion, When, Worker,
+    Relay, Role, Rtmp, Sandbox, Server, Tls, TlsVersion, Vhost, When, Worker,
 };
+pub use latency::Latency;
 pub use load::{Sources, load, load_text, without_settings};
 pub use logging::{LogFormat, Logging};
 pub use networks::Network;
@@ -140,6 +142,7 @@ config! {
     }
     [[
         worker: Worker, needs "id";
+        vhost: Vhost, needs "name" "latency";
         certificate: Certificate, needs "cert" "key";
         api_user: ApiUser, needs "name" "password";
         access: Access, needs "streams";

@@ -65,7 +65,7 @@ fn the_keys_are_those_that_were_promised() {
             "api: listen proxy_protocol token read_token open cors jsonp failures",
             "metrics: listen stream_labels",
             "publish: on_duplicate silent_after read_pause unwatched_pause",
-            "play: play_wait reconnect_grace max_lag max_lag_bytes flush_interval",
+            "play: play_wait reconnect_grace max_lag max_lag_bytes latency max_batch_ms",
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",
             "logging: format file levels access_log",
@@ -77,6 +77,7 @@ fn the_keys_are_those_that_were_promised() {
             "limits: connections connections_per_address pending_connections handshake first_packet idle poison_hold message_bytes chunk_streams unfinished_message_bytes unfinished_in_all amf_depth name_bytes http_head_bytes",
             "sandbox: enabled user group connect",
             "worker: id max_publishers weight",
+            "vhost: name latency",
             "certificate: cert key",
             "api_user: name password role",
             "access: streams vhost intent allow deny referers sign_secret tokens jwt_secret jwt_public_key jwks leeway",
@@ -90,7 +91,7 @@ fn the_keys_are_those_that_were_promised() {
 #[test]
 fn json_carries_everything_to_the_workers_and_toml_to_people() {
     let config = from_file(
-        "[server]\nvhosts = ['a.b']\non_exit = 'remove'\n[rtmp]\nlisten = 0\n[play]\nflush_interval = 0.25\n[log]\nbudget = '1GB'\n[[worker]]\nid = 1\nweight = 3",
+        "[server]\nvhosts = ['a.b']\non_exit = 'remove'\n[rtmp]\nlisten = 0\n[play]\nlatency = 250\n[log]\nbudget = '1GB'\n[[worker]]\nid = 1\nweight = 3",
     )
     .unwrap();
     assert_ne!(config, Config::default());

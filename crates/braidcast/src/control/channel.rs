@@ -43,14 +43,33 @@ impl Channel {
     /// `WouldBlock`: the other end does not read and the list is full; the message is dropped, its descriptors closed.
     /// `InvalidInput`: longer than [`MAX_MESSAGE_BYTES`]. Any other error: the channel is broken, the other process probably gone.
     pub fn send<M: Serialize>(&mut self, message: &M, fds: Vec<OwnedFd>) -> io::Result<()> {
-        let packet = Packet { bytes: encode(message), fds };
-        if packet.bytes.len() > MAX_MESSAGE_BYTES {
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        match self.send_now(message, &borrowed)? {
+            None => Ok(()),
+            Some(bytes) => self.wait(Packet { bytes, fds }),
+        }
+    }
+
+    /// As [`Channel::send`], with one descriptor that stays the caller's. It is duplicated only if the message has to wait.
+    pub fn lend<M: Serialize>(&mut self, message: &M, fd: &OwnedFd) -> io::Result<()> {
+        match self.send_now(message, &[fd.as_fd()])? {
+            None => Ok(()),
+            Some(bytes) => self.wait(Packet { bytes, fds: vec![fd.try_clone()?] }),
+        }
+    }
+
+    /// After what waits, if that is under way now; else the bytes that have to wait too.
+    fn send_now<M: Serialize>(&mut self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<Option<Vec<u8>>> {
+        let bytes = encode(message);
+        if bytes.len() > MAX_MESSAGE_BYTES {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a control message is too long"));
         }
         self.flush()?;
-        if self.pending.is_empty() && self.transmit(&packet)? {
-            return Ok(());
-        }
+        let sent = self.pending.is_empty() && self.transmit(&bytes, fds)?;
+        Ok(if sent { None } else { Some(bytes) })
+    }
+
+    fn wait(&mut self, packet: Packet) -> io::Result<()> {
         if self.pending.len() >= self.max_pending {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "the other process does not read its control messages"));
         }
@@ -61,7 +80,8 @@ impl Channel {
     /// Sends what waits, as far as the kernel takes it.
     pub fn flush(&mut self) -> io::Result<()> {
         while let Some(packet) = self.pending.pop_front() {
-            match self.transmit(&packet) {
+            let fds: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
+            match self.transmit(&packet.bytes, &fds) {
                 Ok(true) => {}
                 Ok(false) => {
                     self.pending.push_front(packet);
@@ -118,9 +138,8 @@ impl Channel {
     }
 
     /// False: the kernel takes no more now.
-    fn transmit(&self, packet: &Packet) -> io::Result<bool> {
-        let fds: Vec<BorrowedFd<'_>> = packet.fds.iter().map(AsFd::as_fd).collect();
-        match send_with_fds(&self.socket, &packet.bytes, &fds) {
+    fn transmit(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
+        match send_with_fds(&self.socket, bytes, fds) {
             Ok(()) => Ok(true),
             Err(error) if can_wait(&error) => Ok(false),
             Err(error) => Err(error),
@@ -183,10 +202,15 @@ mod tests {
     fn a_peer_that_does_not_read_fills_a_bounded_list_that_drains_in_order() {
         let (mut here, mut there) = channels();
         here.max_pending = 100;
-        let bell = EventFd::new().unwrap();
+        let bell: std::os::fd::OwnedFd = EventFd::new().unwrap().into();
         let mut sent = 0;
         let refused = loop {
-            match here.send(&closed(sent), vec![bell.try_clone().unwrap().into()]) {
+            // Lent or given away, what waits has descriptors of its own.
+            let result = match sent % 2 {
+                0 => here.send(&closed(sent), vec![bell.try_clone().unwrap()]),
+                _ => here.lend(&closed(sent), &bell),
+            };
+            match result {
                 Ok(()) => sent += 1,
                 Err(error) => break error,
             }

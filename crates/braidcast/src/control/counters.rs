@@ -171,6 +171,8 @@ counters! {
         HlsMappedBytes = "hls_mapped_bytes",
         /// HTTP requests answered with 304: the client has it already.
         NotModified = "not_modified",
+        /// Times that input of publishers was parsed later than it was read, because nobody watched the stream.
+        InputRested = "input_rested",
     }
 }
 

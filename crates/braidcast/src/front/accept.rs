@@ -108,33 +108,26 @@ impl Front {
         let Some(worker) = worker else {
             return self.turn_away(peer, FrontCounter::RefusedPending, "[limits] pending_connections, or no worker serves");
         };
-        match self.prepare(&client) {
-            Ok(accepted_at) => self.give(worker, listener, client, peer, local.unwrap_or(accepted_at)),
+        match local.map_or_else(|| local_of(&client), Ok) {
+            Ok(local) => self.give(worker, listener, client, peer, local),
             Err(error) => tracing::debug!(%peer, error = format!("{error:#}"), "a connection was gone before it was served"),
         }
     }
 
-    fn prepare(&self, client: &OwnedFd) -> anyhow::Result<SocketAddr> {
-        net::set_nodelay(client)?;
-        // A peer that vanished without a word must not hold its place for the kernel's own quarter of an hour.
-        net::set_user_timeout(client, u32::try_from(self.config.limits.idle.as_ms()).unwrap_or(u32::MAX))?;
-        local_of(client)
-    }
-
     fn give(&mut self, worker: WorkerId, listener: Listener, client: OwnedFd, peer: SocketAddr, local: SocketAddr) {
-        let (row, theirs) = match self.vault.take_row().and_then(|row| Ok((row, client.try_clone()?))) {
-            Ok(given) => given,
+        let row = match self.vault.take_row() {
+            Ok(row) => row,
             Err(error) => {
-                tracing::error!(%peer, %error, "a connection cannot be served: no memory for its row, or no descriptor");
+                tracing::error!(%peer, %error, "a connection cannot be served: no memory for its row");
                 return self.turn_away(peer, FrontCounter::RefusedPending, "[limits] connections");
             }
         };
         let origin = Origin { listener, peer, local };
         let conn = self.registry.connected(worker, origin, row);
         self.events.note_conn(conn);
-        self.vault.keep(conn, client);
         tracing::debug!(%conn, %peer, %local, %worker, "accepted ({listener:?})");
-        self.send(worker, &ToWorker::Connection { conn, row, origin }, vec![theirs]);
+        self.lend(worker, &ToWorker::Connection { conn, row, origin }, &client);
+        self.vault.keep(conn, client);
     }
 
     /// A proxy has said whose connection it is: the limits are for that client.

@@ -74,6 +74,17 @@ impl Front {
         }
     }
 
+    /// As [`Front::send`], with a descriptor that stays the front's: a duplicate of it is made only for a message that has to wait.
+    pub(super) fn lend(&mut self, worker: WorkerId, message: &ToWorker, fd: &OwnedFd) {
+        let Some(process) = self.worker_mut(worker).and_then(|worker| worker.process.as_mut()).filter(|process| !process.deaf) else {
+            return;
+        };
+        match process.channel.lend(message, fd) {
+            Ok(()) => self.watch_writing(worker),
+            Err(error) => self.lose_channel(worker, &error),
+        }
+    }
+
     /// The channel can take more.
     pub(super) fn flush(&mut self, worker: WorkerId) {
         let Some(process) = self.worker_mut(worker).and_then(|worker| worker.process.as_mut()).filter(|process| !process.deaf) else {

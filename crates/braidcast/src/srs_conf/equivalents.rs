@@ -7,13 +7,13 @@ pub(super) type Value = fn(&str) -> Option<String>;
 pub(super) const ROOT: &[(&str, &str, &str, Value)] =
     &[("max_connections", "limits", "connections", number), ("server_id", "hooks", "server_id", text)];
 
-/// Directives of vhosts and the keys that they become. One value holds for all vhosts here.
+/// Directives of vhosts and the keys that they become. One value holds for all vhosts here, but for `latency`.
 pub(super) const VHOST: &[(&str, &str, &str, Value)] = &[
     ("hls.hls_window", "hls", "window", seconds),
     ("hls.hls_fragment", "hls", "fragment", seconds),
     ("hls.hls_dispose", "hls", "hls_dispose", seconds),
     ("play.queue_length", "play", "max_lag", seconds),
-    ("play.mw_latency", "play", "flush_interval", milliseconds),
+    ("play.mw_latency", "play", "latency", number),
     ("publish.firstpkt_timeout", "limits", "first_packet", milliseconds),
     ("publish.normal_timeout", "limits", "idle", milliseconds),
 ];
@@ -124,10 +124,10 @@ pub(super) const REASONS: &[(&str, &str)] = &[
     ("vhost.hds", "there is HLS, no HDS"),
     ("vhost.transcode", "streams are not transcoded; ffmpeg can play one from this server and publish another"),
     ("vhost.tcp_nodelay", "it is always on"),
-    ("vhost.min_latency", "[play] flush_interval says how long frames may be gathered"),
+    ("vhost.min_latency", "[play] latency says how long frames may be gathered"),
     ("vhost.play.gop_cache", "viewers always begin at the newest keyframe"),
     ("vhost.play.gop_cache_max_frames", "[log] stream_budget says how much of a stream is kept"),
-    ("vhost.play.mw_msgs", "[play] flush_interval says how long frames may be gathered"),
+    ("vhost.play.mw_msgs", "[play] latency says how long frames may be gathered"),
     ("vhost.publish.mr", "what has come is read at once"),
     ("vhost.publish.mr_latency", "what has come is read at once"),
     ("vhost.hls.hls_path", "segments lie in [server] shared_dir"),

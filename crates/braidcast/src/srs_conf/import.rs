@@ -40,7 +40,7 @@ pub(super) fn native(root: &Directive, listens: &Listens, notes: &[Note]) -> Str
 struct Native {
     /// Sections in the order in which they came up, with their lines.
     sections: Vec<(String, Vec<String>)>,
-    /// `[[certificate]]`, `[[forward]]`, `[[hook]]` and `[[pull]]`, each as it is written.
+    /// `[[certificate]]`, `[[forward]]`, `[[hook]]`, `[[pull]]` and `[[vhost]]`, each as it is written.
     tables: Vec<String>,
     /// Comments on what is not there.
     left: Vec<String>,
@@ -212,11 +212,11 @@ impl Native {
     fn vhost_value(&mut self, vhosts: &[&Directive], path: &str, section: &str, key: &str, value: Value) {
         let of_hls = path.starts_with("hls.");
         let counts = |vhost: &&&Directive| !of_hls || vhost.on("hls.enabled");
-        let mut said: Vec<&Directive> = Vec::new();
         let (default, others): (Vec<&Directive>, Vec<&Directive>) =
             vhosts.iter().filter(counts).partition(|vhost| vhost.arg() == DEFAULT_VHOST);
-        said.extend(default.iter().chain(&others).filter_map(|vhost| vhost.at(path)));
-        let Some((first, rest)) = said.split_first() else { return };
+        let said: Vec<(&Directive, &Directive)> =
+            default.iter().chain(&others).filter_map(|vhost| Some((vhost.at(path)?, *vhost))).collect();
+        let Some(((first, _), rest)) = said.split_first() else { return };
         let path = format!("vhost.{path}");
         let text = first.arg();
         // These have to fit what the site says.
@@ -228,7 +228,11 @@ impl Native {
             _ => {}
         }
         self.convert(&path, first, section, key, value);
-        for other in rest.iter().filter(|other| other.arg() != text) {
+        for (other, vhost) in rest.iter().filter(|(other, _)| other.arg() != text) {
+            if let ("latency", Some(value)) = (key, value(other.arg())) {
+                self.table(format!("[[vhost]]\nname = {:?}\nlatency = {value}", vhost.arg()), (&other.origin, &path));
+                continue;
+            }
             self.leave(&other.origin, &path, &format!("one value holds for all vhosts here: {text}, of {}", first.origin));
         }
     }

@@ -333,7 +333,7 @@ fn an_import_takes_what_there_is_a_setting_for() {
     assert_eq!(config.server.vhosts, ["__defaultVhost__", "a.example.com", "c.example.com", "edge.example.com", "b.example.com"]);
     assert_eq!((config.hls.enabled, config.hls.fragment, config.hls.window), (true, config::Span::secs(6), config::Span::secs(90)));
     assert_eq!(config.hls.hls_dispose, config::Span::secs(300));
-    assert_eq!((config.play.max_lag, config.play.flush_interval), (config::Span::secs(25), config::Span::ms(100)));
+    assert_eq!((config.play.max_lag, config.play.latency), (config::Span::secs(25), config::Latency::Fixed(config::Span::ms(100))));
     assert_eq!((config.limits.first_packet, config.limits.idle), (config::Span::secs(20), config::Span::secs(7)));
     assert_eq!(config.server.log_level, config::LogLevel::Debug);
     let ports = |addresses: &[std::net::SocketAddr]| addresses.iter().map(std::net::SocketAddr::port).collect::<Vec<_>>();

@@ -5,11 +5,14 @@
 //! queued for a viewer.
 
 use super::ledger::{Next, OPEN, Slices};
+use super::pacing::{Pace, Turn};
 use super::rendition::Rendition;
 use super::session::{Body, Protocol, Role, Session};
 use super::streams::{Lag, View};
+use super::walk::Walked;
 use super::{End, Worker, outgoing};
 use crate::control::counters::WorkerCounter;
+use braidcast_media::StreamKey;
 use braidcast_protocols::http::websocket;
 use braidcast_stream_log::State;
 use braidcast_sys::fault::kill_point;
@@ -17,11 +20,12 @@ use braidcast_sys::net;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 /// Viewers served before the worker looks at its sockets again: some milliseconds of sends.
 const VIEWERS_PER_TURN: usize = 512;
 /// Bytes sent to one session before the others have their turn.
-const FLUSH_BYTES: usize = 4 << 20;
+pub(super) const FLUSH_BYTES: usize = 4 << 20;
 /// The shortest time between two looks at sessions that wait, milliseconds.
 const RETRY_ON_NEWS_MS: u64 = 5;
 
@@ -42,15 +46,16 @@ impl Worker {
                 continue;
             }
             stream.over = false;
-            let commit = stream.reader.commit();
-            if commit == stream.seen || stream.queued {
+            if !stream.has_grown() {
                 continue;
             }
-            stream.queued = true;
-            if stream.flush_at_ms <= now_ms {
-                self.fan_out_queue.push_back(slot);
-            } else {
-                self.flushes.set(stream.flush_at_ms, slot as u64);
+            // A block that cannot be mapped is the next round's to complain of.
+            let has_video = stream.look().unwrap_or(true);
+            let before = stream.pace.turn;
+            match stream.pace.news(has_video, now_ms, self.fan_out_load_us) {
+                Turn::Queued => self.fan_out_queue.push_back(slot),
+                Turn::Riding(at_ms) | Turn::Set(at_ms) if stream.pace.turn != before => self.flushes.set(at_ms, slot as u64),
+                _ => {}
             }
         }
         for slot in over {
@@ -60,48 +65,60 @@ impl Worker {
         self.retry_at_ms = self.retry_at_ms.min(self.retried_at_ms + RETRY_ON_NEWS_MS);
     }
 
+    /// The pace of a stream that nobody viewed here before.
+    pub(super) fn pace(&self, stream: &StreamKey) -> Pace {
+        Pace::new(self.config.latency(stream), self.config.play.max_batch_ms.into())
+    }
+
     /// Serves the queue for one bounded turn.
     pub(super) fn fan_out(&mut self) {
-        while let Some((_, slot)) = self.flushes.pop_due(self.now.mono_ms) {
-            if self.streams.get(slot as usize).is_some_and(|stream| stream.queued) {
+        while let Some((at_ms, slot)) = self.flushes.pop_due(self.now.mono_ms) {
+            if self.streams.get_mut(slot as usize).is_some_and(|stream| stream.pace.is_due(at_ms)) {
                 self.fan_out_queue.push_back(slot as usize);
             }
         }
         let mut left = VIEWERS_PER_TURN;
         while left > 0 {
-            let Some(&slot) = self.fan_out_queue.front() else { return };
-            if !self.streams.contains(slot) || self.fan_out_stream(slot, &mut left) {
-                self.fan_out_queue.pop_front();
+            let Some(slot) = self.fan_out_queue.pop_front() else { return };
+            if self.streams.contains(slot) && !self.fan_out_stream(slot, &mut left) {
+                // Viewers of other streams do not wait until all of a great audience are served.
+                self.fan_out_queue.push_back(slot);
             }
         }
     }
 
     /// Serves the viewers of one stream; true when all have been served.
     fn fan_out_stream(&mut self, slot: usize, left: &mut usize) -> bool {
+        let began = Instant::now();
         let stream = &mut self.streams[slot];
         if stream.next_viewer == 0 {
             stream.seen = stream.reader.commit();
-            stream.flush_at_ms = self.now.mono_ms + self.config.play.flush_interval.as_ms();
+            stream.pace.begin_round(self.now.mono_ms);
         }
         if let Err(error) = stream.update() {
             tracing::error!(stream = %stream.key, %error, "cannot map a block: viewers of the stream are closed");
             self.end_viewers(slot);
             return true;
         }
-        while *left > 0 {
-            // The last viewer may have been closed by the send before, and the stream with it.
-            let Some(stream) = self.streams.get_mut(slot) else { return true };
-            let Some(&session) = stream.viewers.get(stream.next_viewer) else {
-                stream.next_viewer = 0;
-                stream.queued = false;
+        let is_round = loop {
+            match self.walk(slot, left) {
+                Walked::Round => break true,
+                Walked::Turn => break false,
+                Walked::Needs(viewer) => self.serve_viewer(viewer),
+                Walked::Failed(viewer, error) => self.close(viewer, End::Socket(error)),
+            }
+        };
+        let Some(stream) = self.streams.get_mut(slot) else { return true };
+        stream.pace.spend(began.elapsed().as_micros() as u64);
+        if is_round {
+            stream.next_viewer = 0;
+            let (before_us, now_us) = stream.pace.end_round();
+            self.fan_out_load_us = self.fan_out_load_us + now_us - before_us;
+            if stream.may_trim() {
                 self.trim_blocks(slot);
-                return true;
-            };
-            stream.next_viewer += 1;
-            *left -= 1;
-            self.serve_viewer(session);
+            }
         }
-        false
+        is_round
     }
 
     fn serve_viewer(&mut self, slot: usize) {

@@ -12,14 +12,22 @@ use braidcast_media::StreamKey;
 use braidcast_protocols::via::Via;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 /// Messages taken from the front in one turn.
 const MESSAGES_PER_TURN: usize = 256;
+/// How long they may hold up a turn: many viewers that come at once must not delay those who are there.
+const MESSAGES_TIME: Duration = Duration::from_millis(3);
 
 impl Worker {
     /// Takes what the front has sent.
     pub(super) fn hear_front(&mut self) {
+        let since = Instant::now();
         for _ in 0..MESSAGES_PER_TURN {
+            if since.elapsed() >= MESSAGES_TIME {
+                // The poll tells of the others again.
+                return;
+            }
             match self.front.receive::<ToWorker>() {
                 Ok(Some((ToWorker::Listeners { listening }, fds))) => self.keep_listeners(&listening, fds),
                 Ok(Some((ToWorker::LogFiles { lines, requests }, fds))) => self.take_log_files(lines, requests, fds),

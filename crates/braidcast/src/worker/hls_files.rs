@@ -310,3 +310,7 @@ impl IndexFile {
         Ok(Some(Self { path, identity, looked_ms: now_ms, text: String::from_utf8_lossy(&bytes).into_owned(), texts: Vec::new() }))
     }
 }
+
+#[cfg(test)]
+#[path = "hls_files_tests.rs"]
+mod tests;

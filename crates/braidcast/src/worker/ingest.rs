@@ -12,6 +12,8 @@ pub struct Publisher {
     pub session: usize,
     /// Its name.
     pub key: StreamKey,
+    /// [`StreamKey::slot`]: asked for with every read.
+    pub key_slot: u16,
     /// Its log.
     pub writer: Writer,
     /// Its segmenter and the reader it reads by; `None` when HLS is off, failed to start, or is still to be started.

@@ -83,15 +83,16 @@ impl Worker {
     /// Whether a publisher's input need not be parsed now: nobody reads the stream.
     fn may_rest(&self, slot: usize) -> bool {
         let Session { role: Role::Publishing(publisher), peer_ended: false, .. } = self.sessions[slot] else { return false };
-        self.config.publish.unwatched_pause.as_ms() > 0 && !self.doorbells.are_wanted(self.publishers[publisher].key.slot())
+        self.config.publish.unwatched_pause.as_ms() > 0 && !self.doorbells.are_wanted(self.publishers[publisher].key_slot)
     }
 
     /// A publisher's input rests until the pause is over, if nothing needs it before.
     fn let_rest(&mut self, slot: usize) {
-        let due_ms = self.pace.align(self.now.mono_ms + self.config.publish.unwatched_pause.as_ms());
+        let due_ms = self.looks.align(self.now.mono_ms + self.config.publish.unwatched_pause.as_ms());
         let session = &mut self.sessions[slot];
         if session.rests_until_ms == 0 {
             session.rests_until_ms = due_ms;
+            self.page.counter(WorkerCounter::InputRested as usize).fetch_add(1, Ordering::Relaxed);
             self.rests.push_back((due_ms, session.token(slot)));
         }
     }
@@ -154,6 +155,7 @@ impl Worker {
                 Err(error) => appended = Err(error),
             }
         });
+        kill_point("taken_in");
         let session = &mut self.sessions[slot];
         session.kept.acted = session.kept.acted.wrapping_add(taken);
         let noted = if taken > 0 { self.appended(publisher, converted, appended) } else { Ok(()) };
@@ -196,14 +198,14 @@ impl Worker {
     /// Hears from publishers' sockets; `told` says that there is something to hear, `events` is room for it.
     pub(super) fn look_at_publishers(&mut self, told: bool, events: &mut Events) -> io::Result<()> {
         let now_ms = self.now.mono_ms;
-        if !told && !self.pace.is_due(now_ms) {
+        if !told && !self.looks.is_due(now_ms) {
             return Ok(());
         }
         self.publishers_poller.wait(events, Some(Duration::ZERO))?;
         for event in events.iter() {
             self.session_event(event.token, event);
         }
-        match self.pace.looked(events.len(), now_ms) {
+        match self.looks.looked(events.len(), now_ms) {
             Some(true) => self.poller.delete(&self.publishers_poller),
             Some(false) => self.poller.add(&self.publishers_poller, super::PUBLISHERS, Interest::READ),
             None => Ok(()),

@@ -246,6 +246,24 @@ impl Ledger {
         self.sent.saturating_sub(extent.from) as u32
     }
 
+    /// Where in `block` a viewer stands that is owed this block from there on, as far as it will go, and nothing else: what is owed
+    /// then is one run of bytes.
+    #[inline]
+    pub fn stands_in(&self, block: u32) -> Option<u32> {
+        let first = &self.extents[0];
+        match first.source {
+            Source::Run { block: of, offset, end: OPEN } if self.count == 1 && of == block => Some(offset + self.done(first)),
+            _ => None,
+        }
+    }
+
+    /// As [`Ledger::advance`], of a viewer that [`Ledger::stands_in`] a block.
+    #[inline]
+    pub fn advance_in_run(&mut self, bytes: usize) {
+        debug_assert!(self.count == 1 && self.extents[0].len().is_none(), "the open run is all that is owed");
+        self.sent += bytes as u64;
+    }
+
     fn open_position(&self) -> Option<(u32, u32)> {
         let last = self.extents().last()?;
         match last.source {

@@ -20,9 +20,10 @@ mod ingest;
 mod intake;
 mod kept;
 mod ledger;
+mod looks;
 mod metrics;
 mod outgoing;
-mod pace;
+mod pacing;
 mod play;
 mod publishers;
 mod relay;
@@ -39,6 +40,7 @@ mod streams;
 mod takeover;
 mod timers;
 mod waiting;
+mod walk;
 mod watching;
 mod websocket;
 
@@ -64,8 +66,8 @@ use clips::Clips;
 use hls_files::HlsFiles;
 use hls_sessions::HlsSessions;
 use ingest::Publisher;
+use looks::Looks;
 use outgoing::Outgoing;
-use pace::Pace;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
@@ -112,6 +114,8 @@ const COMMAND_BYTES: usize = 16 << 10;
 const READS_PER_TURN: usize = 128;
 /// Events heard in one turn.
 const EVENTS_PER_TURN: usize = 1024;
+/// How long they may hold up a turn: what one of them is answered with may be seconds of a stream.
+const READS_TIME: Duration = Duration::from_millis(4);
 /// Deadlines acted on in one turn.
 const EXPIRED_PER_TURN: usize = 512;
 
@@ -178,7 +182,7 @@ pub(crate) struct Worker {
     poller: Poller,
     /// Watches the sockets of publishers: by itself when they are looked at in steps, else watched by the other.
     publishers_poller: Poller,
-    pace: Pace,
+    looks: Looks,
     /// Until when input of which session rests, in that order.
     rests: VecDeque<(u64, u64)>,
     front: Channel,
@@ -226,6 +230,8 @@ pub(crate) struct Worker {
     /// Sessions that are owed more, and take it.
     unfinished: Vec<u64>,
     flushes: Timers,
+    /// What one round of each stream's fan-out takes together, microseconds.
+    fan_out_load_us: u64,
     /// When publishers' segmenters are due.
     pumps: Timers,
     /// Room for their segments' bytes, one after another.
@@ -316,7 +322,7 @@ impl Worker {
             log_options,
             poller,
             publishers_poller,
-            pace: Pace::new(config.publish.read_pause.as_ms(), clock::monotonic_ms()),
+            looks: Looks::new(config.publish.read_pause.as_ms(), clock::monotonic_ms()),
             rests: VecDeque::new(),
             front,
             workers,
@@ -351,6 +357,7 @@ impl Worker {
             fan_out_queue: VecDeque::new(),
             unfinished: Vec::new(),
             flushes: Timers::default(),
+            fan_out_load_us: 0,
             pumps: Timers::default(),
             segment_bytes: Vec::new(),
             deadlines: Timers::default(),
@@ -432,8 +439,8 @@ impl Worker {
 
     /// Sleeps until there is something to do. Announces the sleep first and looks again, so that no doorbell is missed.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        // What was committed late in a turn is told, and answered, at once too.
-        let busy = !self.ready.is_empty() || !self.committed.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
+        // What was taken in late in a turn is committed, told and answered at once too.
+        let busy = !self.ready.is_empty() || !self.dirty.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
         let timeout = if busy { Duration::ZERO } else { self.sleep_time() };
         if timeout.is_zero() {
             return self.poller.wait(events, Some(timeout));
@@ -458,7 +465,7 @@ impl Worker {
         sooner((!self.waiting.is_empty()).then_some(self.retry_at_ms));
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
         sooner(self.pumps.next_ms());
-        sooner(self.pace.next_ms());
+        sooner(self.looks.next_ms());
         sooner(self.rests.front().map(|(due_ms, _)| *due_ms));
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());

@@ -29,7 +29,7 @@ const PUMP_TIME: Duration = Duration::from_millis(10);
 /// Streams that somebody waits for, looked at in one turn: each is a failed open, some microseconds.
 const LOOKS_PER_TURN: usize = 128;
 /// Sessions that end their wait in one turn.
-const SERVED_PER_TURN: usize = 256;
+const SERVED_PER_TURN: usize = 32;
 
 impl Worker {
     /// Serves here what a session wished for; the front has agreed.
@@ -70,6 +70,7 @@ impl Worker {
         }
         let publisher = self.publishers.insert(Publisher {
             session: slot,
+            key_slot: wish.key.slot(),
             key: wish.key,
             evicted: writer.counters().evicted_blocks,
             writer,
@@ -239,7 +240,7 @@ impl Worker {
         if !plays(&reader) {
             return None;
         }
-        let slot = self.streams.insert(super::streams::LocalStream::new(key.clone(), reader));
+        let slot = self.streams.insert(super::streams::LocalStream::new(key.clone(), reader, self.pace(key)));
         self.stream_slots.insert(key.clone(), slot);
         Some(slot)
     }
@@ -248,6 +249,7 @@ impl Worker {
     pub(super) fn forget_unwatched(&mut self, slot: usize) {
         if self.streams.get(slot).is_some_and(|stream| stream.viewers.is_empty()) {
             let mut stream = self.streams.remove(slot);
+            self.fan_out_load_us -= stream.pace.cost_us();
             let (sent_bytes, jumps) = stream.take_counted();
             if sent_bytes + jumps > 0 {
                 self.watching.add(&stream.key, sent_bytes, jumps);
@@ -346,7 +348,7 @@ impl Worker {
         self.save(session);
         kill_point("batch_saved");
         let at = &mut self.publishers[publisher];
-        self.committed.push(at.key.slot());
+        self.committed.push(at.key_slot);
         at.writer.publish(self.now)
     }
 
@@ -480,7 +482,7 @@ impl Worker {
         }
         let evicted = at.newly_evicted();
         self.page.counter(WorkerCounter::BlocksEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
-        self.doorbells.ring(&[at.key.slot()]);
+        self.doorbells.ring(&[at.key_slot]);
         self.end_forwards(&at.key);
         Some(at.key)
     }

@@ -3,7 +3,7 @@
 use super::kept::Kept;
 use super::session::{MAX_CONTROL_BYTES, More, Protocol, Role, Session, Want};
 use super::waiting::Awaited;
-use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, Worker};
+use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, READS_TIME, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, Listener, Origin, ToFront};
 use crate::saved::{Heap, RowId};
@@ -17,6 +17,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// Unsent bytes after which a viewer's socket counts as full: the kernel's share of a slow viewer's cost.
 const NOT_SENT_LOWAT_BYTES: u32 = 128 << 10;
@@ -153,7 +154,11 @@ impl Worker {
 
     /// Reads from sessions whose sockets have something, in a bounded turn.
     pub(super) fn read_sessions(&mut self) {
+        let since = Instant::now();
         for _ in 0..self.ready.len().min(READS_PER_TURN) {
+            if since.elapsed() >= READS_TIME {
+                return;
+            }
             let Some(slot) = self.ready.pop_front() else { return };
             let Some(session) = self.sessions.get_mut(slot) else { continue };
             if !std::mem::replace(&mut session.queued, false) {

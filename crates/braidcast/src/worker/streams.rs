@@ -4,6 +4,7 @@
 //! here knows of sockets.
 
 use super::ledger::{Available, Blocks};
+use super::pacing::{Pace, Turn};
 use super::rendition::{Carried, Renderer, Rendition};
 use braidcast_media::{RecordKind, StreamKey, flv};
 use braidcast_stream_log::{BlockMap, Position, Reader, State};
@@ -18,14 +19,14 @@ pub struct LocalStream {
     pub reader: Reader,
     /// Session slots of the viewers.
     pub viewers: Vec<usize>,
-    /// Fan-out: when the next one may start, monotonic milliseconds.
-    pub flush_at_ms: u64,
+    /// When its viewers are served.
+    pub pace: Pace,
     /// Fan-out: the next viewer of the round that is under way.
     pub next_viewer: usize,
-    /// The stream waits in the worker's fan-out queue.
-    pub queued: bool,
-    /// What the commit word said at the last fan-out.
+    /// What the commit word said when it was looked at last, be it by a round of the fan-out or by one who decides about the next.
     pub seen: Position,
+    /// The newest block when blocks were let go of last.
+    pub trimmed: u32,
     /// The stream has ended, and its viewers were told; some may still be taking what they are owed.
     pub over: bool,
     /// Bytes that were sent to viewers and are not told yet.
@@ -39,15 +40,15 @@ pub struct LocalStream {
 
 impl LocalStream {
     /// A stream without viewers yet.
-    pub fn new(key: StreamKey, reader: Reader) -> Self {
+    pub fn new(key: StreamKey, reader: Reader, pace: Pace) -> Self {
         Self {
             key,
             reader,
             viewers: Vec::new(),
-            flush_at_ms: 0,
+            pace,
             next_viewer: 0,
-            queued: false,
             seen: Position { block: 0, offset: 0 },
+            trimmed: 0,
             over: false,
             sent_bytes: 0,
             jumps: 0,
@@ -206,6 +207,12 @@ impl LocalStream {
         Ok(())
     }
 
+    /// Whether there may be blocks that nobody needs any more: not before another one has begun.
+    pub fn may_trim(&mut self) -> bool {
+        let newest = self.flv.blocks.back().map_or(0, |newest| newest.number);
+        std::mem::replace(&mut self.trimmed, newest) != newest
+    }
+
     /// Lets go of blocks before `oldest`, the oldest that a viewer still needs.
     pub fn trim(&mut self, oldest: u32) {
         self.flv.trim(oldest);
@@ -234,7 +241,36 @@ impl LocalStream {
     /// Whether the worker has to look at the stream before it sleeps: it grew, it ended, or it goes on.
     pub fn has_news(&self) -> bool {
         let over = self.has_ended();
-        over != self.over || (!over && !self.queued && self.reader.commit() != self.seen)
+        over != self.over || (!over && self.has_grown())
+    }
+
+    /// Whether there is something about which nobody has decided yet when it goes to the viewers.
+    pub fn has_grown(&self) -> bool {
+        matches!(self.pace.turn, Turn::Idle | Turn::Riding(_)) && self.reader.commit() != self.seen
+    }
+
+    /// Looks at what the log has gained since the last look: whether video is among it, or a new block.
+    pub fn look(&mut self) -> io::Result<bool> {
+        let before = std::mem::replace(&mut self.seen, self.reader.commit());
+        if before.block != self.seen.block {
+            return Ok(true);
+        }
+        self.flv.update(&self.reader)?;
+        // Nobody views it yet, or its block is gone: what is there does not wait.
+        let Some(block) = self.flv.get(before.block) else { return Ok(true) };
+        let gained = block.map.bytes(before.offset, self.seen.offset).unwrap_or_default();
+        Ok(flv::records(gained).any(|record| record.header.kind == RecordKind::Video))
+    }
+
+    /// The newest block in a rendition, if anything of it is at hand.
+    pub fn front(&self, rendition: Rendition) -> Option<Front<'_>> {
+        let newest = self.flv.blocks.back()?;
+        let bytes = if rendition == Rendition::LOG {
+            newest.map.bytes(0, newest.available.bytes)?
+        } else {
+            &self.rendered(rendition)?.blocks.back().filter(|rendered| rendered.number == newest.number)?.bytes
+        };
+        Some(Front { block: newest.number, bytes })
     }
 
     /// Whether the stream is over, or its log deleted. Of an ended one somebody may still make a live one.
@@ -246,6 +282,15 @@ impl LocalStream {
     pub fn blocks(&self, rendition: Rendition) -> View<'_> {
         if rendition == Rendition::LOG { View::Log(&self.flv) } else { self.rendered(rendition).map_or(View::Body(&[]), View::Rendered) }
     }
+}
+
+/// See [`LocalStream::front`].
+#[derive(Clone, Copy)]
+pub struct Front<'a> {
+    /// Its number.
+    pub block: u32,
+    /// Its bytes, as far as they may be used.
+    pub bytes: &'a [u8],
 }
 
 /// See [`LocalStream::lag`].

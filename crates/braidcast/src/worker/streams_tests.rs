@@ -18,6 +18,10 @@ struct Stream {
     at_ms: u32,
 }
 
+fn pace() -> Pace {
+    Pace::new(crate::config::Latency::Low, 350)
+}
+
 fn now(ms: u32) -> Now {
     Now { mono_ms: 1_000_000 + u64::from(ms), wall_ms: 5_000_000 + u64::from(ms) }
 }
@@ -31,7 +35,7 @@ impl Stream {
         let mut writer = Writer::open(&root, &key, &options, now(0)).unwrap();
         writer.begin_publish(now(0)).unwrap();
         let reader = Reader::open(&root, &key).unwrap().unwrap();
-        Self { _directory: directory, writer, local: LocalStream::new(key, reader), at_ms: 0 }
+        Self { _directory: directory, writer, local: LocalStream::new(key, reader, pace()), at_ms: 0 }
     }
 
     /// Writes so many seconds of video at 10 frames a second; a keyframe at the beginning of each second `keys` says.
@@ -202,7 +206,7 @@ fn every_worker_makes_the_same_bytes_of_every_rendition() {
         stream.local.update().unwrap();
     }
     let reader = Reader::open(&Root::new(directory), &key).unwrap().unwrap();
-    let mut late = LocalStream::new(key, reader);
+    let mut late = LocalStream::new(key, reader, pace());
     for rendition in all_renditions() {
         late.join(0, rendition);
         late.hold(1, rendition).unwrap();

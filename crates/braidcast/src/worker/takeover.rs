@@ -235,7 +235,7 @@ impl Worker {
             Some(&slot) => slot,
             None => {
                 let reader = Reader::open(&self.root, key)?.context("it is gone")?;
-                let slot = self.streams.insert(LocalStream::new(key.clone(), reader));
+                let slot = self.streams.insert(LocalStream::new(key.clone(), reader, self.pace(key)));
                 self.stream_slots.insert(key.clone(), slot);
                 slot
             }
@@ -260,6 +260,7 @@ impl Worker {
                 let evicted = writer.counters().evicted_blocks;
                 let publisher = self.publishers.insert(Publisher {
                     session: slot,
+                    key_slot: key.slot(),
                     key,
                     writer: *writer,
                     segmenter: None,

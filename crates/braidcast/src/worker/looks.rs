@@ -10,7 +10,7 @@ const LEAVE_PER_STEP: u64 = 2;
 
 /// See the module's head.
 #[derive(Debug)]
-pub struct Pace {
+pub struct Looks {
     step_ms: u64,
     stepping: bool,
     look_ms: u64,
@@ -18,7 +18,7 @@ pub struct Pace {
     arrivals: u64,
 }
 
-impl Pace {
+impl Looks {
     /// Looks at once until many arrive; then every `step_ms`, or never so if that is 0.
     pub fn new(step_ms: u64, now_ms: u64) -> Self {
         Self { step_ms, stepping: false, look_ms: 0, counted_from_ms: now_ms, arrivals: 0 }
@@ -60,44 +60,44 @@ mod tests {
     use super::*;
 
     /// Looks every millisecond, or when due, for so long at sockets that have so many arrivals a second; gives the number of looks.
-    fn run(pace: &mut Pace, from_ms: u64, for_ms: u64, per_second: u64) -> u64 {
-        let (mut looks, mut arrived, mut seen) = (0, 0, 0);
+    fn run(looks: &mut Looks, from_ms: u64, for_ms: u64, per_second: u64) -> u64 {
+        let (mut times, mut arrived, mut seen) = (0, 0, 0);
         for now_ms in from_ms..from_ms + for_ms {
             arrived += per_second;
             let waiting = arrived / 1_000 - seen;
-            if if pace.next_ms().is_some() { pace.is_due(now_ms) } else { waiting > 0 } {
-                pace.looked(waiting as usize, now_ms);
+            if if looks.next_ms().is_some() { looks.is_due(now_ms) } else { waiting > 0 } {
+                looks.looked(waiting as usize, now_ms);
                 seen += waiting;
-                looks += 1;
+                times += 1;
             }
         }
-        looks
+        times
     }
 
     #[test]
     fn many_arrivals_are_gathered_and_few_are_not() {
-        let mut pace = Pace::new(5, 0);
-        run(&mut pace, 0, 2_000, 75);
-        assert_eq!(pace.next_ms(), None, "one publisher is read at once");
-        run(&mut pace, 2_000, 1_000, 9_000);
-        let looks = run(&mut pace, 3_000, 1_000, 9_000);
-        assert!((195..=205).contains(&looks), "{looks} looks in a second");
-        run(&mut pace, 4_000, 2_000, 75);
-        assert_eq!(pace.next_ms(), None);
+        let mut looks = Looks::new(5, 0);
+        run(&mut looks, 0, 2_000, 75);
+        assert_eq!(looks.next_ms(), None, "one publisher is read at once");
+        run(&mut looks, 2_000, 1_000, 9_000);
+        let times = run(&mut looks, 3_000, 1_000, 9_000);
+        assert!((195..=205).contains(&times), "{times} looks in a second");
+        run(&mut looks, 4_000, 2_000, 75);
+        assert_eq!(looks.next_ms(), None);
     }
 
     #[test]
     fn silence_ends_the_steps() {
-        let mut pace = Pace::new(5, 0);
-        run(&mut pace, 0, 1_000, 9_000);
-        assert!(pace.next_ms().is_some());
-        assert!(run(&mut pace, 1_000, 5_000, 0) < 300, "nobody is woken for ever");
+        let mut looks = Looks::new(5, 0);
+        run(&mut looks, 0, 1_000, 9_000);
+        assert!(looks.next_ms().is_some());
+        assert!(run(&mut looks, 1_000, 5_000, 0) < 300, "nobody is woken for ever");
     }
 
     #[test]
     fn without_a_step_everything_is_at_once() {
-        let mut pace = Pace::new(0, 0);
-        assert_eq!(run(&mut pace, 0, 1_000, 9_000), 1_000);
-        assert_eq!((pace.next_ms(), pace.align(17)), (None, 17));
+        let mut looks = Looks::new(0, 0);
+        assert_eq!(run(&mut looks, 0, 1_000, 9_000), 1_000);
+        assert_eq!((looks.next_ms(), looks.align(17)), (None, 17));
     }
 }
