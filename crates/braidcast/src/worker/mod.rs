@@ -71,7 +71,7 @@ use outgoing::Outgoing;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
-pub use save::{VERSION as SAVED_VERSION, VERSION_BEFORE as SAVED_VERSION_BEFORE};
+pub use save::{SAVED_VERSION, SAVED_VERSION_BEFORE};
 use session::Session;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
