@@ -61,6 +61,9 @@ step 'taking in 300 streams, with HLS' 'about 3 minutes'
 measure ingest-hls ingest --hls --rounds 3 --window 8 --warm-up 6 --settle 0.5 --servers braidcast,nginx-rtmp
 step '500 HLS viewers, beside nginx and the same files' 'about 2 minutes'
 measure hls hls --rounds 3 --window 8 --warm-up 3
+step '20,000 connections a minute; 5,000 viewers within 2 s' 'about 1 minute'
+measure churn churn
+measure viral viral
 step 'relaying' 'about 1 minute'
 measure relay relay --rounds 3 --window 4 --warm-up 1 --settle 1
 step 'writing docs/benchmarks.md' 'a moment'

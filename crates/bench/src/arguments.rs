@@ -118,7 +118,16 @@ impl CompareArgs {
         };
         let cores = Cores { server: self.server_core, load: self.load_core };
         cores.pin()?;
-        Ok(Bench { braidcast, nginx: self.nginx.clone(), xiu: self.xiu.clone(), cores, shape, settings: self.settings.clone(), hls })
+        Ok(Bench {
+            braidcast,
+            nginx: self.nginx.clone(),
+            xiu: self.xiu.clone(),
+            cores,
+            shape,
+            settings: self.settings.clone(),
+            hls,
+            workers: 1,
+        })
     }
 
     /// The phases of each run.

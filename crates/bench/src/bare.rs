@@ -56,7 +56,8 @@ impl Stream {
     fn append_due(&mut self, now_ns: u64) {
         while self.source.next_due_ns() <= now_ns {
             let position = self.base + self.bytes.len() as u64;
-            let frame = self.source.produce(now_ns);
+            // Stamped with the moment at which a publisher would have sent it, however late this loop is: waiting is latency.
+            let frame = self.source.produce(self.source.next_due_ns());
             if frame.keyframe {
                 self.keyframes.push_back((position, now_ns));
             }

@@ -2,7 +2,7 @@
 //!
 //! The exit code is about the harness and about frames that verified viewers missed, never about speed.
 
-use crate::commands::{bare, capacity, churn, curve, diff, document, fanout, flame, hls, ingest, load, relay, viral};
+use crate::commands::{bare, capacity, churn, curve, diff, document, fanout, flame, hls, ingest, load, relay, scale, viral};
 use clap::Subcommand;
 use std::process::{Command as Process, ExitCode};
 
@@ -30,6 +30,8 @@ pub enum Command {
     /// Write the figures of a directory into a page of Markdown.
     #[command(hide = true)]
     Document(document::DocumentArgs),
+    /// See what braidcast spends with 1, 2, 4, 8 workers: one hot stream on all of them, and thousands of small streams.
+    Scale(scale::ScaleArgs),
     /// Compare what it costs to serve HLS to many viewers: braidcast, and nginx with the same files.
     Hls(hls::HlsArgs),
     /// Let viewers come and go all the time: how long each waits for its first frame, and what it costs.
@@ -53,6 +55,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Diff(args) => diff::run(&args),
         Command::Flame(args) => flame::run(&args),
         Command::Document(args) => document::run(&args),
+        Command::Scale(args) => scale::run(&args),
         Command::Hls(args) => hls::run(&args),
         Command::Churn(args) => churn::run(&args),
         Command::Viral(args) => viral::run(&args),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A tenth of a core: a machine that is idle but for the bench stays well below.
-const TOLERATED_FOREIGN_CORES: f64 = 0.1;
+pub const TOLERATED_FOREIGN_CORES: f64 = 0.1;
 
 /// Prints the table, writes the file, and judges the runs (not the figures).
 pub fn conclude(name: &str, heading: &str, runs: &[Run], bench: &Bench, servers: &[Peer], json: Option<&Path>) -> anyhow::Result<ExitCode> {

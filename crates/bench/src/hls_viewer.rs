@@ -143,7 +143,10 @@ impl HlsViewer {
         if event.writable {
             self.outbox.flush(&self.socket)?;
         }
-        while event.readable {
+        if !event.readable {
+            return Ok(());
+        }
+        loop {
             // Less than asked for does not mean that the socket is empty here: what was asked for is what is missing of an answer.
             let got = match &self.phase {
                 Phase::Body { wanted: Wanted::Segment, left, .. } if self.verified.is_none() => {
@@ -156,12 +159,11 @@ impl HlsViewer {
                 }
                 Phase::Head(..) | Phase::Idle => socket::receive(&self.socket, &mut scratch[..HEAD_BYTES])?,
             };
-            let Some(bytes) = got else { break };
+            let Some(bytes) = got else { return Ok(()) };
             anyhow::ensure!(bytes > 0, "the server ended the connection after {} bytes", self.received);
             self.received += bytes as u64;
             self.take(&scratch[..bytes], answers)?;
         }
-        Ok(())
     }
 
     fn take(&mut self, input: &[u8], answers: &mut Answers) -> anyhow::Result<()> {

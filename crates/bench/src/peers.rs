@@ -23,7 +23,7 @@ use tempfile::TempDir;
 pub enum Peer {
     /// The loop that does nothing but send.
     Bare,
-    /// This server, with one worker.
+    /// This server.
     Braidcast,
     /// Debian's nginx with libnginx-mod-rtmp.
     NginxRtmp,
@@ -72,6 +72,8 @@ pub struct Bench {
     pub settings: Vec<String>,
     /// Whether HLS segments are made (braidcast and nginx-rtmp).
     pub hls: bool,
+    /// How many workers braidcast has.
+    pub workers: u16,
 }
 
 /// A server that is up.
@@ -126,6 +128,11 @@ impl Running {
             Behind::Ours(server) => server.root(),
             Behind::Theirs(root) => *root,
         })
+    }
+
+    /// Where braidcast's processes share what they know.
+    pub fn shared_dir(&self) -> PathBuf {
+        self.directory.path().join("shared")
     }
 
     /// The last lines the server wrote, for an error's context.
@@ -223,7 +230,17 @@ impl Bench {
         // The one descriptor that the server inherits; no other child is started while it is open.
         rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())?;
         let mut command = Command::new(&self.braidcast);
-        command.args(["serve", "--workers", "1", "--rtmp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
+        command.args([
+            "serve",
+            "--workers",
+            &self.workers.to_string(),
+            "--rtmp",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+            "--api",
+            "127.0.0.1:0",
+        ]);
         command.arg("--shared-dir").arg(directory.path().join("shared"));
         command.arg("--state-dir").arg(directory.path().join("state"));
         command.args(["--ready-fd", &writer.as_raw_fd().to_string()]);

@@ -66,6 +66,16 @@ fn a_running_server_is_watched_and_every_frame_of_the_verified_is_checked() {
 }
 
 #[test]
+fn what_a_server_gathers_is_latency() {
+    let server = Bare::start(&["--flush-ms", "300"]);
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("http://{}/live/any.flv", server.address);
+    let words = ["play", &url, "--viewers", "4", "--window", "2", "--warm-up", "0.2", "--video-kbps", "400", "--json", "-"];
+    let figures: serde_json::Value = serde_json::from_str(&succeeds(directory.path(), &words)).unwrap();
+    assert!(figures["latency_p50_ms"].as_f64().unwrap() > 80.0, "{figures}");
+}
+
+#[test]
 fn what_cannot_be_watched_is_an_error_with_a_reason() {
     let server = Bare::start(&[]);
     let directory = tempfile::tempdir().unwrap();

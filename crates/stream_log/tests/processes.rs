@@ -130,12 +130,13 @@ fn sleep_and_wake(root: &Root, key: &StreamKey) {
             std::hint::spin_loop();
         }
         page.announce_sleep();
-        if reader.commit() == seen && reader.state() != State::Ended {
+        if !page.has_news() && reader.state() != State::Ended {
             poller.wait(&mut events, Some(Duration::from_secs(10))).unwrap();
             assert!(!events.is_empty() || reader.commit() == seen, "a wake-up was lost");
         }
         page.announce_awake();
         bell.drain().unwrap();
+        page.take_news(|_| {});
         seen = reader.commit();
         page.counter(0).store(seen.to_word(), SeqCst);
         if reader.state() == State::Ended {
@@ -157,12 +158,12 @@ fn no_wake_up_is_lost_between_two_processes() {
         view.is_some()
     });
     let page = view.unwrap();
-    let bells = Doorbells::new(vec![(WorkerPage::open(&place.root, 1).unwrap(), bell.try_clone().unwrap())]);
+    let bells = Doorbells::open(&place.root, [(1, bell.try_clone().unwrap())]).unwrap();
     let (slots, mut rung) = ([place.key.slot()], 0);
     for turn in 0..TURNS {
         writer.append(Audio, turn as u32, &audio(turn, 1), at(turn)).unwrap();
         writer.commit(at(turn)).unwrap();
-        rung += bells.ring(&slots);
+        rung += bells.ring(&slots).woken;
         let (wanted, deadline) = (writer.position().to_word(), Instant::now() + Duration::from_secs(15));
         let mut looks = 0;
         while page.counter(0) < wanted {

@@ -1,9 +1,19 @@
-//! How much memory a computation takes: for tests and fuzz targets, which hold a parser to a bound.
+//! How much memory a computation takes: for tests and fuzz targets, which hold a parser to a bound; and giving back what is not needed.
 //!
 //! A program that wants to know makes [`Counting`] its global allocator; nobody else pays for it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+
+/// Gives free memory back to the system where the allocator would keep it for later: after much was freed that does not come again soon.
+/// Takes about a millisecond for some megabytes. Does nothing where the C library has no such function.
+pub fn give_back_free() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time, from any thread (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
 
 /// The system's allocator, which counts for each thread what it holds and has held at most.
 #[derive(Debug)]

@@ -46,11 +46,6 @@ impl Mapping {
         Some(unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast::<u8>().add(range.start), range.len()) })
     }
 
-    /// Whether the file has no name any more. What is mapped of it stays as it is, and keeps its memory, until it is let go of.
-    pub fn is_deleted(&self) -> bool {
-        rustix::fs::fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
-    }
-
     /// Bytes that were mapped, whether the file has them yet or not.
     pub fn mapped_bytes(&self) -> usize {
         self.mapped_bytes

@@ -64,7 +64,7 @@ impl CrowdArgs {
         cores.pin()?;
         let own = [format!("limits.connections={}", (clients + 1000).max(20_000)), format!("server.workers={}", self.workers)];
         let settings = own.into_iter().chain(self.settings.iter().cloned()).collect();
-        Ok(Bench { braidcast, nginx: PathBuf::new(), xiu: PathBuf::new(), cores, shape: self.shape()?, settings, hls })
+        Ok(Bench { braidcast, nginx: PathBuf::new(), xiu: PathBuf::new(), cores, shape: self.shape()?, settings, hls, workers: 1 })
     }
 
     /// Writes what was found beside the machine's description; says where.

@@ -220,6 +220,7 @@ struct Scene<'a> {
 }
 
 /// Viewers of a turn and what they find.
+#[derive(Default)]
 struct Turnout {
     viewers: Vec<Option<HlsViewer>>,
     answers: Answers,
@@ -337,12 +338,6 @@ impl<'a> Scene<'a> {
             }
             self.braidcast.check()?;
         }
-    }
-}
-
-impl Default for Turnout {
-    fn default() -> Self {
-        Self { viewers: Vec::new(), answers: Answers::default(), lost: 0, first_loss: None }
     }
 }
 

@@ -12,4 +12,5 @@ pub mod hls;
 pub mod ingest;
 pub mod load;
 pub mod relay;
+pub mod scale;
 pub mod viral;

@@ -28,13 +28,13 @@ fn description(stream: &str, param: &str) -> Description {
 }
 
 #[test]
-fn what_a_worker_writes_everybody_reads_until_the_front_clears_it() {
+fn what_the_front_writes_everybody_reads_until_it_is_cleared() {
     let (_shared, mut front, mut worker) = tables();
     let (row, said) = (RowId(70), description("x", "token=1"));
-    worker.describe(row, ConnId(9), &said, 1_000);
-    assert_eq!(front.read(row), None, "no memory was taken for the row");
+    front.describe(row, ConnId(9), &said, 1_000);
+    assert_eq!(worker.read(row), None, "no memory was taken for the row");
     front.provide(row).unwrap();
-    worker.describe(row, ConnId(9), &said, 1_000);
+    front.describe(row, ConnId(9), &said, 1_000);
     let record = front.read(row).unwrap();
     assert_eq!((record.conn, &record.description, record.described_ms, record.began_ms), (ConnId(9), &said, 1_000, 0));
     front.begin(row, 1_500);
@@ -52,7 +52,7 @@ fn rates_are_over_the_last_half_minute_whoever_counts() {
     let (_shared, mut front, mut worker) = tables();
     let row = RowId(0);
     front.provide(row).unwrap();
-    worker.describe(row, ConnId(1), &description("x", ""), 0);
+    front.describe(row, ConnId(1), &description("x", ""), 0);
     // 1 kB/s in and 2 kB/s out for a minute, then nothing.
     for second in 1..=60 {
         let table = if second < 30 { &mut worker } else { &mut front };
@@ -108,17 +108,17 @@ fn a_record_whose_writer_died_of_it_is_none_until_it_is_written_again() {
     let (_shared, mut front, mut worker) = tables();
     let row = RowId(0);
     front.provide(row).unwrap();
-    worker.describe(row, ConnId(1), &description("x", ""), 0);
+    front.describe(row, ConnId(1), &description("x", ""), 0);
     let sequence = worker.words(row).unwrap().get(Word::Sequence);
     worker.words(row).unwrap().set(Word::Sequence, sequence + 1);
     assert_eq!(front.read(row), None);
-    worker.describe(row, ConnId(1), &description("y", ""), 0);
+    front.describe(row, ConnId(1), &description("y", ""), 0);
     assert_eq!(front.read(row).unwrap().description.key.unwrap().stream(), "y");
 }
 
 #[test]
 fn a_reader_never_sees_two_records_mixed() {
-    let (shared, mut front, mut worker) = tables();
+    let (shared, mut front, _) = tables();
     let row = RowId(0);
     front.provide(row).unwrap();
     let done = AtomicBool::new(false);
@@ -126,7 +126,7 @@ fn a_reader_never_sees_two_records_mixed() {
         scope.spawn(|| {
             for number in 1..20_000u64 {
                 let stream = format!("s{number}");
-                worker.describe(row, ConnId(number), &description(&stream, &stream.repeat(number as usize % 50)), number);
+                front.describe(row, ConnId(number), &description(&stream, &stream.repeat(number as usize % 50)), number);
             }
             done.store(true, Relaxed);
         });
@@ -141,6 +141,42 @@ fn a_reader_never_sees_two_records_mixed() {
             assert_eq!(said.param, stream.repeat(record.conn.0 as usize % 50));
         }
     });
+}
+
+#[test]
+fn another_front_knows_which_texts_there_are_and_gives_their_room_to_others() {
+    let (shared, mut front, _) = tables();
+    let said = |row: u32| description(&format!("s{row}"), &"p".repeat(row as usize * 7 % 400));
+    for row in 0..200 {
+        front.provide(RowId(row)).unwrap();
+        front.describe(RowId(row), ConnId(u64::from(row) + 1), &said(row), 0);
+    }
+    (0..200).filter(|row| row % 3 == 0).for_each(|row| front.clear(RowId(row)));
+    let taken = front.texts.taken_bytes();
+    drop(front);
+    let mut front = Table::inherit(shared.path()).unwrap();
+    (0..200).filter(|row| row % 3 == 0).for_each(|row| front.describe(RowId(row), ConnId(1_000), &said(row), 0));
+    for row in 0..200 {
+        assert_eq!(front.read(RowId(row)).unwrap().description, said(row), "{row}");
+    }
+    assert_eq!(front.texts.taken_bytes(), taken, "what was free was used");
+}
+
+#[test]
+fn a_place_that_two_records_claim_is_nobodys_twice() {
+    let (shared, mut front, worker) = tables();
+    for row in 0..2 {
+        front.provide(RowId(row)).unwrap();
+        front.describe(RowId(row), ConnId(u64::from(row) + 1), &description("x", ""), 0);
+    }
+    let mut worker = worker;
+    let text = worker.words(RowId(0)).unwrap().get(Word::Text);
+    worker.words(RowId(1)).unwrap().set(Word::Text, text);
+    let mut front = Table::inherit(shared.path()).unwrap();
+    (0..2).for_each(|row| front.clear(RowId(row)));
+    front.describe(RowId(0), ConnId(1), &description("y", ""), 0);
+    front.describe(RowId(1), ConnId(2), &description("z", ""), 0);
+    assert_eq!(front.read(RowId(0)).unwrap().description, description("y", ""));
 }
 
 proptest! {

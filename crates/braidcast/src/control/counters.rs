@@ -165,14 +165,18 @@ counters! {
         RequestLinesDropped = "request_lines_dropped",
         /// Index files of HLS read; all other indexes were answered from memory.
         HlsIndexesRead = "hls_indexes_read",
-        /// Segments of HLS mapped; all other answers with them were sent from what was mapped.
-        HlsSegmentsMapped = "hls_segments_mapped",
-        /// Gauge: bytes of segments that are mapped.
-        HlsMappedBytes = "hls_mapped_bytes",
+        /// Segments of HLS opened; all other answers with them were sent from what was open.
+        HlsSegmentsOpened = "hls_segments_opened",
+        /// Gauge: bytes of segments that are held open.
+        HlsHeldBytes = "hls_held_bytes",
         /// HTTP requests answered with 304: the client has it already.
         NotModified = "not_modified",
         /// Times that input of publishers was parsed later than it was read, because nobody watched the stream.
         InputRested = "input_rested",
+        /// Sleeping workers that this one has woken because a stream that they read has grown.
+        DoorbellRings = "doorbell_rings",
+        /// Writes to memory that other workers look at: commits of streams, news of these, falling asleep and waking.
+        SharedWrites = "shared_writes",
     }
 }
 

@@ -5,6 +5,7 @@ use super::listen::Socket;
 use super::orphans::{self, Orphan};
 use crate::control::channel::Channel;
 use crate::control::{ConnId, Holding, Inventory, PROTOCOL, PROTOCOL_BEFORE, ToFront, ToWorker, WorkerId};
+use crate::saved::Rows;
 use crate::worker::rendezvous_path;
 use anyhow::{Context, bail, ensure};
 use braidcast_media::StreamKey;
@@ -50,8 +51,9 @@ pub struct Inheritance {
 pub fn gather(shared_dir: &Path) -> anyhow::Result<Option<Inheritance>> {
     let (mut workers, mut sockets, mut doorbells) = (Vec::new(), Vec::new(), Vec::new());
     for Orphan { worker, pid, handle } in orphans::alive(shared_dir)? {
-        // One that speaks the version before hangs up at the word of this one.
-        let asked = ask(shared_dir, worker, PROTOCOL).or_else(|_| ask(shared_dir, worker, PROTOCOL_BEFORE));
+        // One that speaks another version hangs up at the first word.
+        let versions = if Rows::are_of_before(shared_dir) { [PROTOCOL_BEFORE, PROTOCOL] } else { [PROTOCOL, PROTOCOL_BEFORE] };
+        let asked = ask(shared_dir, worker, versions[0]).or_else(|_| ask(shared_dir, worker, versions[1]));
         match asked {
             Ok((channel, found)) => {
                 if found.inventory.worker != worker {

@@ -504,7 +504,7 @@ fn consistent(registry: &Registry, allowed: &[u32], in_all: u32, moved: bool) ->
     }
     prop_assert!(registry.publishers.keys().all(|key| registry.conns.contains_key(&registry.publishers[key])));
     for last in 0..=PROXY {
-        let there = registry.conns.values().filter(|held| held.address == address(last)).count();
+        let there = registry.conns.values().filter(|held| held.address() == address(last)).count();
         prop_assert_eq!(registry.addresses.count(address(last)) as usize, if last == PROXY { 0 } else { there });
     }
     Ok(())

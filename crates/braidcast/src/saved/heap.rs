@@ -21,8 +21,10 @@ const SHORT_BYTES: u64 = 4096;
 const CLASSES: usize = 15;
 /// Memory is taken from the file system in pieces of this size, or of the block's if that is more.
 const GROWTH_BYTES: usize = 256 << 10;
-/// A block that long is given back to the file system while it is free.
+/// The memory of a block that long may be given back to the file system while it is free …
 const GIVEN_BACK_BYTES: u64 = 128 << 10;
+/// … when so many bytes of free ones are kept for whoever comes next: journals come and go all the time.
+const KEPT_BYTES: u64 = 8 << 20;
 const PAGE_BYTES: u64 = 4096;
 /// Address space that is set aside, not memory: the directory's budget is reached long before.
 const MOST_BYTES: usize = 64 << 30;
@@ -101,8 +103,12 @@ pub struct Heap {
     unused: u64,
     /// What is free for short blocks.
     room: Room,
-    /// Free long blocks, by their class.
+    /// Free long blocks that have their memory, by their class.
     free: [Vec<u32>; CLASSES],
+    /// Those that have none.
+    given_back: [Vec<u32>; CLASSES],
+    /// Bytes of `free` that could be given back.
+    kept_bytes: u64,
 }
 
 impl Heap {
@@ -110,7 +116,7 @@ impl Heap {
     pub fn create(shared_dir: &Path, id: HeapId) -> io::Result<Self> {
         let file = Dir::open(&super::directory(shared_dir))?.create_file(&id.to_string())?;
         let memory = SharedMemory::map(file, MOST_BYTES)?;
-        Ok(Self { id, memory, unused: 0, room: Room::default(), free: Default::default() })
+        Ok(Self { id, memory, unused: 0, room: Room::default(), free: Default::default(), given_back: Default::default(), kept_bytes: 0 })
     }
 
     /// Which heap this is.
@@ -146,15 +152,17 @@ impl Heap {
     }
 
     fn allocate_long(&mut self, class: usize, bytes: NonZeroU32) -> io::Result<Block> {
-        if let Some(&unit) = self.free[class].last() {
+        let gives_back = u64::from(bytes.get()) >= GIVEN_BACK_BYTES;
+        if let Some(unit) = self.free[class].pop() {
+            self.kept_bytes -= if gives_back { bytes.get().into() } else { 0 };
+            return Ok(Block { unit, bytes });
+        }
+        if let Some(&unit) = self.given_back[class].last() {
             let block = Block { unit, bytes };
-            if u64::from(bytes.get()) >= GIVEN_BACK_BYTES {
-                self.memory.take_again(block.range())?;
-            }
-            self.free[class].pop();
+            self.memory.take_again(block.range())?;
+            self.given_back[class].pop();
             return Ok(block);
         }
-        let gives_back = u64::from(bytes.get()) >= GIVEN_BACK_BYTES;
         let (before, start) = (self.unused, if gives_back { self.unused.next_multiple_of(PAGE_BYTES) } else { self.unused });
         self.extend(start, bytes.get().into())?;
         if start > before {
@@ -178,11 +186,14 @@ impl Heap {
         match length_of(block.bytes()) {
             Some(Length::Short(bytes)) => self.room.give(block.unit, bytes.get() / UNIT_BYTES as u32),
             Some(Length::Long(class, bytes)) => {
-                if u64::from(bytes.get()) >= GIVEN_BACK_BYTES
-                    && let Err(error) = self.memory.give_back(block.range())
-                {
-                    tracing::debug!(%error, "memory of a saved session stays taken");
+                let gives_back = u64::from(bytes.get()) >= GIVEN_BACK_BYTES;
+                if gives_back && self.kept_bytes + u64::from(bytes.get()) > KEPT_BYTES {
+                    if let Err(error) = self.memory.give_back(block.range()) {
+                        tracing::debug!(%error, "memory of a saved session stays taken");
+                    }
+                    return self.given_back[class].push(block.unit);
                 }
+                self.kept_bytes += if gives_back { bytes.get().into() } else { 0 };
                 self.free[class].push(block.unit);
             }
             None => {}

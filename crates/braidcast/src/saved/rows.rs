@@ -79,22 +79,21 @@ impl Rows {
     /// Takes memory for a row before it is given out; the front's part. `StorageFull` if there is none.
     pub fn provide(&mut self, row: RowId) -> io::Result<()> {
         let rows = (row.0 as usize + 1).next_multiple_of(GROWTH_ROWS);
-        self.slots.memory.take(rows * 2 * SLOT_BYTES)
+        for slots in self.before.iter_mut().chain([&mut self.slots]) {
+            slots.memory.take(rows * 2 * slots.slot_bytes)?;
+        }
+        Ok(())
     }
 
     /// Saves into the row's older slot. Each save's number is higher than the one before. Panics if the payload is longer than
     /// [`PAYLOAD_BYTES`]. `NotFound`: there is no memory for the row, the front never gave it out.
     pub fn save(&mut self, row: RowId, number: u64, payload: &[u8]) -> io::Result<()> {
         assert!(payload.len() <= PAYLOAD_BYTES, "{} bytes do not fit a row", payload.len());
-        let slot = self.slots.slot(row, (number % 2) as usize)?;
-        let (head, body) = slot.split_at_mut(SLOT_HEAD_BYTES);
-        body[..payload.len()].copy_from_slice(payload);
-        let length = payload.len() as u32;
-        head[..8].copy_from_slice(&number.to_le_bytes());
-        head[8..12].copy_from_slice(&length.to_le_bytes());
-        let sum = checksum(row, number, payload);
-        head[12..].copy_from_slice(&sum.to_le_bytes());
-        Ok(())
+        if let Some(before) = &mut self.before {
+            // Workers of that version may be there still, and get the session.
+            before.save(row, number, payload)?;
+        }
+        self.slots.save(row, number, payload)
     }
 
     /// The newest save that is whole; `None` if there is none.
@@ -118,6 +117,18 @@ impl Rows {
 impl Slots {
     fn map(file: OwnedFd, slot_bytes: usize) -> io::Result<Self> {
         Ok(Self { memory: SharedMemory::map(file, MOST_ROWS * 2 * slot_bytes)?, slot_bytes })
+    }
+
+    fn save(&mut self, row: RowId, number: u64, payload: &[u8]) -> io::Result<()> {
+        let slot = self.slot(row, (number % 2) as usize)?;
+        let (head, body) = slot.split_at_mut(SLOT_HEAD_BYTES);
+        body[..payload.len()].copy_from_slice(payload);
+        let length = payload.len() as u32;
+        head[..8].copy_from_slice(&number.to_le_bytes());
+        head[8..12].copy_from_slice(&length.to_le_bytes());
+        let sum = checksum(row, number, payload);
+        head[12..].copy_from_slice(&sum.to_le_bytes());
+        Ok(())
     }
 
     fn load(&mut self, row: RowId) -> Option<Save> {
@@ -211,15 +222,12 @@ mod tests {
         let mut before = Slots::map(file, SLOT_BYTES_BEFORE).unwrap();
         before.memory.take(301 * 2 * SLOT_BYTES_BEFORE).unwrap();
         let old = [2; 240];
-        let slot = before.slot(row, 1).unwrap();
-        slot[..8].copy_from_slice(&9u64.to_le_bytes());
-        slot[8..12].copy_from_slice(&240u32.to_le_bytes());
-        slot[12..16].copy_from_slice(&checksum(row, 9, &old).to_le_bytes());
-        slot[16..].copy_from_slice(&old);
+        before.save(row, 9, &old).unwrap();
         let mut worker = Rows::open(directory.path()).unwrap();
         assert_eq!(worker.load(row), Some(Save { number: 9, payload: old.to_vec() }));
         worker.save(row, 10, b"new").unwrap();
         assert_eq!(worker.load(row), Some(Save { number: 10, payload: b"new".to_vec() }));
+        assert_eq!(before.load(row), worker.load(row), "a worker of that version may get the session");
         worker.clear(row);
         assert_eq!(worker.load(row), None);
     }

@@ -11,11 +11,16 @@ use braidcast_protocols::{http, rtmp};
 /// Sessions whose counters are told in one turn: some tens of microseconds.
 const TELLS_PER_TURN: usize = 256;
 
+/// So many sessions have left something to give back to the system.
+const WORTH_GIVING_BACK: usize = 256;
+
 /// How far the round over all sessions has come that tells their counters.
 #[derive(Default)]
 pub struct Round {
     next_slot: usize,
     due_ms: u64,
+    /// Sessions that rest since memory was given back.
+    rested: usize,
 }
 
 impl Round {
@@ -95,12 +100,16 @@ impl Worker {
             let Some(session) = self.sessions.get(slot).filter(|session| session.is_placed() && !session.is_outgoing()) else { continue };
             let [bytes_in, bytes_out] = session.traffic();
             self.clients.tell(session.kept.row, bytes_in, bytes_out, now_ms);
-            self.forget_while_quiet(slot);
+            self.told_clients.rested += usize::from(self.forget_while_quiet(slot));
         }
-        self.told_clients = match to < self.sessions.capacity() {
-            true => Round { next_slot: to, due_ms: now_ms },
-            false => Round { next_slot: 0, due_ms: now_ms + REPORT_MS },
+        (self.told_clients.next_slot, self.told_clients.due_ms) = match to < self.sessions.capacity() {
+            true => (to, now_ms),
+            false => (0, now_ms + REPORT_MS),
         };
+        if to >= self.sessions.capacity() && self.told_clients.rested >= WORTH_GIVING_BACK {
+            self.told_clients.rested = 0;
+            braidcast_sys::allocation::give_back_free();
+        }
     }
 
     /// An operator wants a client gone.

@@ -8,13 +8,14 @@ use super::ledger::{Next, OPEN, Slices};
 use super::pacing::{Pace, Turn};
 use super::rendition::Rendition;
 use super::session::{Body, Protocol, Role, Session};
-use super::streams::{Lag, View};
+use super::streams::{Lag, LocalStream, View};
 use super::walk::Walked;
 use super::{End, Worker, outgoing};
 use crate::control::counters::WorkerCounter;
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::websocket;
-use braidcast_stream_log::State;
+use braidcast_stream_log::doorbell::lane;
+use braidcast_stream_log::{Reader, State};
 use braidcast_sys::fault::kill_point;
 use braidcast_sys::net;
 use std::io;
@@ -30,39 +31,82 @@ pub(super) const FLUSH_BYTES: usize = 4 << 20;
 const RETRY_ON_NEWS_MS: u64 = 5;
 
 impl Worker {
-    /// Looks at every local stream for news; queues those that have some.
-    pub(super) fn scan_streams(&mut self) {
-        let now_ms = self.now.mono_ms;
-        let mut over = Vec::new();
-        for (slot, stream) in &mut self.streams {
-            if stream.has_ended() {
-                if !std::mem::replace(&mut stream.over, true) {
-                    over.push(slot);
+    /// Looks at the local streams that have news; queues those that have grown.
+    pub(super) fn take_news(&mut self) {
+        let mut lanes = std::mem::take(&mut self.news);
+        self.page.take_news(|lane| lanes.push(lane));
+        for lane in lanes.drain(..) {
+            let streams = self.stream_lanes.get(&lane).map_or(0, Vec::len);
+            for at in (0..streams).rev() {
+                // Looking at one of them may have ended it.
+                if let Some(&slot) = self.stream_lanes.get(&lane).and_then(|streams| streams.get(at)) {
+                    self.look_at_stream(slot);
                 }
-                if stream.reader.state() == State::Disposed && self.stream_slots.get(&stream.key) == Some(&slot) {
-                    // Whoever comes now gets the stream that may be made under the same name.
-                    self.stream_slots.remove(&stream.key);
-                }
-                continue;
-            }
-            stream.over = false;
-            if !stream.has_grown() {
-                continue;
-            }
-            // A block that cannot be mapped is the next round's to complain of.
-            let has_video = stream.look().unwrap_or(true);
-            let before = stream.pace.turn;
-            match stream.pace.news(has_video, now_ms, self.fan_out_load_us) {
-                Turn::Queued => self.fan_out_queue.push_back(slot),
-                Turn::Riding(at_ms) | Turn::Set(at_ms) if stream.pace.turn != before => self.flushes.set(at_ms, slot as u64),
-                _ => {}
             }
         }
-        for slot in over {
-            self.end_viewers(slot);
-        }
+        self.news = lanes;
         // Something new may be what a session waits for; but never more often than this, however many wait.
         self.retry_at_ms = self.retry_at_ms.min(self.retried_at_ms + RETRY_ON_NEWS_MS);
+    }
+
+    /// What a writer did that died before it left news of it is found too.
+    pub(super) fn look_at_all_streams(&mut self) {
+        let slots: Vec<usize> = self.streams.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.look_at_stream(slot);
+        }
+    }
+
+    /// Has a local stream grown, or ended?
+    fn look_at_stream(&mut self, slot: usize) {
+        let Some(stream) = self.streams.get_mut(slot) else { return };
+        if stream.has_ended() {
+            let is_new = !std::mem::replace(&mut stream.over, true);
+            if stream.reader.state() == State::Disposed && self.stream_slots.get(&stream.key) == Some(&slot) {
+                // Whoever comes now gets the stream that may be made under the same name.
+                self.stream_slots.remove(&stream.key);
+            }
+            if is_new {
+                self.end_viewers(slot);
+            }
+            return;
+        }
+        stream.over = false;
+        if !stream.has_grown() {
+            return;
+        }
+        // A block that cannot be mapped is the next round's to complain of.
+        let has_video = stream.look().unwrap_or(true);
+        let before = stream.pace.turn;
+        match stream.pace.news(has_video, self.now.mono_ms, self.fan_out_load_us) {
+            Turn::Queued => self.fan_out_queue.push_back(slot),
+            Turn::Riding(at_ms) | Turn::Set(at_ms) if stream.pace.turn != before => self.flushes.set(at_ms, slot as u64),
+            _ => {}
+        }
+    }
+
+    /// Makes a stream one that this worker reads.
+    pub(super) fn add_stream(&mut self, key: &StreamKey, reader: Reader) -> usize {
+        let slot = self.streams.insert(LocalStream::new(key.clone(), reader, self.pace(key)));
+        self.stream_slots.insert(key.clone(), slot);
+        self.stream_lanes.entry(lane(key.slot())).or_default().push(slot);
+        slot
+    }
+
+    /// Takes a stream out of those that this worker reads.
+    pub(super) fn remove_stream(&mut self, slot: usize) -> LocalStream {
+        let stream = self.streams.remove(slot);
+        // A stream that was deleted may have a successor of the same name.
+        if self.stream_slots.get(&stream.key) == Some(&slot) {
+            self.stream_slots.remove(&stream.key);
+        }
+        let lane = lane(stream.key.slot());
+        let others = self.stream_lanes.entry(lane).or_default();
+        others.retain(|other| *other != slot);
+        if others.is_empty() {
+            self.stream_lanes.remove(&lane);
+        }
+        stream
     }
 
     /// The pace of a stream that nobody viewed here before.
@@ -117,6 +161,8 @@ impl Worker {
             if stream.may_trim() {
                 self.trim_blocks(slot);
             }
+            // What came while the round was under way left no news that anybody still has.
+            self.look_at_stream(slot);
         }
         is_round
     }
@@ -163,7 +209,7 @@ impl Worker {
                 Role::Viewing { stream, rendition, .. } => self.streams[stream].blocks(rendition),
                 // Answers to a publisher wait for what it sent before to be in the log.
                 Role::Publishing(publisher) if self.publishers[publisher].dirty => return Ok(()),
-                _ => View::Body(session.body.as_ref().map_or(&[], Body::bytes)),
+                _ => View::Nothing,
             };
             let next = session.ledger.gather(&view, &session.control);
             if !matches!(next, Next::Nothing) && session.kept.is_behind(&session.ledger) {
@@ -176,8 +222,13 @@ impl Worker {
                     None => (send(&session.socket, &slices), slices.total()),
                     Some(id) => outgoing::send_restamped(&session.socket, &session.ledger, &view, &session.control, id),
                 },
+                Next::Body(offset, length) => {
+                    let length = left.min(length as usize);
+                    (send_body(&session.socket, session.body.as_ref(), offset as usize, length), length)
+                }
             };
             match sent {
+                Ok(0) => return Err(End::Fault("a body is shorter than was promised")),
                 Ok(sent) => {
                     kill_point("sent");
                     let control = session.ledger.advance(sent);
@@ -339,9 +390,19 @@ impl Worker {
     }
 }
 
+/// A segment's pages go as they are: nothing is copied.
+fn send_body(socket: &OwnedFd, body: Option<&Body>, offset: usize, length: usize) -> io::Result<usize> {
+    match body {
+        Some(Body::Segment(_, segment)) => net::sendfile(socket, segment.file(), offset as u64, length),
+        Some(Body::Asset(_, asset)) => net::send(socket, asset.bytes.get(offset..offset + length).unwrap_or_default()),
+        None => Ok(0),
+    }
+}
+
 /// One call, whatever there is to send; the plain one when it is one run, which it nearly always is.
 fn send(socket: &OwnedFd, slices: &Slices<'_>) -> io::Result<usize> {
     match slices.as_slice() {
+        [one] if slices.are_before_body() => net::send_more(socket, one),
         [one] => net::send(socket, one),
         several => net::writev(socket, several),
     }

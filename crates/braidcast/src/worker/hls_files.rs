@@ -1,4 +1,4 @@
-//! What a worker remembers of HLS files, so that most requests for them cost no file: indexes as they are sent, segments mapped.
+//! What a worker remembers of HLS files, so that most requests for them cost no file: indexes as they are sent, segments open.
 //!
 //! An index counts as long as its file is the same, which one look a millisecond says for all who ask. A segment never changes, so it
 //! counts until it is deleted; within a second of that, or when nobody has asked for a while, it is let go of. All of it is bounded by
@@ -9,7 +9,6 @@ use crate::hls::{INDEX, files, serve};
 use braidcast_media::StreamKey;
 use braidcast_protocols::http::Validators;
 use braidcast_stream_log::Root;
-use braidcast_sys::mapping::Mapping;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::cell::{Cell, OnceCell};
@@ -28,8 +27,8 @@ const MOST_INDEXES: usize = 4;
 const MOST_TEXTS: usize = 8;
 /// The longest index that is remembered, in bytes.
 const INDEX_BYTES: usize = 1 << 20;
-/// Segments that are mapped, of all streams.
-const MOST_SEGMENTS: usize = 2_048;
+/// Segments that are held open, of all streams.
+const MOST_SEGMENTS: usize = 1_024;
 /// Their bytes together.
 const SEGMENT_BYTES: u64 = 2 << 30;
 /// How long what nobody asks for is remembered, milliseconds.
@@ -42,7 +41,7 @@ const TELLING_BYTES: u64 = 188;
 pub struct HlsFiles {
     streams: HashMap<StreamKey, Stream>,
     segments: usize,
-    mapped_bytes: u64,
+    held_bytes: u64,
     counts: Counts,
 }
 
@@ -51,8 +50,8 @@ pub struct HlsFiles {
 pub struct Counts {
     /// Index files read.
     pub indexes_read: u64,
-    /// Segments mapped.
-    pub segments_mapped: u64,
+    /// Segments opened.
+    pub segments_opened: u64,
 }
 
 struct Stream {
@@ -115,10 +114,10 @@ impl IndexText {
     }
 }
 
-/// A finished segment, mapped.
+/// A finished segment, open.
 pub struct Segment {
     number: u64,
-    map: Mapping,
+    file: File,
     /// How long it is.
     pub length: u32,
     /// What tells it from all others.
@@ -127,7 +126,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    fn map(file: File, number: u64, now_ms: u64) -> io::Result<Self> {
+    fn of(file: File, number: u64, now_ms: u64) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let length = u32::try_from(metadata.len()).map_err(|_| io::Error::other("a segment of more than 4 GiB"))?;
         let mut telling = [0; TELLING_BYTES as usize];
@@ -138,12 +137,17 @@ impl Segment {
             etag: format!("\"{number:x}-{length:x}-{:x}\"", crc32fast::hash(telling)),
             modified_s: u64::try_from(metadata.mtime()).ok(),
         };
-        Ok(Self { number, map: Mapping::map_readonly(file.into(), length as usize)?, length, validators, used_ms: Cell::new(now_ms) })
+        Ok(Self { number, file, length, validators, used_ms: Cell::new(now_ms) })
     }
 
-    /// All of it.
-    pub fn bytes(&self) -> &[u8] {
-        self.map.bytes(0..self.length as usize).unwrap_or_default()
+    /// What is sent.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether it has no name any more. As long as it is held it keeps its memory.
+    fn is_deleted(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
     }
 
     /// Its number.
@@ -181,7 +185,7 @@ impl HlsFiles {
     /// A segment; `None`: it is not there.
     ///
     /// # Errors
-    /// The file cannot be opened or mapped.
+    /// The file cannot be opened.
     pub fn segment(&mut self, root: &Root, key: &StreamKey, number: u64, now_ms: u64) -> io::Result<Option<Rc<Segment>>> {
         let stream = Self::stream(&mut self.streams, root, key, now_ms);
         if let Some(segment) = stream.segments.iter().rev().find(|segment| segment.number == number) {
@@ -193,12 +197,12 @@ impl HlsFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let segment = Rc::new(Segment::map(file, number, now_ms)?);
+        let segment = Rc::new(Segment::of(file, number, now_ms)?);
         stream.segments.push(Rc::clone(&segment));
-        self.counts.segments_mapped += 1;
+        self.counts.segments_opened += 1;
         self.segments += 1;
-        self.mapped_bytes += u64::from(segment.length);
-        if self.segments > MOST_SEGMENTS || self.mapped_bytes > SEGMENT_BYTES {
+        self.held_bytes += u64::from(segment.length);
+        if self.segments > MOST_SEGMENTS || self.held_bytes > SEGMENT_BYTES {
             self.let_go_of_half();
         }
         Ok(Some(segment))
@@ -207,13 +211,13 @@ impl HlsFiles {
     /// Lets go of segments that are deleted, and of what nobody has asked for.
     pub fn sweep(&mut self, now_ms: u64) {
         let goes_on = |used_ms: u64| now_ms.saturating_sub(used_ms) < IDLE_MS;
-        self.retain(|segment| goes_on(segment.used_ms.get()) && !segment.map.is_deleted());
+        self.retain(|segment| goes_on(segment.used_ms.get()) && !segment.is_deleted());
         self.streams.retain(|_, stream| goes_on(stream.used_ms));
     }
 
-    /// What all mapped segments hold, in bytes.
-    pub fn mapped_bytes(&self) -> u64 {
-        self.mapped_bytes
+    /// What all open segments hold, in bytes.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes
     }
 
     /// Takes what was counted.
@@ -224,7 +228,7 @@ impl HlsFiles {
     fn stream<'a>(streams: &'a mut HashMap<StreamKey, Stream>, root: &Root, key: &StreamKey, now_ms: u64) -> &'a mut Stream {
         if !streams.contains_key(key) {
             if streams.len() >= MOST_STREAMS {
-                // Whoever has none mapped loses little; their sum is right without them.
+                // Whoever has none open loses little; their sum is right without them.
                 streams.retain(|_, stream| !stream.segments.is_empty());
             }
             let directory = root.hls_dir(key);
@@ -235,7 +239,7 @@ impl HlsFiles {
         stream
     }
 
-    /// Too much is mapped: the half goes that was asked for longest ago, so that it is not done for each.
+    /// Too much is held: the half goes that was asked for longest ago, so that it is not done for each.
     fn let_go_of_half(&mut self) {
         let mut used: Vec<u64> = self.streams.values().flat_map(|stream| &stream.segments).map(|segment| segment.used_ms.get()).collect();
         used.sort_unstable();
@@ -244,11 +248,11 @@ impl HlsFiles {
     }
 
     fn retain(&mut self, mut stays: impl FnMut(&Segment) -> bool) {
-        (self.segments, self.mapped_bytes) = (0, 0);
+        (self.segments, self.held_bytes) = (0, 0);
         for stream in self.streams.values_mut() {
             stream.segments.retain(|segment| stays(segment));
             self.segments += stream.segments.len();
-            self.mapped_bytes += stream.segments.iter().map(|segment| u64::from(segment.length)).sum::<u64>();
+            self.held_bytes += stream.segments.iter().map(|segment| u64::from(segment.length)).sum::<u64>();
         }
     }
 }

@@ -167,10 +167,10 @@ impl Worker {
         self.hls_files.sweep(self.now.mono_ms);
         let counts = self.hls_files.take_counts();
         for (counter, more) in
-            [(WorkerCounter::HlsIndexesRead, counts.indexes_read), (WorkerCounter::HlsSegmentsMapped, counts.segments_mapped)]
+            [(WorkerCounter::HlsIndexesRead, counts.indexes_read), (WorkerCounter::HlsSegmentsOpened, counts.segments_opened)]
         {
             self.page.counter(counter as usize).fetch_add(more, Ordering::Relaxed);
         }
-        self.set(WorkerCounter::HlsMappedBytes, self.hls_files.mapped_bytes());
+        self.set(WorkerCounter::HlsHeldBytes, self.hls_files.held_bytes());
     }
 }

@@ -12,9 +12,6 @@ use std::io::IoSlice;
 /// Extents a ledger can hold. The longest need: end of a run, control, prefix, run, and the crossing into two blocks.
 pub const MAX_EXTENTS: usize = 6;
 
-/// The most of a body that is given to one send, in bytes: some tenths of a millisecond.
-const BODY_BYTES_AT_ONCE: u32 = 1 << 20;
-
 /// Where a viewer's bytes come from: the blocks of a stream, in one rendition.
 pub trait Blocks {
     /// How many bytes of the block may be used now, and whether that is all it will ever have. `None`: it is not at hand.
@@ -27,10 +24,6 @@ pub trait Blocks {
     fn boundary(&self, block: u32, offset: u32) -> u32;
     /// Where a block's prefix ends and its records begin.
     fn records_start(&self, block: u32) -> u32;
-    /// The body of the session's answer.
-    fn body(&self) -> &[u8] {
-        &[]
-    }
 }
 
 /// See [`Blocks::available`].
@@ -124,17 +117,20 @@ pub enum Next<'a> {
     Nothing,
     /// Bytes.
     Slices(Slices<'a>),
+    /// A range of the session's body: `offset`, `length`.
+    Body(u32, u32),
 }
 
 /// Byte runs for one gathering send, without allocation.
 pub struct Slices<'a> {
     slices: [IoSlice<'a>; MAX_EXTENTS],
     count: usize,
+    before_body: bool,
 }
 
 impl<'a> Slices<'a> {
     fn new() -> Self {
-        Self { slices: [IoSlice::new(&[]); MAX_EXTENTS], count: 0 }
+        Self { slices: [IoSlice::new(&[]); MAX_EXTENTS], count: 0, before_body: false }
     }
 
     fn push(&mut self, bytes: &'a [u8]) {
@@ -147,6 +143,11 @@ impl<'a> Slices<'a> {
     /// The runs, in order.
     pub fn as_slice(&self) -> &[IoSlice<'a>] {
         &self.slices[..self.count]
+    }
+
+    /// Whether a body follows at once: what is sent now need not be a packet of its own.
+    pub fn are_before_body(&self) -> bool {
+        self.before_body
     }
 
     /// Their bytes together.
@@ -355,12 +356,11 @@ impl Ledger {
                     control_used = to;
                 }
                 Source::Body { offset, end } => {
-                    let position = offset + done;
-                    let to = end.min(position.saturating_add(BODY_BYTES_AT_ONCE));
-                    slices.push(blocks.body().get(position as usize..to as usize).unwrap_or_default());
-                    if to < end {
-                        break;
+                    if slices.count == 0 {
+                        return Next::Body(offset + done, end - offset - done);
                     }
+                    slices.before_body = true;
+                    break;
                 }
                 Source::Run { block, offset, end } => {
                     let Some(available) = blocks.available(block) else { break };
@@ -410,7 +410,7 @@ impl Ledger {
     pub fn copy_unsent(&mut self, blocks: &impl Blocks, control: &[u8]) -> Vec<u8> {
         match self.gather(blocks, control) {
             Next::Slices(slices) => slices.as_slice().iter().flat_map(|slice| slice.iter().copied()).collect(),
-            Next::Nothing => Vec::new(),
+            Next::Nothing | Next::Body(..) => Vec::new(),
         }
     }
 

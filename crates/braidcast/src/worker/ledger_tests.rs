@@ -196,51 +196,21 @@ fn what_a_new_block_begins_with_is_sent_at_once_to_who_has_all_of_the_old_one() 
     }
 }
 
-struct OfBody<'a>(&'a Model, &'a [u8]);
-
-impl Blocks for OfBody<'_> {
-    fn available(&self, block: u32) -> Option<Available> {
-        self.0.available(block)
-    }
-
-    fn bytes(&self, block: u32, from: u32, to: u32) -> &[u8] {
-        self.0.bytes(block, from, to)
-    }
-
-    fn after(&self, block: u32) -> Option<(u32, u32)> {
-        self.0.after(block)
-    }
-
-    fn boundary(&self, block: u32, offset: u32) -> u32 {
-        self.0.boundary(block, offset)
-    }
-
-    fn records_start(&self, block: u32) -> u32 {
-        self.0.records_start(block)
-    }
-
-    fn body(&self) -> &[u8] {
-        self.1
-    }
-}
-
 #[test]
-fn a_body_goes_with_the_head_before_it_and_in_bounded_pieces() {
+fn a_body_waits_for_the_head_before_it() {
     let model = Model::new(&[1]);
-    let body: Vec<u8> = (0..BODY_BYTES_AT_ONCE as usize + 100).map(|at| at as u8).collect();
-    let blocks = OfBody(&model, &body);
     let mut ledger = Ledger::default();
     ledger.push(Source::Control { bytes: 4 }).unwrap();
-    ledger.push(Source::Body { offset: 50, end: body.len() as u32 }).unwrap();
-    let Next::Slices(slices) = ledger.gather(&blocks, b"head") else { panic!("there is something to send") };
-    assert_eq!(slices.total(), 4 + BODY_BYTES_AT_ONCE as usize);
-    assert_eq!(&slices.as_slice()[1][..3], &body[50..53]);
-    assert_eq!(ledger.advance(4 + 10), 4);
-    let Next::Slices(slices) = ledger.gather(&blocks, b"") else { panic!("there is more") };
-    assert_eq!(slices.as_slice()[0], std::io::IoSlice::new(&body[60..60 + BODY_BYTES_AT_ONCE as usize]));
-    ledger.advance(slices.total());
-    let Next::Slices(slices) = ledger.gather(&blocks, b"") else { panic!("the last bytes are left") };
-    assert_eq!(slices.total(), 40);
-    ledger.advance(40);
-    assert!(ledger.is_empty());
+    ledger.push(Source::Body { offset: 0, end: 100 }).unwrap();
+    let Next::Slices(slices) = ledger.gather(&model, b"head") else { panic!("the head comes first") };
+    assert!(slices.total() == 4 && slices.are_before_body());
+    assert_eq!(ledger.advance(4), 4);
+    assert!(matches!(ledger.gather(&model, b""), Next::Body(0, 100)));
+    assert_eq!(ledger.advance(30), 0);
+    assert!(matches!(ledger.gather(&model, b""), Next::Body(30, 70)) && ledger.owes_body());
+    ledger.advance(70);
+    assert!(ledger.is_empty() && !ledger.owes_body());
+    ledger.push(Source::Control { bytes: 2 }).unwrap();
+    let Next::Slices(slices) = ledger.gather(&model, b"ok") else { panic!("there is something to send") };
+    assert!(!slices.are_before_body());
 }

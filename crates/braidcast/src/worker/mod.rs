@@ -71,7 +71,7 @@ use outgoing::Outgoing;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
-pub use save::{VERSION as SAVED_VERSION, VERSION_BEFORE as SAVED_VERSION_BEFORE};
+pub use save::{SAVED_VERSION, SAVED_VERSION_BEFORE};
 use session::Session;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
@@ -213,6 +213,8 @@ pub(crate) struct Worker {
     generation: u32,
     streams: Slab<LocalStream>,
     stream_slots: HashMap<StreamKey, usize>,
+    /// Which of them have which lane in the worker's news.
+    stream_lanes: HashMap<u16, Vec<usize>>,
     publishers: Slab<Publisher>,
     /// Bytes of unfinished RTMP messages that all sessions hold.
     unfinished_bytes: usize,
@@ -226,6 +228,8 @@ pub(crate) struct Worker {
     dirty: Vec<usize>,
     /// Slots of streams that have grown and whose readers were not rung yet.
     committed: Vec<u16>,
+    /// Room for the lanes that have news.
+    news: Vec<u16>,
     fan_out_queue: VecDeque<usize>,
     /// Sessions that are owed more, and take it.
     unfinished: Vec<u64>,
@@ -296,8 +300,7 @@ impl Worker {
         relays.watch(&poller, PROCESSES, API_ANSWERS)?;
         let api = Api::new(&config)?;
         poller.add(&api, ASKED, Interest::READ)?;
-        let views = (1..).zip(doorbells).map(|(worker, bell)| Ok((WorkerPage::open(&root, worker)?, bell)));
-        let doorbells = Doorbells::new(views.collect::<io::Result<_>>().context("opening the workers' pages")?);
+        let doorbells = Doorbells::open(&root, (1..).zip(doorbells)).context("opening the workers' pages")?;
         let rows = Rows::open(&config.server.shared_dir).context("opening the table of saved sessions")?;
         let clients = Table::open(&config.server.shared_dir).context("opening the client table")?;
         let heap = Heap::create(&config.server.shared_dir, heap).context("making the heap for saved sessions")?;
@@ -346,6 +349,7 @@ impl Worker {
             generation: 0,
             streams: Slab::new(),
             stream_slots: HashMap::new(),
+            stream_lanes: HashMap::new(),
             publishers: Slab::new(),
             unfinished_bytes: 0,
             waiting: Waiting::default(),
@@ -354,6 +358,7 @@ impl Worker {
             ready: VecDeque::new(),
             dirty: Vec::new(),
             committed: Vec::new(),
+            news: Vec::new(),
             fan_out_queue: VecDeque::new(),
             unfinished: Vec::new(),
             flushes: Timers::default(),
@@ -416,8 +421,8 @@ impl Worker {
             self.read_sessions();
             self.take_in_rested();
             let committed = self.commit_publishers();
-            if rung || committed || heard {
-                self.scan_streams();
+            if rung || committed || heard || self.page.has_news() {
+                self.take_news();
             }
             self.fan_out();
             self.flush_unfinished();
@@ -446,14 +451,11 @@ impl Worker {
             return self.poller.wait(events, Some(timeout));
         }
         self.page.announce_sleep();
-        let news = self.streams.iter().any(|(_, stream)| stream.has_news());
-        let waited = self.poller.wait(events, Some(if news { Duration::ZERO } else { timeout }));
+        let timeout = if self.page.has_news() { Duration::ZERO } else { timeout };
+        let waited = self.poller.wait(events, Some(timeout));
         self.page.announce_awake();
         self.count(WorkerCounter::WakeUps);
-        if news {
-            self.now = Now::read();
-            self.scan_streams();
-        }
+        self.add(WorkerCounter::SharedWrites, 2);
         waited
     }
 
@@ -493,6 +495,7 @@ impl Worker {
         self.report_clients();
         self.look_for_awaited();
         self.check_front();
+        self.look_at_all_streams();
     }
 
     fn set(&self, counter: WorkerCounter, value: u64) {
@@ -500,7 +503,11 @@ impl Worker {
     }
 
     fn count(&self, counter: WorkerCounter) {
-        self.page.counter(counter as usize).fetch_add(1, Ordering::Relaxed);
+        self.add(counter, 1);
+    }
+
+    fn add(&self, counter: WorkerCounter, more: u64) {
+        self.page.counter(counter as usize).fetch_add(more, Ordering::Relaxed);
     }
 
     /// Begins the orderly end.

@@ -240,23 +240,17 @@ impl Worker {
         if !plays(&reader) {
             return None;
         }
-        let slot = self.streams.insert(super::streams::LocalStream::new(key.clone(), reader, self.pace(key)));
-        self.stream_slots.insert(key.clone(), slot);
-        Some(slot)
+        Some(self.add_stream(key, reader))
     }
 
     /// Forgets the local view of a stream that nobody here watches.
     pub(super) fn forget_unwatched(&mut self, slot: usize) {
         if self.streams.get(slot).is_some_and(|stream| stream.viewers.is_empty()) {
-            let mut stream = self.streams.remove(slot);
+            let mut stream = self.remove_stream(slot);
             self.fan_out_load_us -= stream.pace.cost_us();
             let (sent_bytes, jumps) = stream.take_counted();
             if sent_bytes + jumps > 0 {
                 self.watching.add(&stream.key, sent_bytes, jumps);
-            }
-            // A stream that was deleted may have a successor of the same name.
-            if self.stream_slots.get(&stream.key) == Some(&slot) {
-                self.stream_slots.remove(&stream.key);
             }
         }
     }
@@ -319,7 +313,8 @@ impl Worker {
             self.commit_publisher(*publisher);
         }
         let committed = !self.committed.is_empty();
-        self.doorbells.ring(&self.committed);
+        self.add(WorkerCounter::SharedWrites, self.committed.len() as u64);
+        self.ring(&self.committed);
         self.committed.clear();
         for publisher in dirty {
             if let Some(session) = self.publishers.get(publisher).map(|at| at.session) {
@@ -327,6 +322,13 @@ impl Worker {
             }
         }
         committed
+    }
+
+    /// Tells the readers of streams with these slots that they have news.
+    pub(super) fn ring(&self, slots: &[u16]) {
+        let rung = self.doorbells.ring(slots);
+        self.add(WorkerCounter::DoorbellRings, rung.woken);
+        self.add(WorkerCounter::SharedWrites, rung.news);
     }
 
     /// Writes what a publisher sent, saves its session, lets readers see it: in this order, so that whoever goes on after a death in
@@ -482,7 +484,7 @@ impl Worker {
         }
         let evicted = at.newly_evicted();
         self.page.counter(WorkerCounter::BlocksEvicted as usize).fetch_add(evicted, Ordering::Relaxed);
-        self.doorbells.ring(&[at.key_slot]);
+        self.ring(&[at.key_slot]);
         self.end_forwards(&at.key);
         Some(at.key)
     }

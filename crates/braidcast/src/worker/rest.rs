@@ -26,11 +26,12 @@ impl Session {
 }
 
 impl Worker {
-    /// A session was quiet for about a second: gives up what its checkpoint says as well.
-    pub(super) fn forget_while_quiet(&mut self, slot: usize) {
-        let Some(session) = self.sessions.get_mut(slot).filter(|session| session.may_rest()) else { return };
+    /// A session may have been quiet for a while: then it gives up what its checkpoint says as well. True if it does.
+    pub(super) fn forget_while_quiet(&mut self, slot: usize) -> bool {
+        let Some(session) = self.sessions.get_mut(slot).filter(|session| session.may_rest()) else { return false };
         session.protocol = Protocol::Resting;
         session.more = More::default();
+        true
     }
 
     /// Takes a session from its checkpoint, if it rests.

@@ -20,9 +20,11 @@ use std::io;
 use std::net::SocketAddr;
 
 /// The version of rows and checkpoints, which begin with it. A new one must still read the one before.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 2;
+/// The version of all that is saved, tables and heaps included.
+pub const SAVED_VERSION: u8 = 3;
 /// The version before: the same rows and checkpoints, in tables of another shape.
-pub const VERSION_BEFORE: u8 = 2;
+pub const SAVED_VERSION_BEFORE: u8 = 2;
 /// Second byte of a row: it follows here, or its place in the heap does.
 pub const INLINE: u8 = 0;
 /// See [`INLINE`].

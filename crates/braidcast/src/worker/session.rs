@@ -167,14 +167,6 @@ pub enum Body {
 }
 
 impl Body {
-    /// All of it.
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Segment(_, segment) => segment.bytes(),
-            Self::Asset(_, asset) => asset.bytes,
-        }
-    }
-
     /// Which one it is, for another worker.
     pub fn save(&self) -> SavedBody {
         match self {

@@ -24,7 +24,7 @@ impl Worker {
                 false
             }
         };
-        self.doorbells.ring(&[key.slot()]);
+        self.ring(&[key.slot()]);
         self.tell_front(&ToFront::Settled { key, settling, done });
     }
 

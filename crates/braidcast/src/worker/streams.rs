@@ -148,8 +148,10 @@ impl LocalStream {
 
     /// The offset in a rendition of a record of a block at hand.
     pub fn place_in(&mut self, rendition: Rendition, position: Position) -> Option<u32> {
+        // Evicted before so much of it was seen: nothing will ever be sent from there.
+        self.flv.get(position.block).filter(|block| position.offset <= block.available.bytes)?;
         if rendition == Rendition::LOG {
-            return self.flv.get(position.block).map(|_| position.offset);
+            return Some(position.offset);
         }
         self.render(rendition, position.block);
         self.rendered(rendition)?.locate(position)
@@ -238,12 +240,6 @@ impl LocalStream {
             && view.available(block).is_none_or(|available| available.complete && offset >= available.bytes && view.after(block).is_none())
     }
 
-    /// Whether the worker has to look at the stream before it sleeps: it grew, it ended, or it goes on.
-    pub fn has_news(&self) -> bool {
-        let over = self.has_ended();
-        over != self.over || (!over && self.has_grown())
-    }
-
     /// Whether there is something about which nobody has decided yet when it goes to the viewers.
     pub fn has_grown(&self) -> bool {
         matches!(self.pace.turn, Turn::Idle | Turn::Riding(_)) && self.reader.commit() != self.seen
@@ -280,7 +276,7 @@ impl LocalStream {
 
     /// The view a ledger needs.
     pub fn blocks(&self, rendition: Rendition) -> View<'_> {
-        if rendition == Rendition::LOG { View::Log(&self.flv) } else { self.rendered(rendition).map_or(View::Body(&[]), View::Rendered) }
+        if rendition == Rendition::LOG { View::Log(&self.flv) } else { self.rendered(rendition).map_or(View::Nothing, View::Rendered) }
     }
 }
 
@@ -308,8 +304,8 @@ pub enum View<'a> {
     Log(&'a FlvBlocks),
     /// What was made from it.
     Rendered(&'a RenderedBlocks),
-    /// Of no stream: for sessions that view nothing, the body of an answer.
-    Body(&'a [u8]),
+    /// Of no stream: for sessions that view nothing.
+    Nothing,
 }
 
 impl Blocks for View<'_> {
@@ -319,7 +315,7 @@ impl Blocks for View<'_> {
             Self::Rendered(blocks) => {
                 blocks.get(block).map(|block| Available { bytes: block.bytes.len() as u32, complete: block.complete })
             }
-            Self::Body(_) => None,
+            Self::Nothing => None,
         }
     }
 
@@ -327,7 +323,7 @@ impl Blocks for View<'_> {
         match self {
             Self::Log(blocks) => blocks.get(block).and_then(|block| block.map.bytes(from, to)).unwrap_or_default(),
             Self::Rendered(blocks) => blocks.get(block).and_then(|block| block.bytes.get(from as usize..to as usize)).unwrap_or_default(),
-            Self::Body(_) => &[],
+            Self::Nothing => &[],
         }
     }
 
@@ -342,7 +338,7 @@ impl Blocks for View<'_> {
                 let same = blocks.get(block).is_some_and(|before| before.generation == at.generation);
                 (next, if same { at.prefix_bytes } else { blocks.rendition.file_header_bytes() })
             }),
-            Self::Body(_) => None,
+            Self::Nothing => None,
         }
     }
 
@@ -350,7 +346,7 @@ impl Blocks for View<'_> {
         match self {
             Self::Log(blocks) => blocks.get(block).map_or(offset, |block| block.boundary(offset)),
             Self::Rendered(blocks) => blocks.get(block).map_or(offset, |block| block.boundary(offset)),
-            Self::Body(_) => offset,
+            Self::Nothing => offset,
         }
     }
 
@@ -358,14 +354,7 @@ impl Blocks for View<'_> {
         match self {
             Self::Log(blocks) => blocks.get(block).map_or(0, |block| block.prefix_bytes),
             Self::Rendered(blocks) => blocks.get(block).map_or(0, |block| block.prefix_bytes),
-            Self::Body(_) => 0,
-        }
-    }
-
-    fn body(&self) -> &[u8] {
-        match self {
-            Self::Body(bytes) => bytes,
-            Self::Log(_) | Self::Rendered(_) => &[],
+            Self::Nothing => 0,
         }
     }
 }
@@ -449,6 +438,8 @@ impl FlvBlocks {
             }
         }
         self.refresh(reader, commit);
+        // Evicted before anything of it was seen.
+        self.blocks.retain(|block| !block.available.complete || block.available.bytes > 0);
         Ok(())
     }
 

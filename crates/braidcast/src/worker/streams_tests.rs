@@ -140,19 +140,6 @@ fn leaving_in_the_middle_of_a_round_skips_nobody_and_serves_nobody_twice() {
     }
 }
 
-#[test]
-fn an_ended_stream_is_news_once_whatever_of_it_was_not_looked_at() {
-    let mut stream = Stream::new(60_000);
-    stream.write(1, |_| true);
-    assert!(stream.local.has_news());
-    stream.writer.end_stream(now(2_000)).unwrap();
-    assert!(stream.local.has_news(), "it ended");
-    stream.local.over = true;
-    assert!(!stream.local.has_news(), "the worker would never sleep while its last viewers are served");
-    stream.writer.begin_publish(now(3_000)).unwrap();
-    assert!(stream.local.has_news(), "it goes on");
-}
-
 /// Every rendition there is.
 fn all_renditions() -> impl Iterator<Item = Rendition> {
     let tracks = [TrackChoice::All, TrackChoice::First, TrackChoice::Audio, TrackChoice::Video, TrackChoice::Neither];
@@ -221,4 +208,20 @@ fn every_worker_makes_the_same_bytes_of_every_rendition() {
             }
         }
     }
+}
+
+/// A worker that was given no time for longer than a block is kept: nobody may be sent on from where it has not seen anything.
+#[test]
+fn a_place_in_a_block_that_was_evicted_unseen_is_none() {
+    let mut stream = Stream::new(2_000);
+    stream.write(1, |_| true);
+    let (block, _) = stream.local.start(Rendition::LOG).unwrap().unwrap();
+    let seen = stream.local.blocks(Rendition::LOG).available(block).unwrap().bytes;
+    let unseen = Position { block, offset: seen + 1 };
+    stream.write(8, |_| true);
+    stream.local.update().unwrap();
+    for rendition in [Rendition::LOG, RTMP] {
+        assert_eq!(stream.local.place_in(rendition, unseen), None, "{rendition:?}");
+    }
+    assert!(stream.local.place_in(Rendition::LOG, Position { block, offset: seen }).is_some());
 }

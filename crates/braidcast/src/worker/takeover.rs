@@ -6,13 +6,12 @@
 use super::api::Following;
 use super::ingest::Publisher;
 use super::kept::{Kept, Row};
-use super::ledger::Ledger;
+use super::ledger::{Blocks, Ledger};
 use super::publishers::PUMP_MS;
 use super::rendition::Rendition;
-use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION, VERSION_BEFORE};
+use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION};
 use super::session::{Body, Protocol, Role, SavedBody, Session};
 use super::sessions::Arrival;
-use super::streams::LocalStream;
 use super::websocket::WebSocket;
 use super::{End, Worker};
 use crate::control::counters::WorkerCounter;
@@ -144,16 +143,16 @@ impl Worker {
 
     fn read_row(&self, payload: &[u8]) -> anyhow::Result<Row<'static>> {
         match payload {
-            [VERSION | VERSION_BEFORE, INLINE, body @ ..] => Ok(postcard::take_from_bytes(body).context("reading its row")?.0),
-            [VERSION | VERSION_BEFORE, SPILLED, body @ ..] => {
+            [VERSION, INLINE, body @ ..] => Ok(postcard::take_from_bytes(body).context("reading its row")?.0),
+            [VERSION, SPILLED, body @ ..] => {
                 let ((heap, block, length, sum), _): ((HeapId, Block, u32, u32), _) =
                     postcard::take_from_bytes(body).context("reading its row")?;
                 let heap = ForeignHeap::open(&self.config.server.shared_dir, heap).context("opening the heap its row is in")?;
                 let bytes = checked(&heap, block, length as usize, sum).context("its row is damaged")?;
                 Ok(postcard::from_bytes(bytes).context("reading its row")?)
             }
-            [VERSION | VERSION_BEFORE, UNSAVED, ..] => bail!("its worker could not save it"),
-            [version, ..] if ![VERSION, VERSION_BEFORE].contains(version) => bail!("it was saved by version {version}, this is {VERSION}"),
+            [VERSION, UNSAVED, ..] => bail!("its worker could not save it"),
+            [version, ..] if *version != VERSION => bail!("it was saved by version {version}, this is {VERSION}"),
             _ => bail!("its row is damaged"),
         }
     }
@@ -235,15 +234,17 @@ impl Worker {
             Some(&slot) => slot,
             None => {
                 let reader = Reader::open(&self.root, key)?.context("it is gone")?;
-                let slot = self.streams.insert(LocalStream::new(key.clone(), reader, self.pace(key)));
-                self.stream_slots.insert(key.clone(), slot);
-                slot
+                self.add_stream(key, reader)
             }
         };
+        let stream = &mut self.streams[slot];
         let viewed = match ledger.oldest_block() {
-            Some(block) => self.streams[slot].hold(block, rendition),
+            Some(block) => stream.hold(block, rendition),
             None => Ok(true),
         };
+        // It may have been sent more of a block than this worker saw before the block was evicted.
+        let seen = |(block, offset): (u32, u32)| stream.blocks(rendition).available(block).is_some_and(|seen| offset <= seen.bytes);
+        let viewed = viewed.map(|held| held && ledger.position().is_none_or(seen));
         match viewed {
             Ok(true) => Ok(slot),
             failed => {
@@ -372,10 +373,10 @@ enum Restored {
 }
 
 impl Checkpoint {
-    /// Reads one that this version or the one before has written.
+    /// Reads one.
     pub fn read(bytes: &[u8]) -> anyhow::Result<Self> {
         match bytes.split_first() {
-            Some((&(VERSION | VERSION_BEFORE), body)) => postcard::from_bytes(body).context("reading its checkpoint"),
+            Some((&VERSION, body)) => postcard::from_bytes(body).context("reading its checkpoint"),
             other => bail!("its checkpoint is of version {:?}", other.map(|(version, _)| version)),
         }
     }
