@@ -144,7 +144,7 @@ fn a_request_for_hls() -> Result<()> {
     let mut publishers = [publisher(&server, "x")?];
     push(&mut publishers, 0..160)?;
     let index = || http_get(&server.http("live/x.m3u8")).ok().filter(|answer| answer.status == 200 && answer.text().contains("2.ts"));
-    eventually(PATIENCE, || index()).context("no index came")?;
+    eventually(PATIENCE, index).context("no index came")?;
     let mut stream = TcpStream::connect(server.address("http"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut ask = |path: &str| -> Result<()> {
