@@ -654,8 +654,8 @@ impl Registry {
 
     /// A worker is dead: which sessions need another one. Publishers come first, for viewers wait for them.
     pub fn worker_died(&mut self, worker: WorkerId, now_ms: u64) -> Vec<Homeless> {
-        let of_worker = |(conn, held): (&ConnId, &Box<Conn>)| (held.worker == worker).then(|| Self::homeless(*conn, held));
-        let mut homeless: Vec<Homeless> = self.conns.iter().filter_map(of_worker).collect();
+        let its = self.conns.iter().filter(|(_, held)| held.worker == worker);
+        let mut homeless: Vec<Homeless> = its.map(|(conn, held)| Self::homeless(*conn, held)).collect();
         homeless.sort_unstable_by_key(|homeless| (homeless.intent != Some(Intent::Publish), homeless.conn));
         self.lifecycle.worker_died(worker, now_ms);
         homeless

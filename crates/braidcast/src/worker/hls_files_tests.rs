@@ -110,8 +110,8 @@ fn a_segment_is_opened_once_and_kept_until_it_is_deleted() {
 
 #[test]
 fn other_bytes_have_another_tag_and_the_same_bytes_the_same() {
-    let mut site = Site::new();
-    let mut tag = |bytes: &[u8]| {
+    let site = Site::new();
+    let tag = |bytes: &[u8]| {
         site.lay("x", "7.ts", bytes);
         let segment = Segment::of(File::open(files::segment(&site.root.hls_dir(&key("x")), 7)).unwrap(), 7, 0).unwrap();
         segment.validators.etag
