@@ -18,7 +18,7 @@ const UNIT_BYTES: u64 = 32;
 /// A block of more than this is a power of two of bytes.
 const SHORT_BYTES: u64 = 4096;
 /// The longest block: a partial message of 16 MiB with its journal, and some.
-const CLASSES: usize = 15;
+const CLASSES: usize = 14;
 /// Memory is taken from the file system in pieces of this size, or of the block's if that is more.
 const GROWTH_BYTES: usize = 256 << 10;
 /// The memory of a block that long may be given back to the file system while it is free …
