@@ -330,8 +330,9 @@ impl<'a> Load<'a> {
             let stream = numbered(&self.plan.stream, index);
             let publisher = Publisher::connect(publish.address, &self.plan.app, &stream, publish.plain)?;
             self.poller.add(publisher.socket(), index as u64)?;
+            // What speaks no RTMP has nothing to answer.
+            self.waiting += usize::from(!publisher.is_ready());
             self.clients.push(Client::Publisher(Box::new(publisher)));
-            self.waiting += 1;
             self.connect_until(deadline, MAX_CONNECTING)?;
         }
         self.connect_until(deadline, 1)?;
