@@ -260,7 +260,7 @@ fn a_deleted_segment_is_let_go_of_but_not_by_those_who_are_sent_it() -> Result<(
     let (path, bytes) = plant(&server, 5_004, 11)?;
     let mut connection = Connection::open(&server)?;
     let mut received = connection.begin(5_004)?;
-    ensure!(server.workers_counter("hls_segments_opened") > 0, "it was not counted");
+    eventually(PATIENCE, || (server.workers_counter("hls_segments_opened") > 0).then_some(())).context("it was not counted")?;
     std::fs::remove_file(&path)?;
     let url = server.http("live/x/5004.ts");
     eventually(PATIENCE, || http_get(&url).ok().filter(|answer| answer.status == 404)).context("it is still given out")?;
