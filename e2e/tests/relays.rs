@@ -295,7 +295,7 @@ fn what_is_pulled_on_demand_starts_with_the_first_viewer_and_stops_after_the_las
     origin.wait_live("x")?;
     let from = format!("http://{}/live/{{stream}}.flv", origin.address("http"));
     let edge = Server::start(
-        with(2, &pull("live/*", &from, "stop_after = '2s'")).set("play.reconnect_grace=1s").set("hls.fragment=1s").set("play.play_wait=8s"),
+        with(2, &pull("live/*", &from, "stop_after = '4s'")).set("play.reconnect_grace=1s").set("hls.fragment=1s").set("play.play_wait=8s"),
     )?;
     ensure!(edge.status()?["relays"] == serde_json::json!([]), "nobody has asked");
     let viewer = Viewer::rtmp(&edge.rtmp("x"))?;
