@@ -1,6 +1,6 @@
 //! Arguments that several commands take, and what they turn into: a stream's shape, the servers to compare, phases.
 
-use crate::compare::Timing;
+use crate::compare::{Case, Clients, Comparison, Timing};
 use crate::peers::{Bench, Peer};
 use crate::process::Cores;
 use crate::source::Shape;
@@ -142,9 +142,27 @@ impl CompareArgs {
         if self.quick { 1 } else { self.rounds }
     }
 
-    /// How many of them with everybody.
-    pub fn peer_rounds(&self) -> u32 {
-        self.peer_rounds.unwrap_or(u32::MAX)
+    /// How many viewers one stream has, and how many of them check every frame; `quick_most` viewers at most when it is to be quick.
+    pub fn audience(&self, viewers: usize, verified: usize, quick_most: usize) -> anyhow::Result<(usize, usize)> {
+        let (viewers, verified) = if self.quick { (viewers.min(quick_most), verified.min(8)) } else { (viewers, verified) };
+        anyhow::ensure!((1..=viewers).contains(&verified), "there must be 1 to {viewers} verified viewers");
+        Ok((viewers, verified))
+    }
+
+    /// A comparison of these cases over loopback, as the arguments say.
+    pub fn comparison<'a>(&self, bench: &'a Bench, cases: Vec<Case>, clients: Clients) -> Comparison<'a> {
+        Comparison {
+            bench,
+            cases,
+            rounds: self.rounds(),
+            network: "loopback",
+            clients,
+            timing: self.timing(),
+            sleeping: self.sleeping_load,
+            own_warm_up: Duration::ZERO,
+            peer_rounds: self.peer_rounds.unwrap_or(u32::MAX),
+            flames: self.flames.clone(),
+        }
     }
 
     /// The servers that are there; says which are not.

@@ -1,7 +1,7 @@
 //! `bench capacity`: how many viewers one core sustains. Each number that is tried is a fresh server and a fresh audience.
 
 use crate::arguments::{CompareArgs, ShapeArgs};
-use crate::compare::{Case, Clients, Comparison};
+use crate::compare::{Case, Clients};
 use crate::load::LoadReport;
 use crate::peers::{Bench, Peer, SERVERS};
 use crate::process::Interrupt;
@@ -11,7 +11,6 @@ use crate::viewer::Protocol;
 use clap::Args;
 use std::fmt::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Arguments of `capacity`.
 #[derive(Clone, Debug, Args)]
@@ -118,18 +117,8 @@ impl CapacityArgs {
 }
 
 fn one(args: &CapacityArgs, bench: &Bench, case: Case, viewers: u32, interrupt: &Interrupt) -> anyhow::Result<LoadReport> {
-    let comparison = Comparison {
-        bench,
-        cases: vec![case],
-        rounds: 1,
-        network: "loopback",
-        clients: Clients::Viewers { viewers: viewers as usize, verified: args.verified.min(viewers) as usize },
-        timing: args.compare.timing(),
-        sleeping: args.compare.sleeping_load,
-        own_warm_up: Duration::ZERO,
-        peer_rounds: 1,
-        flames: None,
-    };
+    let clients = Clients::Viewers { viewers: viewers as usize, verified: args.verified.min(viewers) as usize };
+    let comparison = args.compare.comparison(bench, vec![case], clients);
     comparison.measure(case, None, interrupt)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::arguments::{CompareArgs, ShapeArgs};
 use crate::chart;
-use crate::compare::{Case, Clients, Comparison};
+use crate::compare::{Case, Clients};
 use crate::conclude::{conclude, results};
 use crate::pace::Pace;
 use crate::peers::SERVERS;
@@ -13,7 +13,6 @@ use anyhow::Context;
 use clap::Args;
 use std::fs;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Arguments of `curve`.
 #[derive(Clone, Debug, Args)]
@@ -41,21 +40,12 @@ pub fn run(args: &CurveArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let bench = args.compare.bench(args.shape.shape()?, false)?;
     let servers = args.compare.available(&bench, SERVERS);
-    let (viewers, verified) =
-        if args.compare.quick { (args.viewers.min(100), args.verified.min(8)) } else { (args.viewers, args.verified) };
-    anyhow::ensure!((1..=viewers).contains(&verified), "there must be 1 to {viewers} verified viewers");
-    let comparison = Comparison {
-        bench: &bench,
-        cases: Case::at_paces(Case::all(&servers, &args.protocols), &args.latency),
-        rounds: args.compare.rounds(),
-        network: "loopback",
-        clients: Clients::Viewers { viewers, verified },
-        timing: args.compare.timing(),
-        sleeping: args.compare.sleeping_load,
-        own_warm_up: Duration::ZERO,
-        peer_rounds: args.compare.peer_rounds(),
-        flames: args.compare.flames.clone(),
-    };
+    let (viewers, verified) = args.compare.audience(args.viewers, args.verified, 100)?;
+    let comparison = args.compare.comparison(
+        &bench,
+        Case::at_paces(Case::all(&servers, &args.protocols), &args.latency),
+        Clients::Viewers { viewers, verified },
+    );
     let runs = comparison.run(&interrupt)?;
     let heading = format!("latency against CPU, {viewers} viewers of one stream of {} kbps, {} fps", args.shape.video_kbps, args.shape.fps);
     let outcome = conclude("curve", &heading, &runs, &bench, &servers, args.compare.json.as_deref())?;

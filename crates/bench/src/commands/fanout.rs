@@ -13,7 +13,6 @@ use anyhow::Context;
 use clap::Args;
 use std::fs;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Arguments of `fanout`.
 #[derive(Clone, Debug, Args)]
@@ -52,22 +51,10 @@ pub fn run(args: &FanoutArgs) -> anyhow::Result<ExitCode> {
     // HLS off: no other server here makes segments in this comparison.
     let bench = args.compare.bench(args.shape.shape()?, false)?;
     let servers = args.compare.available(&bench, SERVERS);
-    let (viewers, verified) =
-        if args.compare.quick { (args.viewers.min(100), args.verified.min(8)) } else { (args.viewers, args.verified) };
-    anyhow::ensure!((1..=viewers).contains(&verified), "there must be 1 to {viewers} verified viewers");
+    let (viewers, verified) = args.compare.audience(args.viewers, args.verified, 100)?;
     let network = if args.inside_namespace { format!("MTU {}", args.mtu) } else { "loopback".to_owned() };
-    let comparison = Comparison {
-        bench: &bench,
-        cases: Case::at_paces(Case::all(&servers, &args.protocols), &args.latency),
-        rounds: args.compare.rounds(),
-        network: &network,
-        clients: Clients::Viewers { viewers, verified },
-        timing: args.compare.timing(),
-        sleeping: args.compare.sleeping_load,
-        own_warm_up: Duration::ZERO,
-        peer_rounds: args.compare.peer_rounds(),
-        flames: args.compare.flames.clone(),
-    };
+    let cases = Case::at_paces(Case::all(&servers, &args.protocols), &args.latency);
+    let comparison = Comparison { network: &network, ..args.compare.comparison(&bench, cases, Clients::Viewers { viewers, verified }) };
     let mut runs = comparison.run(&interrupt)?;
     if args.inside_namespace {
         let results = args.compare.json.as_deref().context("inside the namespace, --json says where the runs go")?;

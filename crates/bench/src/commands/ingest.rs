@@ -42,17 +42,10 @@ pub fn run(args: &IngestArgs) -> anyhow::Result<ExitCode> {
     let publishers = if args.compare.quick { args.publishers.min(20) } else { args.publishers };
     // Two bare loops: one reads whatever comes at once, the other rests as long as braidcast may between reads.
     let patient = servers.contains(&Peer::Bare).then_some(Case { server: Peer::Bare, protocol: Protocol::Rtmp, pace: Some(PATIENT) });
+    let cases = servers.iter().map(|&server| Case { server, protocol: Protocol::Rtmp, pace: None }).chain(patient).collect();
     let comparison = Comparison {
-        bench: &bench,
-        cases: servers.iter().map(|&server| Case { server, protocol: Protocol::Rtmp, pace: None }).chain(patient).collect(),
-        rounds: args.compare.rounds(),
-        network: "loopback",
-        clients: Clients::Publishers(publishers),
-        timing: args.compare.timing(),
-        sleeping: args.compare.sleeping_load,
         own_warm_up: if args.compare.quick { Duration::ZERO } else { Duration::from_secs_f64(args.braidcast_warm_up) },
-        peer_rounds: args.compare.peer_rounds(),
-        flames: args.compare.flames.clone(),
+        ..args.compare.comparison(&bench, cases, Clients::Publishers(publishers))
     };
     let runs = comparison.run(&interrupt)?;
     let heading = format!("{publishers} publishers of {} kbps each, HLS {}", args.kbps, if args.hls { "on" } else { "off" });

@@ -1,14 +1,13 @@
 //! `bench relay`: what it costs to stand between clients and another RTMP server.
 
 use crate::arguments::{CompareArgs, ShapeArgs};
-use crate::compare::{Case, Clients, Comparison};
+use crate::compare::{Case, Clients};
 use crate::conclude::conclude;
 use crate::peers::Peer;
 use crate::process::Interrupt;
 use crate::viewer::Protocol;
 use clap::Args;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// What stands before another server.
 const RELAYS: &[Peer] = &[Peer::BraidcastRelay, Peer::NginxStream];
@@ -33,20 +32,8 @@ pub fn run(args: &RelayArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let bench = args.compare.bench(args.shape.shape()?, false)?;
     let servers = args.compare.available(&bench, RELAYS);
-    let (viewers, verified) = if args.compare.quick { (args.viewers.min(50), args.verified.min(8)) } else { (args.viewers, args.verified) };
-    anyhow::ensure!((1..=viewers).contains(&verified), "there must be 1 to {viewers} verified viewers");
-    let comparison = Comparison {
-        bench: &bench,
-        cases: Case::all(&servers, &[Protocol::Rtmp]),
-        rounds: args.compare.rounds(),
-        network: "loopback",
-        clients: Clients::Viewers { viewers, verified },
-        timing: args.compare.timing(),
-        sleeping: args.compare.sleeping_load,
-        own_warm_up: Duration::ZERO,
-        peer_rounds: args.compare.peer_rounds(),
-        flames: args.compare.flames.clone(),
-    };
+    let (viewers, verified) = args.compare.audience(args.viewers, args.verified, 50)?;
+    let comparison = args.compare.comparison(&bench, Case::all(&servers, &[Protocol::Rtmp]), Clients::Viewers { viewers, verified });
     let runs = comparison.run(&interrupt)?;
     let heading = format!("one stream of {} kbps relayed from nginx-rtmp to {viewers} viewers", args.shape.video_kbps);
     conclude("relay", &heading, &runs, &bench, &servers, args.compare.json.as_deref())
