@@ -96,6 +96,7 @@ impl Worker {
     /// Takes a stream out of those that this worker reads.
     pub(super) fn remove_stream(&mut self, slot: usize) -> LocalStream {
         let stream = self.streams.remove(slot);
+        self.fan_out_load_us -= stream.pace.cost_us();
         // A stream that was deleted may have a successor of the same name.
         if self.stream_slots.get(&stream.key) == Some(&slot) {
             self.stream_slots.remove(&stream.key);

@@ -247,7 +247,6 @@ impl Worker {
     pub(super) fn forget_unwatched(&mut self, slot: usize) {
         if self.streams.get(slot).is_some_and(|stream| stream.viewers.is_empty()) {
             let mut stream = self.remove_stream(slot);
-            self.fan_out_load_us -= stream.pace.cost_us();
             let (sent_bytes, jumps) = stream.take_counted();
             if sent_bytes + jumps > 0 {
                 self.watching.add(&stream.key, sent_bytes, jumps);
