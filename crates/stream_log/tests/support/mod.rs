@@ -68,15 +68,18 @@ pub fn audio(number: u64, bytes: usize) -> Vec<u8> {
     payload
 }
 
+/// Set in every number in a payload: without it some would look like a start code, and be converted.
+const MARK: u64 = 1 << 63;
+
 fn fill(payload: &mut Vec<u8>, number: u64, bytes: usize) {
-    payload.extend_from_slice(&number.to_le_bytes());
+    payload.extend_from_slice(&(number | MARK).to_be_bytes());
     payload.extend((0..bytes).map(|index| (number as usize).wrapping_mul(31).wrapping_add(index) as u8));
 }
 
 /// The number in a payload of [`video`] or [`audio`], after checking that every byte is as it was made.
 pub fn checked_number(record: &Record<'_>) -> u64 {
     let start = if record.header.kind == RecordKind::Video { 5 } else { 2 };
-    let number = u64::from_le_bytes(record.payload[start..start + 8].try_into().unwrap());
+    let number = u64::from_be_bytes(record.payload[start..start + 8].try_into().unwrap()) & !MARK;
     for (index, byte) in record.payload[start + 8..].iter().enumerate() {
         assert_eq!(*byte, (number as usize).wrapping_mul(31).wrapping_add(index) as u8, "byte {index} of record {number}");
     }
