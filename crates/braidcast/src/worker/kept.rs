@@ -59,6 +59,8 @@ pub struct Kept {
     pub control: Option<Block>,
     /// What did not fit the row.
     pub spill: Option<Block>,
+    /// The spill of the save before, for the next one.
+    pub spare: Option<Block>,
     /// The checkpoint does not say any more what the session is, even with its journal.
     pub stale: bool,
     /// [`Ledger::changes`] at the last save.
@@ -91,6 +93,7 @@ impl Kept {
             replied: 0,
             control: None,
             spill: None,
+            spare: None,
             stale: true,
             ledger_changes: 0,
             headers_revision: 0,

@@ -246,14 +246,28 @@ impl Worker {
         };
         let mut payload = [0; PAYLOAD_BYTES];
         (payload[0], payload[1]) = (VERSION, INLINE);
-        let (used, spill) = match postcard::to_slice(&row, &mut payload[2..]) {
-            Ok(body) => (2 + body.len(), None),
+        // A writer's state is too long for a row.
+        let inline = match row.writer {
+            None => postcard::to_slice(&row, &mut payload[2..]).map(|body| 2 + body.len()),
+            Some(_) => Err(postcard::Error::SerializeBufferFull),
+        };
+        let mut spare = kept.spare;
+        let (used, spill) = match inline {
+            Ok(used) => (used, None),
             Err(postcard::Error::SerializeBufferFull) => {
                 let mut buffer = std::mem::take(&mut self.save_buffer);
                 buffer.clear();
                 self.save_buffer = postcard::to_extend(&row, buffer).map_err(io::Error::other)?;
-                let block = self.heap.store(&self.save_buffer)?;
-                let place = (self.heap.id(), block, self.save_buffer.len() as u32, crc32fast::hash(&self.save_buffer));
+                let length = self.save_buffer.len();
+                let block = match spare.take_if(|spare| spare.bytes() >= length) {
+                    // No row points to it any more but the one that is about to be written.
+                    Some(block) => {
+                        self.heap.bytes_mut(block, 0..length).copy_from_slice(&self.save_buffer);
+                        block
+                    }
+                    None => self.heap.store(&self.save_buffer)?,
+                };
+                let place = (self.heap.id(), block, length as u32, crc32fast::hash(&self.save_buffer));
                 payload[1] = SPILLED;
                 let body = postcard::to_slice(&place, &mut payload[2..]).map_err(io::Error::other)?;
                 (2 + body.len(), Some(block))
@@ -267,8 +281,12 @@ impl Worker {
         kept.number += 1;
         kept.control = control.map(|(block, ..)| block);
         kept.spill = spill;
+        // Of a publisher: another one's spills are few.
+        let publishes = matches!(session.role, Role::Publishing(_));
+        kept.spare = if publishes { old_spill } else { None };
+        let unused = if publishes { None } else { old_spill };
         kept.ledger_changes = session.ledger.changes();
-        for old in [old_control, old_spill].into_iter().flatten() {
+        for old in [old_control, spare, unused].into_iter().flatten() {
             self.heap.free(old);
         }
         Ok(())
@@ -277,7 +295,7 @@ impl Worker {
     /// Gives back what a session has kept: it is over, or another worker has it.
     pub(super) fn release_kept(&mut self, session: &Session) {
         let kept = &session.kept;
-        for block in [kept.region, kept.control, kept.spill].into_iter().flatten() {
+        for block in [kept.region, kept.control, kept.spill, kept.spare].into_iter().flatten() {
             self.heap.free(block);
         }
     }
