@@ -64,7 +64,7 @@ pub fn markdown(files: &Files, profiles: &[(String, String)], chart: Option<&str
         );
     }
     if let Some(chart) = chart {
-        let _ = writeln!(text, "\n![latency against CPU]({chart})");
+        let _ = writeln!(text, "\n![latency against CPU]({chart})\n\nThe same as [SVG]({}).", chart.replace(".png", ".svg"));
     }
     if !profiles.is_empty() {
         text.push_str(
