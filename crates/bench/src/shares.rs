@@ -85,14 +85,17 @@ fn kind(stack: &[Function]) -> String {
     format!("{} (kernel)", known.unwrap_or("other work"))
 }
 
-/// Of a program's own code: the innermost function that has a path says in which module it works.
+/// Of a program's own code: the innermost function of ours is named, whatever library it calls.
 fn own_kind(stack: &[Function]) -> String {
-    let module = stack.iter().filter(|function| !function.in_kernel).find_map(|function| {
+    if stack.first().is_some_and(|function| ["memcpy", "memmove"].iter().any(|part| function.name.contains(part))) {
+        return "copying (own code)".to_owned();
+    }
+    let ours = stack.iter().filter(|function| !function.in_kernel).find_map(|function| {
         let path = function.name.strip_prefix("braidcast")?;
-        let mut parts = path.split("::").skip(1);
-        parts.next().zip(parts.next()).map(|(room, part)| format!("{room}::{part}"))
+        let (before, name) = path.rsplit_once("::")?;
+        Some(format!("{}::{name}", before.rsplit("::").next()?))
     });
-    module.map_or_else(|| "the program's own code".to_owned(), |module| format!("{module} (own code)"))
+    ours.map_or_else(|| "the program's own code".to_owned(), |name| format!("{name} (own code)"))
 }
 
 #[cfg(test)]
@@ -119,8 +122,9 @@ mod tests {
     }
 
     #[test]
-    fn own_code_is_told_apart_by_module() {
-        assert_eq!(kind(&stack(&["memchr::find", "braidcast_protocols::rtmp::chunk::read", "main"])), "rtmp::chunk (own code)");
+    fn own_code_is_told_apart_by_function() {
+        assert_eq!(kind(&stack(&["memchr::find", "braidcast::worker::Worker::run", "main"])), "Worker::run (own code)");
+        assert_eq!(kind(&stack(&["__memmove_avx_unaligned", "braidcast::worker::Worker::run"])), "copying (own code)");
         assert_eq!(kind(&stack(&["ngx_rtmp_send", "main"])), "the program's own code");
         assert_eq!(kind(&[]), "unknown");
     }
