@@ -160,7 +160,7 @@ impl Viewer {
             session.collect_output(self.outbox.buffer());
         }
         if event.writable {
-            self.outbox.flush(&self.socket)?;
+            self.flush()?;
         }
         if event.readable {
             self.read(scratch, observations)?;
@@ -214,7 +214,7 @@ impl Viewer {
                     }
                 })?;
                 session.collect_output(self.outbox.buffer());
-                self.outbox.flush(&self.socket)?;
+                self.flush()?;
                 if self.playing && self.verifier.is_none() {
                     self.phase = Phase::Draining;
                 }
@@ -233,7 +233,17 @@ impl Viewer {
         if self.received - self.acknowledged >= ACKNOWLEDGE_EVERY_BYTES {
             self.acknowledged = self.received;
             crate::rtmp::write_acknowledgement(self.outbox.buffer(), self.received as u32);
-            self.outbox.flush(&self.socket)?;
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Sends what waits. Whoever has spoken goes on as one that only listens, whatever protocol it speaks.
+    fn flush(&mut self) -> anyhow::Result<()> {
+        let waiting = self.outbox.pending();
+        self.outbox.flush(&self.socket)?;
+        if self.outbox.pending() < waiting {
+            socket::acknowledge_reads(&self.socket)?;
         }
         Ok(())
     }
