@@ -252,6 +252,36 @@ impl Viewer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn who_has_answered_goes_on_as_one_that_only_listens() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target { protocol: Protocol::Rtmp, address: listener.local_addr().unwrap() };
+        let mut viewer = Viewer::connect(&target, "live", "bench", false).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        let (mut scratch, mut observations) = (vec![0; 1 << 16], Observations::default());
+        let mut happens = |readable, writable| {
+            let event = Readiness { token: 0, readable, writable };
+            viewer.handle(event, &mut scratch, &mut observations).unwrap();
+            rustix::net::sockopt::tcp_quickack(viewer.socket()).unwrap()
+        };
+        happens(false, true);
+        // C0 and C1, answered by S0, S1 and S2 (RTMP §5.2.1).
+        let mut hello = [0; 1537];
+        server.read_exact(&mut hello).unwrap();
+        server.write_all(&[&[3][..], &[0; 1536], &hello[1..]].concat()).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let (mut answer, began) = ([0; 4096], std::time::Instant::now());
+        let acknowledges = loop {
+            assert!(began.elapsed().as_secs() < 10, "the viewer does not answer");
+            let acknowledges = happens(true, false);
+            if server.read(&mut answer).is_ok() {
+                break acknowledges;
+            }
+        };
+        assert!(acknowledges, "the kernel waits for this viewer to speak again");
+    }
 
     #[test]
     fn percentiles_are_of_what_was_measured_within_the_window() {
