@@ -25,6 +25,7 @@ if [ -n "${ARGS:-}" ]; then
 fi
 step 'building xiu, a server to compare with, unless it is there or BENCH_XIU=0' 'about 15 minutes the first time'
 if [ "${BENCH_XIU:-1}" != 0 ] && [ ! -x target/tools/bin/xiu ]; then
+  need_packages pkg-config libopus-dev
   attended cargo install xiu --version 0.14.0 --locked --quiet --root target/tools --target-dir target/tools/build ||
     printf 'xiu cannot be built here: it is left out\n' >&2
 fi
