@@ -159,8 +159,8 @@ impl Worker {
             stream.next_viewer = 0;
             let (before_us, now_us) = stream.pace.end_round();
             self.fan_out_load_us = self.fan_out_load_us + now_us - before_us;
-            if stream.may_trim() {
-                self.trim_blocks(slot);
+            if stream.may_let_go() {
+                self.let_go_of_sent(slot);
             }
             // What came while the round was under way left no news that anybody still has.
             self.look_at_stream(slot);
@@ -182,13 +182,17 @@ impl Worker {
         }
     }
 
-    fn trim_blocks(&mut self, slot: usize) {
+    /// Lets go of a stream's memory that its viewers have passed.
+    fn let_go_of_sent(&mut self, slot: usize) {
         let sessions = &self.sessions;
-        let stream = &mut self.streams[slot];
-        let newest = stream.seen.block;
-        let oldest = stream.viewers.iter().filter_map(|viewer| sessions.get(*viewer)?.ledger.position()).map(|(block, _)| block).min();
-        // A new viewer begins at the newest keyframe, which may lie one block back.
-        stream.trim(oldest.unwrap_or(newest).min(newest.saturating_sub(1)));
+        self.streams[slot].let_go(|viewer| {
+            let session = sessions.get(viewer)?;
+            let (_, rendition) = session.viewing()?;
+            let (block, offset) = session.ledger.oldest_place()?;
+            // A forward is sent copies, for which blocks are read from their beginning.
+            let offset = if matches!(session.protocol, Protocol::Client(_)) { 0 } else { offset };
+            Some((rendition, (block, offset)))
+        });
     }
 
     /// Sends everything a session is owed and its socket takes.
@@ -225,7 +229,7 @@ impl Worker {
                 },
                 Next::Body(offset, length) => {
                     let length = left.min(length as usize);
-                    (send_body(&session.socket, session.body.as_ref(), offset as usize, length), length)
+                    (send_body(&session.socket, session.body.as_deref(), offset as usize, length), length)
                 }
             };
             match sent {
@@ -367,8 +371,11 @@ impl Worker {
         let session = &mut self.sessions[slot];
         session.enter(Role::Viewing { stream, rendition, place, next: None });
         session.deadline_ms = 0;
+        // Players say more before they are answered; nobody rests who was not heard.
+        self.enqueue(slot);
         let (block, offset) = start;
         let prefix = self.streams[stream].prefix_bytes(block, rendition);
+        let session = &mut self.sessions[slot];
         if offset == prefix {
             return session.owe_run(block, 0, OPEN);
         }

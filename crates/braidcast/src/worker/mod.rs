@@ -27,6 +27,7 @@ mod pacing;
 mod play;
 mod publishers;
 mod relay;
+mod rendered;
 mod rendezvous;
 mod rendition;
 mod requests;
