@@ -269,17 +269,26 @@ impl LocalStream {
         matches!(self.pace.turn, Turn::Idle | Turn::Riding(_)) && self.reader.commit() != self.seen
     }
 
-    /// Looks at what the log has gained since the last look: whether video is among it, or a new block.
-    pub fn look(&mut self) -> io::Result<bool> {
+    /// Looks at what the log has gained since the last look: how many video frames are among it. A new block counts as one.
+    pub fn look(&mut self) -> io::Result<u64> {
         let before = std::mem::replace(&mut self.seen, self.reader.commit());
+        let frames = self.frames_since(before);
+        self.pace.count(*frames.as_ref().unwrap_or(&1));
+        frames
+    }
+
+    fn frames_since(&mut self, before: Position) -> io::Result<u64> {
+        if before == self.seen {
+            return Ok(0);
+        }
         if before.block != self.seen.block {
-            return Ok(true);
+            return Ok(1);
         }
         self.flv.update(&self.reader)?;
         // Nobody views it yet, or its block is gone: what is there does not wait.
-        let Some(block) = self.flv.get(before.block) else { return Ok(true) };
+        let Some(block) = self.flv.get(before.block) else { return Ok(1) };
         let gained = block.map.bytes(before.offset, self.seen.offset).unwrap_or_default();
-        Ok(flv::records(gained).any(|record| record.header.kind == RecordKind::Video))
+        Ok(flv::records(gained).filter(|record| record.header.kind == RecordKind::Video).count() as u64)
     }
 
     /// The newest block in a rendition, if anything of it is at hand.

@@ -19,7 +19,7 @@ struct Stream {
 }
 
 fn pace() -> Pace {
-    Pace::new(crate::config::Latency::Low, 350)
+    Pace::new(crate::config::Latency::Low, 350, 0)
 }
 
 fn now(ms: u32) -> Now {
