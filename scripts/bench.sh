@@ -9,7 +9,7 @@
 figures=target/bench
 bench=target/release/braidcast
 
-steps=13
+steps=14
 [ -z "${ARGS:-}" ] || steps=3
 step 'looking for the Debian packages the comparison needs' 'about 1 minute if some are missing'
 need_packages iproute2 nginx libnginx-mod-rtmp libnginx-mod-stream
@@ -65,6 +65,8 @@ measure hls hls --rounds 3 --window 8 --warm-up 3
 step '20,000 connections a minute; 5,000 viewers within 2 s' 'about 1 minute'
 measure churn churn
 measure viral viral
+step '1, 2, 4, 8 workers: one stream at all of them, 3,000 small streams' 'about 2 minutes'
+measure scale scale --rounds 1 --window 4 --warm-up 1 --settle 0.5
 step 'relaying' 'about 1 minute'
 measure relay relay --rounds 3 --window 4 --warm-up 1 --settle 1
 step 'writing docs/benchmarks.md' 'a moment'
