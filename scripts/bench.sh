@@ -9,7 +9,7 @@
 figures=target/bench
 bench=target/release/braidcast
 
-steps=13
+steps=14
 [ -z "${ARGS:-}" ] || steps=3
 step 'looking for the Debian packages the comparison needs' 'about 1 minute if some are missing'
 need_packages iproute2 nginx libnginx-mod-rtmp libnginx-mod-stream
@@ -25,6 +25,7 @@ if [ -n "${ARGS:-}" ]; then
 fi
 step 'building xiu, a server to compare with, unless it is there or BENCH_XIU=0' 'about 15 minutes the first time'
 if [ "${BENCH_XIU:-1}" != 0 ] && [ ! -x target/tools/bin/xiu ]; then
+  need_packages pkg-config libopus-dev
   attended cargo install xiu --version 0.14.0 --locked --quiet --root target/tools --target-dir target/tools/build ||
     printf 'xiu cannot be built here: it is left out\n' >&2
 fi
@@ -64,6 +65,8 @@ measure hls hls --rounds 3 --window 8 --warm-up 3
 step '20,000 connections a minute; 5,000 viewers within 2 s' 'about 1 minute'
 measure churn churn
 measure viral viral
+step '1, 2, 4, 8 workers: one stream at all of them, 3,000 small streams' 'about 2 minutes'
+measure scale scale --rounds 1 --window 4 --warm-up 1 --settle 0.5
 step 'relaying' 'about 1 minute'
 measure relay relay --rounds 3 --window 4 --warm-up 1 --settle 1
 step 'writing docs/benchmarks.md' 'a moment'

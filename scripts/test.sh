@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make test`: everything that has to hold, from formatting to real browsers. Sets up what is missing, needs no terminal,
-# ends with one line per part and fails if a part failed. Leaves no process and nothing in /dev/shm.
+# ends with one line per part and fails if a part failed. Leaves no process, and nothing in /dev/shm and the directory of temporary files.
 #
 # Logs of the parts are kept in target/test-logs/.
 
@@ -70,14 +70,14 @@ unit_tests() {
 
 export BRAIDCAST_BIN="$PWD/target/debug/braidcast"
 
-shared_directories() {
-  find /dev/shm -maxdepth 1 -name 'braidcast*' | sort
+own_directories() {
+  find /dev/shm "${TMPDIR:-/tmp}" -maxdepth 1 -name 'braidcast*' | sort
 }
-directories_before=$(shared_directories)
+directories_before=$(own_directories)
 
 step 'looking for Debian packages, Rust and Node.js' 'about 2 minutes if some are missing'
 need_packages ffmpeg chromium fonts-dejavu-core iproute2 curl prometheus haproxy nginx libnginx-mod-{stream,rtmp} \
-  gstreamer1.0-tools gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav vlc-bin vlc-plugin-base mpv rtmpdump openssl pebble strace
+  gstreamer1.0-tools gstreamer1.0-plugins-{base,good,bad,ugly} gstreamer1.0-libav vlc-bin vlc-plugin-base mpv rtmpdump openssl pebble strace valgrind
 need_rust rustfmt clippy
 need_node
 need_ffmpeg_next
@@ -93,8 +93,12 @@ needed format cargo fmt --all --check
 step 'lints' 'about 1 minute the first time'
 needed clippy lints
 
-step 'building the server' 'about 2 minutes the first time'
-needed build build_with_faults debug
+step 'building the server, and what instructions are counted of' 'about 3 minutes the first time'
+builds() {
+  build_with_faults debug &&
+    env -u RUSTFLAGS cargo build --locked --profile counts -p braidcast-e2e --bin hot-paths
+}
+needed build builds
 
 step 'unit and property tests' 'about 4 minutes the first time'
 part unit unit_tests
@@ -117,7 +121,7 @@ leftovers() {
       processes+="$(tr '\0' ' ' <"$process/cmdline")"$'\n'
     fi
   done 2>/dev/null
-  directories=$(comm -13 <(printf '%s\n' "$directories_before") <(shared_directories))
+  directories=$(comm -13 <(printf '%s\n' "$directories_before") <(own_directories))
   [ -z "$processes$directories" ] || { printf 'left behind:\n%s%s\n' "$processes" "$directories"; return 1; }
 }
 part leftovers leftovers

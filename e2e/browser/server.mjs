@@ -3,7 +3,8 @@
 
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtempSync, rmSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
@@ -16,9 +17,13 @@ const READY_MS = 30_000;
 /** Longer than the server's own `stop_grace`. */
 const STOP_MS = 10_000;
 
-/** Groups that still run; the last resort when the test process itself ends early. */
+/** Groups that still run, directories that are there; the last resort when the test process itself ends early. */
 const groups = new Set();
-process.on("exit", () => groups.forEach((pid) => signal(pid, "SIGKILL")));
+const directories = new Set();
+process.on("exit", () => {
+  groups.forEach((pid) => signal(pid, "SIGKILL"));
+  directories.forEach(removeDirectory);
+});
 for (const name of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(name, () => process.exit(1));
 
 function signal(group, name) {
@@ -28,6 +33,17 @@ function signal(group, name) {
   } catch {
     return false;
   }
+}
+
+function makeDirectory(prefix) {
+  const directory = mkdtempSync(prefix);
+  directories.add(directory);
+  return directory;
+}
+
+function removeDirectory(directory) {
+  rmSync(directory, { recursive: true, force: true, maxRetries: 5 });
+  directories.delete(directory);
 }
 
 /** A child that leads its own group; what it says is kept for a failed test. */
@@ -70,8 +86,8 @@ async function killWorker(shared, id) {
 
 /** Runs `use` with a server of two workers; `use` gets its addresses (`host:port`) by protocol, and what kills a worker. */
 export async function withServer(use) {
-  const scratch = await mkdtemp(join(tmpdir(), "braidcast-browser."));
-  const shared = await mkdtemp("/dev/shm/braidcast-browser.");
+  const scratch = makeDirectory(join(tmpdir(), "braidcast-browser."));
+  const shared = makeDirectory("/dev/shm/braidcast-browser.");
   const config = join(scratch, "server.toml");
   await mkdir(join(scratch, "state"));
   const [cert, key] = ["cert.pem", "key.pem"].map((name) => join(scratch, name));
@@ -107,8 +123,7 @@ key = "${key}"
     await use({ rtmp: rtmp[0], http: http[0], https: https[0], killWorker: (id) => killWorker(shared, id) });
   } finally {
     await stop(server);
-    await rm(scratch, { recursive: true, force: true });
-    await rm(shared, { recursive: true, force: true });
+    [scratch, shared].forEach(removeDirectory);
   }
 }
 

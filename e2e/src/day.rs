@@ -3,6 +3,7 @@
 //!
 //! Nobody checks what is delivered: other tests do, at a pace at which somebody could watch.
 
+use crate::paced;
 use crate::rtmp::RtmpClient;
 use crate::tools::http_get;
 use crate::viewer::Record;
@@ -29,13 +30,6 @@ const FRAME_MS: u64 = 500;
 const GOP_FRAMES: u64 = 8;
 /// Names that short streams take in turn: more than are kept at once.
 const SHORT_NAMES: u64 = 60;
-/// The decoder configuration of H.264 in 1280x720 (ISO/IEC 14496-15 §5.3.3.1), as a tag's payload.
-const CONFIGURATION: [u8; 50] = [
-    0x17, 0x00, 0x00, 0x00, 0x00, 0x01, 0x64, 0x00, 0x1f, 0xff, 0xe1, 0x00, 0x18, 0x67, 0x64, 0x00, 0x1f, 0xac, 0xb2, 0x00, 0xa0, 0x0b,
-    0x76, 0x02, 0x20, 0x00, 0x00, 0x03, 0x00, 0x20, 0x00, 0x00, 0x07, 0x81, 0xe3, 0x06, 0x49, 0x01, 0x00, 0x06, 0x68, 0xeb, 0xc3, 0xcb,
-    0x22, 0xc0, 0xfd, 0xf8, 0xf8, 0x00,
-];
-
 /// How much goes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -170,9 +164,8 @@ impl Stage {
     fn publish(&self, name: &str, life_ms: u64) {
         let Ok(mut client) = RtmpClient::publish(&format!("{}/{name}", self.rtmp)) else { return self.rest() };
         self.count(1);
-        let configuration = Record { kind: RecordKind::Video, timestamp_ms: 0, payload: CONFIGURATION.to_vec() };
         let (began_ms, mut frame) = (self.clock.now_ms(), 0);
-        if client.push(&configuration).is_err() {
+        if client.push(&paced::header()).is_err() {
             return;
         }
         while frame * FRAME_MS < life_ms && !self.over.load(Ordering::Relaxed) {

@@ -12,6 +12,7 @@ pub mod hostile;
 pub mod media;
 pub mod monitoring;
 pub mod next;
+pub mod paced;
 pub mod proxies;
 pub mod relays;
 pub mod rtmp;

@@ -160,19 +160,22 @@ pub fn free_ports(count: u16) -> Result<u16> {
 
 /// Removes what tests left that were killed: their directories, and the workers that still use them.
 fn sweep() {
-    let Ok(entries) = std::fs::read_dir("/dev/shm") else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            end_processes_of(&entry.path());
-            let _ = std::fs::remove_dir_all(entry.path());
+    for (place, prefix) in [(PathBuf::from("/dev/shm"), PREFIX), (std::env::temp_dir(), STATE_PREFIX)] {
+        for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|name| name.strip_prefix(prefix)?.split('-').next()?.parse::<u32>().ok());
+            if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                end_processes_of(&entry.path());
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
         }
     }
 }
 
-/// The names of tests' shared directories begin with this and the test's process id.
+/// The names of tests' shared directories begin with this and the test's process id,
 const PREFIX: &str = "braidcast-test-";
+/// those of their state directories with this.
+const STATE_PREFIX: &str = "braidcast-state-";
 /// How often a start is tried when a sub-port was taken in between.
 const STARTS: u32 = 5;
 
@@ -196,7 +199,7 @@ impl Server {
                 let shared_in = options.shared_in.as_deref().unwrap_or(Path::new("/dev/shm"));
                 Some((
                     tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir_in(shared_in)?,
-                    tempfile::Builder::new().prefix("braidcast-state-").tempdir()?,
+                    tempfile::Builder::new().prefix(&format!("{STATE_PREFIX}{}-", std::process::id())).tempdir()?,
                 ))
             }
         };

@@ -6,16 +6,13 @@ use anyhow::{Context, Result, ensure};
 use braidcast_e2e::counts::{Judged, Trace};
 use braidcast_e2e::rtmp::RtmpClient;
 use braidcast_e2e::tools::{eventually, http_get};
-use braidcast_e2e::{Record, Server, ServerOptions, Viewer};
-use braidcast_media::RecordKind;
+use braidcast_e2e::{Server, ServerOptions, Viewer, paced};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const FRAME_BYTES: usize = 4_000;
-/// The pace of publishers: slower than any viewer is served.
-const FRAME_INTERVAL: Duration = Duration::from_millis(20);
 const FRAMES: u64 = 100;
 
 /// With one worker.
@@ -23,34 +20,12 @@ fn server(set: &[&str]) -> Result<Server> {
     Server::start(set.iter().fold(ServerOptions::workers(1).set("play.reconnect_grace=60s"), |options, key| options.set(key)))
 }
 
-/// AVCDecoderConfigurationRecord (ISO/IEC 14496-15 §5.3.3.1) of 1280x720, as a tag.
-const HEADER: [u8; 50] = [
-    0x17, 0x00, 0x00, 0x00, 0x00, 0x01, 0x64, 0x00, 0x1f, 0xff, 0xe1, 0x00, 0x18, 0x67, 0x64, 0x00, 0x1f, 0xac, 0xb2, 0x00, 0xa0, 0x0b,
-    0x76, 0x02, 0x20, 0x00, 0x00, 0x03, 0x00, 0x20, 0x00, 0x00, 0x07, 0x81, 0xe3, 0x06, 0x49, 0x01, 0x00, 0x06, 0x68, 0xeb, 0xc3, 0xcb,
-    0x22, 0xc0, 0xfd, 0xf8, 0xf8, 0x00,
-];
-
-/// One that has said what it sends.
 fn publisher(server: &Server, name: &str) -> Result<RtmpClient> {
-    let mut publisher = RtmpClient::publish(&server.rtmp(name))?;
-    publisher.push(&Record { kind: RecordKind::Video, timestamp_ms: 0, payload: HEADER.to_vec() })?;
-    Ok(publisher)
-}
-
-/// H.264 that no decoder takes, with a keyframe every second.
-fn frame(number: u64) -> Record {
-    let (kind, unit) = if number.is_multiple_of(50) { (0x17, 0x65) } else { (0x27, 0x41) };
-    let unit_bytes = (FRAME_BYTES - 9) as u32;
-    let payload = [&[kind, 1, 0, 0, 0][..], &unit_bytes.to_be_bytes(), &[unit], &[0x55; FRAME_BYTES - 10]].concat();
-    Record { kind: RecordKind::Video, timestamp_ms: number as u32 * 20, payload }
+    paced::publisher(&server.rtmp(name))
 }
 
 fn push(publishers: &mut [RtmpClient], frames: std::ops::Range<u64>) -> Result<()> {
-    for number in frames {
-        publishers.iter_mut().try_for_each(|publisher| publisher.push(&frame(number)))?;
-        std::thread::sleep(FRAME_INTERVAL);
-    }
-    Ok(())
+    paced::push(publishers, frames, FRAME_BYTES)
 }
 
 /// What a frame costs for each viewer that is sent it.

@@ -25,9 +25,9 @@ impl Tmpfs {
         }
         let path = std::env::temp_dir().join(format!("braidcast-tmpfs-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path)?;
-        let options = format!("size={mebibytes}m");
-        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "braidcast-test"]).arg(&path).output()?;
         let mounted = Self(path);
+        let options = format!("size={mebibytes}m");
+        let output = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "braidcast-test"]).arg(&mounted.0).output()?;
         if !output.status.success() {
             eprintln!("skipped: cannot mount a small tmpfs: {}", String::from_utf8_lossy(&output.stderr).trim());
             return Ok(None);

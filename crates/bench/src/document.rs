@@ -64,14 +64,16 @@ pub fn markdown(files: &Files, profiles: &[(String, String)], chart: Option<&str
         );
     }
     if let Some(chart) = chart {
-        let _ = writeln!(text, "\n![latency against CPU]({chart})");
+        let _ = writeln!(text, "\n![latency against CPU]({chart})\n\nThe same as [SVG]({}).", chart.replace(".png", ".svg"));
     }
     if !profiles.is_empty() {
         text.push_str(
-            "\n### Where the CPU goes\n\nShares of samples in which a function itself was running; the pictures show who called it.\n",
+            "\n### Where the CPU goes\n\nFor each server a flame graph of one more run; how many of its samples were of which kind of work; and the functions that were running \
+             themselves in most of them.\n",
         );
-        for (picture, tops) in profiles {
-            let _ = writeln!(text, "\n[{picture}]({picture})\n\n```\n{}\n```", tops.trim_end());
+        for (picture, said) in profiles {
+            let (shares, tops) = said.split_once('\n').unwrap_or((said, ""));
+            let _ = writeln!(text, "\n[{picture}]({picture}): {shares}.\n\n```\n{}\n```", tops.trim_end());
         }
     }
     text
@@ -116,10 +118,18 @@ mod tests {
             "what": "a thing", "command": "braidcast bench thing", "date": "2026-11-26", "table": "x  1\n",
             "machine": { "cpu": "C", "cores": 2, "kernel": "6" }, "versions": { "bare": "1" }
         });
-        let text = markdown(&Files::from([("thing".to_owned(), file)]), &[("a.svg".to_owned(), "50 % f\n".to_owned())], Some("c.png"));
-        for part in
-            ["Taken on 2026-11-26 on C (2 cores, Linux 6)", "a thing: `braidcast bench thing`", "```\nx  1\n```", "(a.svg)", "(c.png)"]
-        {
+        let text = markdown(
+            &Files::from([("thing".to_owned(), file)]),
+            &[("a.svg".to_owned(), "9 samples: 50 % sending\n50 % f\n".to_owned())],
+            Some("c.png"),
+        );
+        for part in [
+            "Taken on 2026-11-26 on C (2 cores, Linux 6)",
+            "a thing: `braidcast bench thing`",
+            "```\nx  1\n```",
+            "(a.svg): 9 samples: 50 % sending.\n\n```\n50 % f",
+            "(c.png)",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

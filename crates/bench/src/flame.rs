@@ -1,9 +1,10 @@
 //! Where a server's CPU goes: `perf record` on its processes for a while, drawn as a flame graph.
 //!
 //! Only an observer: a run that is recorded is never one that is measured. The picture is one SVG without scripts; whoever points at
-//! a box reads its name and its share.
+//! a box reads its name and its share. Beside it lies a text: shares by kinds of work, then the functions that ran most themselves.
 
 use crate::process::{Interrupt, Process};
+use crate::shares::{Function, Shares};
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -59,12 +60,12 @@ impl Recording {
         let mut command = Command::new("perf");
         let output = command.arg("script").arg("--input").arg(&data).args(["--fields", "comm,ip,sym"]).stdin(Stdio::null()).output()?;
         anyhow::ensure!(output.status.success(), "perf script says: {}", String::from_utf8_lossy(&output.stderr).trim());
-        let tree = fold(&String::from_utf8_lossy(&output.stdout));
+        let (tree, shares) = fold(&String::from_utf8_lossy(&output.stdout));
         anyhow::ensure!(tree.samples > 0, "perf took no samples: the processes did nothing");
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        fs::write(path.with_extension("txt"), tree.tops())?;
+        fs::write(path.with_extension("txt"), format!("{}\n{}", shares.line(), tree.tops()))?;
         fs::write(path, tree.svg()).with_context(|| format!("cannot write {}", path.display()))
     }
 }
@@ -95,26 +96,29 @@ struct Frame {
 }
 
 /// Reads what `perf script` prints: a line with the program's name, lines of address and symbol from the innermost outwards, an empty line.
-fn fold(text: &str) -> Frame {
-    let mut root = Frame::default();
-    let mut stack: Vec<String> = Vec::new();
+fn fold(text: &str) -> (Frame, Shares) {
+    let (mut root, mut shares) = (Frame::default(), Shares::default());
+    let mut stack: Vec<Function> = Vec::new();
     let mut program = String::new();
     for line in text.lines().chain([""]) {
         let line_is_symbol = line.starts_with([' ', '\t']);
         if line.trim().is_empty() {
             if !program.is_empty() {
-                root.add(std::iter::once(program.as_str()).chain(stack.iter().rev().map(String::as_str)));
+                root.add(std::iter::once(program.as_str()).chain(stack.iter().rev().map(|function| function.name.as_str())));
+                shares.add(&stack);
             }
             program.clear();
             stack.clear();
         } else if line_is_symbol && !program.is_empty() {
-            let symbol = line.trim().split_once(' ').map_or("[unknown]", |(_, symbol)| symbol.trim());
-            stack.push(short(symbol));
+            let (address, symbol) = line.trim().split_once(' ').unwrap_or((line.trim(), "[unknown]"));
+            // Half of all addresses are the kernel's: those with the highest bit.
+            let in_kernel = u64::from_str_radix(address, 16).is_ok_and(|address| address >> 63 == 1);
+            stack.push(Function { name: short(symbol.trim()), in_kernel });
         } else {
             program = line.trim().to_owned();
         }
     }
-    root
+    (root, shares)
 }
 
 /// Without offsets, hashes and generic arguments.
@@ -139,6 +143,8 @@ const WIDTH: f64 = 1200.0;
 const ROW: f64 = 17.0;
 /// Boxes narrower than this cannot be seen.
 const LEAST_WIDTH: f64 = 0.4;
+/// Of a larger picture more boxes are left out: it is kept with the documentation.
+const MOST_BYTES: usize = 400_000;
 const LETTER: f64 = 6.6;
 /// How many functions a summary names.
 const TOPS: usize = 16;
@@ -157,7 +163,7 @@ impl Frame {
     fn tops(&self) -> String {
         let mut own = BTreeMap::new();
         self.collect(&mut own);
-        let mut all: Vec<(&str, u64)> = own.into_iter().collect();
+        let mut all: Vec<(&str, u64)> = own.into_iter().filter(|(_, samples)| *samples > 0).collect();
         all.sort_by_key(|&(name, samples)| (std::cmp::Reverse(samples), name));
         let line = |(name, samples): &(&str, u64)| format!("{:5.1} %  {name}\n", *samples as f64 * 100.0 / self.samples.max(1) as f64);
         all.iter().take(TOPS).map(line).collect()
@@ -176,18 +182,30 @@ impl Frame {
     }
 
     fn svg(&self) -> String {
+        let mut least_width = LEAST_WIDTH;
+        loop {
+            let svg = self.svg_without(least_width);
+            if svg.len() <= MOST_BYTES || least_width >= WIDTH {
+                return svg;
+            }
+            least_width *= 1.5;
+        }
+    }
+
+    /// Without boxes that are narrower.
+    fn svg_without(&self, least_width: f64) -> String {
         let height = self.depth() as f64 * ROW + 8.0;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height:.0}\" viewBox=\"0 0 {WIDTH} {height:.0}\" font-family=\"monospace\" font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
         );
-        self.draw(&mut svg, "all", 0.0, height - 4.0 - ROW, self.samples.max(1));
+        self.draw(&mut svg, "all", [0.0, height - 4.0 - ROW], self.samples.max(1), least_width);
         svg.push_str("</svg>\n");
         svg
     }
 
-    fn draw(&self, svg: &mut String, name: &str, x: f64, y: f64, all: u64) {
+    fn draw(&self, svg: &mut String, name: &str, [x, y]: [f64; 2], all: u64, least_width: f64) {
         let width = self.samples as f64 / all as f64 * WIDTH;
-        if width < LEAST_WIDTH {
+        if width < least_width {
             return;
         }
         let share = self.samples as f64 * 100.0 / all as f64;
@@ -205,7 +223,7 @@ impl Frame {
         );
         let mut x = x;
         for (name, frame) in &self.calls {
-            frame.draw(svg, name, x, y - ROW, all);
+            frame.draw(svg, name, [x, y - ROW], all, least_width);
             x += frame.samples as f64 / all as f64 * WIDTH;
         }
     }
@@ -231,18 +249,18 @@ fn colour(name: &str) -> String {
 mod tests {
     use super::*;
 
-    const SCRIPT: &str = "server \n\tffffffff81 tcp_sendmsg+0x10\n\tffffffff80 do_syscall_64\n\t5555 braidcast::worker::run::h0123456789abcdef\n\nserver \n\t5555 <a::B<c> as d::E>::run\n\nidle \n\n";
+    const SCRIPT: &str = "server \n\tffffffff81000000 tcp_sendmsg+0x10\n\tffffffff80000000 do_syscall_64\n\t5555 braidcast::worker::run::h0123456789abcdef\n\nserver \n\t5555 <a::B<c> as d::E>::run\n\nidle \n\n";
 
     #[test]
     fn stacks_are_folded_from_the_outside_in() {
-        let tree = fold(SCRIPT);
+        let (tree, shares) = fold(SCRIPT);
         assert_eq!(tree.samples, 3);
+        assert_eq!(shares.line(), "3 samples: 33 % sending (kernel), 33 % the program's own code, 33 % unknown");
         let server = &tree.calls["server"];
         assert_eq!(server.samples, 2);
         assert_eq!(server.calls["braidcast::worker::run"].calls["do_syscall_64"].calls["tcp_sendmsg"].samples, 1);
         assert_eq!(server.calls["run"].samples, 1);
-        assert_eq!(tree.tops().lines().count(), 6);
-        assert!(tree.tops().contains(" 33.3 %  tcp_sendmsg\n") && tree.tops().contains("  0.0 %  server\n"), "{}", tree.tops());
+        assert_eq!(tree.tops(), " 33.3 %  idle\n 33.3 %  run\n 33.3 %  tcp_sendmsg\n");
     }
 
     #[test]
@@ -255,8 +273,21 @@ mod tests {
     }
 
     #[test]
+    fn a_picture_stays_small_enough_to_be_kept() {
+        let mut tree = Frame::default();
+        for number in 0..3_000 {
+            let name = format!("a_function_with_a_name_{number}");
+            (0..5).for_each(|_| tree.add(["server", name.as_str(), "in", name.as_str()].into_iter()));
+        }
+        (0..5_000).for_each(|_| tree.add(["server", "much"].into_iter()));
+        assert!(tree.svg_without(0.0).len() > MOST_BYTES);
+        let svg = tree.svg();
+        assert!(svg.len() <= MOST_BYTES && svg.contains("much"), "{} bytes", svg.len());
+    }
+
+    #[test]
     fn nothing_recorded_is_no_picture() {
-        assert_eq!(fold("").samples, 0);
-        assert_eq!(fold("garbage without an end").samples, 1);
+        assert_eq!(fold("").0.samples, 0);
+        assert_eq!(fold("garbage without an end").0.samples, 1);
     }
 }

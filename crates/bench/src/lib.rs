@@ -27,6 +27,7 @@ mod progress;
 mod publisher;
 mod report;
 mod rtmp;
+mod shares;
 mod sink;
 mod socket;
 mod source;

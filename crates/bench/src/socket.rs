@@ -120,6 +120,13 @@ pub fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<Option<usize>> {
     would_block(rustix::net::send(socket, bytes, rustix::net::SendFlags::NOSIGNAL))
 }
 
+/// The kernel acknowledges what arrives when it is read, as it does until a connection's ends take turns to speak (`TCP_QUICKACK`, see tcp(7)).
+/// Afterwards it waits for an answer that would carry the acknowledgement, until the next segment: on loopback it is then the sender
+/// of that one that acknowledges both, to itself.
+pub fn acknowledge_reads(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_tcp_quickack(socket, true)?)
+}
+
 fn would_block(result: rustix::io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(bytes) => Ok(Some(bytes)),

@@ -40,6 +40,10 @@ pub fn verdicts(files: &Files) -> Vec<Verdict> {
     all.extend(ingest(files));
     all.extend(segments(files));
     all.extend(delivery(files));
+    all.extend(first_frame(files, "churn", "time to the first frame, p99, 20,000 connections a minute"));
+    all.extend(first_frame(files, "viral", "the same, 5,000 viewers of one stream within 2 s"));
+    all.extend(others(files));
+    all.extend(scale(files));
     all
 }
 
@@ -137,6 +141,71 @@ fn delivery(files: &Files) -> Option<Verdict> {
     Some(at_most("HLS viewers: CPU over nginx's, same files", "loopback", 1.0, "", ratio))
 }
 
+/// Of all who came, however they did.
+fn first_frame(files: &Files, name: &str, what: &str) -> Option<Verdict> {
+    let waits = files.get(name)?.get("found")?.get("waits")?.as_array()?;
+    let all = waits.iter().find(|waits| waits.get("way").is_some_and(Value::is_null))?;
+    let (p50_ms, p99_ms, most_ms) = (all.get("p50_ms")?.as_f64()?, all.get("p99_ms")?.as_f64()?, all.get("most_ms")?.as_f64()?);
+    Some(Verdict {
+        what: what.to_owned(),
+        network: "loopback".to_owned(),
+        goal: "under 50 ms".to_owned(),
+        measured: format!("{p99_ms:.1} ms (median {p50_ms:.1}, longest {most_ms:.1})"),
+        reached: p99_ms < 50.0,
+    })
+}
+
+/// Milliseconds by which a crowd may lengthen the p99 of those who watch something else.
+const DISTURBED_MS: f64 = 10.0;
+
+fn others(files: &Files) -> Option<Verdict> {
+    let found = files.get("viral")?.get("found")?;
+    let p99_ms = |when: &str| found.get(when)?.get("p99_ms")?.as_f64();
+    let (before, coming, after) = (p99_ms("others_before")?, p99_ms("others_while_they_come")?, p99_ms("others_afterwards")?);
+    Some(Verdict {
+        what: "p99 latency of viewers of other streams, while the 5,000 come and afterwards".to_owned(),
+        network: "loopback".to_owned(),
+        goal: format!("at most {DISTURBED_MS:.0} ms more than before"),
+        measured: format!("{coming:.1} ms, {after:.1} ms; before {before:.1} ms"),
+        reached: coming.max(after) <= before + DISTURBED_MS,
+    })
+}
+
+/// What more workers may cost for each gigabyte, and what they may do to each other, over that with the fewest: the same, as far as short windows tell.
+const FLAT: f64 = 1.25;
+
+/// CPU for each gigabyte with the most workers over that with one, and what workers do to each other over that with two: one alone has nobody to wake.
+fn scale(files: &Files) -> Vec<Verdict> {
+    let rows = files.get("scale").and_then(|file| file.get("rows")?.as_array()).map_or(&[][..], |rows| &rows[..]);
+    let mut all = Vec::new();
+    for (case, what) in [("hot", "one stream watched at all workers"), ("many", "3,000 streams of 100 kbps, a viewer each")] {
+        let of = |row: &Value, figure: &str| Some((row.get("workers")?.as_u64()?, row.get(figure)?.get("median")?.as_f64()?));
+        let figures = |figure: &str| -> Vec<(u64, f64)> {
+            rows.iter().filter(|row| row.get("case").and_then(Value::as_str) == Some(case)).filter_map(|row| of(row, figure)).collect()
+        };
+        let verdict = |figures: &[(u64, f64)], what: String, unit: &str, decimals: usize| {
+            let ((_, few), rest) = figures.split_first()?;
+            let most = rest.iter().map(|(_, figure)| *figure).fold(*few, f64::max);
+            let told: Vec<String> = figures.iter().map(|(workers, figure)| format!("{workers}: {figure:.decimals$}")).collect();
+            Some(Verdict {
+                what,
+                network: "loopback".to_owned(),
+                goal: format!("at most {FLAT:.2} x that of the fewest workers"),
+                measured: format!("{} {unit}", told.join(", ")),
+                reached: most <= few * FLAT,
+            })
+        };
+        all.extend(verdict(&figures("cpu_s_per_gb"), format!("{what}: CPU by workers"), "CPU-s/GB", 2));
+        let sum = |(workers, rings): &(u64, f64), writes: &[(u64, f64)]| {
+            Some((*workers, rings + writes.iter().find(|(of, _)| of == workers)?.1)).filter(|(workers, _)| *workers > 1)
+        };
+        let writes = figures("shared_writes_per_gb");
+        let told: Vec<(u64, f64)> = figures("rings_per_gb").iter().filter_map(|rings| sum(rings, &writes)).collect();
+        all.extend(verdict(&told, "the same: wake-ups of other workers, and writes that they see".to_owned(), "per GB", 0));
+    }
+    all
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -164,6 +233,26 @@ mod tests {
         let reached: Vec<(bool, &str)> = verdicts.iter().map(|verdict| (verdict.reached, verdict.measured.as_str())).collect();
         let expected = [(false, "1.20 (1.20-1.20)"), (true, "1.20 (1.20-1.20)"), (true, "0.50 KiB (0.50-0.50)"), (true, "17000 or more")];
         assert_eq!(reached, expected);
+    }
+
+    #[test]
+    fn a_crowd_is_judged_by_what_others_notice_and_workers_by_what_they_cost() {
+        let viral = |after: f64| {
+            json!({ "found": {
+                "others_before": { "p99_ms": 0.5 }, "others_while_they_come": { "p99_ms": 3.0 }, "others_afterwards": { "p99_ms": after },
+                "waits": [{ "way": "flv", "p50_ms": 1, "p99_ms": 60, "most_ms": 70 }, { "way": null, "p50_ms": 1, "p99_ms": 20, "most_ms": 70 }],
+            } })
+        };
+        let reached = |files: &Files| verdicts(files).iter().map(|verdict| verdict.reached).collect::<Vec<_>>();
+        assert_eq!(reached(&Files::from([("viral".to_owned(), viral(10.0))])), [true, true]);
+        assert_eq!(reached(&Files::from([("viral".to_owned(), viral(11.0))])), [true, false]);
+        let row = |workers: u64, cpu: f64, rings: f64| {
+            let spread = |median: f64| json!({ "median": median });
+            json!({ "case": "hot", "workers": workers, "cpu_s_per_gb": spread(cpu), "rings_per_gb": spread(rings), "shared_writes_per_gb": spread(3_000.0) })
+        };
+        let scale = |rows: [Value; 3]| Files::from([("scale".to_owned(), json!({ "rows": rows }))]);
+        assert_eq!(reached(&scale([row(1, 0.8, 0.0), row(2, 0.7, 500.0), row(8, 0.9, 800.0)])), [true, true]);
+        assert_eq!(reached(&scale([row(1, 0.8, 0.0), row(2, 0.7, 500.0), row(8, 1.1, 2_000.0)])), [false, false]);
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Viewer {
             session.collect_output(self.outbox.buffer());
         }
         if event.writable {
-            self.outbox.flush(&self.socket)?;
+            self.flush()?;
         }
         if event.readable {
             self.read(scratch, observations)?;
@@ -214,7 +214,7 @@ impl Viewer {
                     }
                 })?;
                 session.collect_output(self.outbox.buffer());
-                self.outbox.flush(&self.socket)?;
+                self.flush()?;
                 if self.playing && self.verifier.is_none() {
                     self.phase = Phase::Draining;
                 }
@@ -233,15 +233,56 @@ impl Viewer {
         if self.received - self.acknowledged >= ACKNOWLEDGE_EVERY_BYTES {
             self.acknowledged = self.received;
             crate::rtmp::write_acknowledgement(self.outbox.buffer(), self.received as u32);
-            self.outbox.flush(&self.socket)?;
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Sends what waits. Whoever has spoken goes on as one that only listens, whatever protocol it speaks.
+    fn flush(&mut self) -> anyhow::Result<()> {
+        let waiting = self.outbox.pending();
+        self.outbox.flush(&self.socket)?;
+        if self.outbox.pending() < waiting {
+            socket::acknowledge_reads(&self.socket)?;
         }
         Ok(())
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn who_has_answered_goes_on_as_one_that_only_listens() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target { protocol: Protocol::Rtmp, address: listener.local_addr().unwrap() };
+        let mut viewer = Viewer::connect(&target, "live", "bench", false).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        let (mut scratch, mut observations) = (vec![0; 1 << 16], Observations::default());
+        let mut happens = |readable, writable| {
+            let event = Readiness { token: 0, readable, writable };
+            viewer.handle(event, &mut scratch, &mut observations).unwrap();
+            rustix::net::sockopt::tcp_quickack(viewer.socket()).unwrap()
+        };
+        happens(false, true);
+        // C0 and C1, answered by S0, S1 and S2 (RTMP §5.2.1).
+        let mut hello = [0; 1537];
+        server.read_exact(&mut hello).unwrap();
+        server.write_all(&[&[3][..], &[0; 1536], &hello[1..]].concat()).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let (mut answer, began) = ([0; 4096], std::time::Instant::now());
+        let acknowledges = loop {
+            assert!(began.elapsed().as_secs() < 10, "the viewer does not answer");
+            let acknowledges = happens(true, false);
+            if server.read(&mut answer).is_ok() {
+                break acknowledges;
+            }
+        };
+        assert!(acknowledges, "the kernel waits for this viewer to speak again");
+    }
 
     #[test]
     fn percentiles_are_of_what_was_measured_within_the_window() {

@@ -8,24 +8,13 @@ use braidcast_media::{RecordKind, flv};
 use braidcast_protocols::hls::{SegmentInfo, Segmenter, SegmenterOptions, SegmenterOutput, SegmenterState};
 use braidcast_protocols::mpegts;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use tempfile::TempDir;
 
 /// A directory of this test run, removed at its end.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("braidcast-segmenter-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+fn scratch(name: &str) -> TempDir {
+    tempfile::Builder::new().prefix(&format!("braidcast-segmenter-{name}-")).tempdir().unwrap()
 }
 
 /// Standard output and standard error of a command that must succeed.
@@ -136,8 +125,8 @@ fn move_composition(flv_bytes: &mut [u8], by_ms: i32) {
 }
 
 fn check(case: &Case) {
-    let scratch = Scratch::new(case.name);
-    let (flv_path, ts_path) = (scratch.0.join("source.flv"), scratch.0.join("all.ts"));
+    let scratch = scratch(case.name);
+    let (flv_path, ts_path) = (scratch.path().join("source.flv"), scratch.path().join("all.ts"));
     let inputs = [("v", VIDEO), ("a", AUDIO)].into_iter().filter(|(stream, _)| case.streams.contains(stream)).map(|(_, input)| input);
     let arguments = format!("-v error -y {} {} -f flv FLV", inputs.collect::<Vec<_>>().join(" "), case.encode);
     run("ffmpeg", &arguments, &[("FLV", &flv_path)]);
@@ -260,12 +249,12 @@ fn mp3_only() {
 
 #[test]
 fn every_segment_decodes_alone() {
-    let scratch = Scratch::new("alone");
-    let flv_path = scratch.0.join("source.flv");
+    let scratch = scratch("alone");
+    let flv_path = scratch.path().join("source.flv");
     run("ffmpeg", &format!("-v error -y {VIDEO} {AUDIO} {} -f flv FLV", PLAIN.encode), &[("FLV", &flv_path)]);
     let mut hashes = Vec::new();
     for segment in segments_of(&fs::read(&flv_path).unwrap(), &PLAIN) {
-        let path = scratch.0.join(format!("{}.ts", segment.info.number));
+        let path = scratch.path().join(format!("{}.ts", segment.info.number));
         fs::write(&path, &segment.bytes).unwrap();
         let (_, complaints) = run("ffmpeg", "-v warning -i FILE -f null -", &[("FILE", &path)]);
         assert_eq!(complaints, "", "segment {}", segment.info.number);
@@ -276,15 +265,15 @@ fn every_segment_decodes_alone() {
 
 #[test]
 fn segments_of_ffmpegs_own_are_measured_as_its_index_says() {
-    let scratch = Scratch::new("foreign");
-    let index = scratch.0.join("index.m3u8");
+    let scratch = scratch("foreign");
+    let index = scratch.path().join("index.m3u8");
     let encode = "-c:v libx264 -preset fast -bf 3 -g 50 -c:a aac -hls_time 2 -hls_list_size 0 -f hls";
     run("ffmpeg", &format!("-v error -y {VIDEO} {AUDIO} {encode} INDEX"), &[("INDEX", &index)]);
     let text = fs::read_to_string(&index).unwrap();
     let lengths: Vec<f64> = text.lines().filter_map(|line| line.strip_prefix("#EXTINF:")?.trim_end_matches(',').parse().ok()).collect();
     assert_eq!(lengths.len(), 4);
     for (number, length) in lengths.iter().enumerate() {
-        let bytes = fs::read(scratch.0.join(format!("index{number}.ts"))).unwrap();
+        let bytes = fs::read(scratch.path().join(format!("index{number}.ts"))).unwrap();
         let scanned = mpegts::scan(&bytes).unwrap();
         assert!((scanned.duration_90k as f64 / 90_000.0 - length).abs() < 0.001, "{scanned:?} for {length} s");
         assert!(SegmentInfo::of_segment(&bytes).is_none());

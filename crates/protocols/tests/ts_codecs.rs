@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tempfile::TempDir;
 
 /// The newest ffmpeg.
 fn next() -> String {
@@ -48,16 +49,15 @@ const X265: &str =
 
 /// A source in a directory of its own, removed at its end.
 struct Source {
-    directory: PathBuf,
+    directory: TempDir,
     flv: PathBuf,
     bytes: Vec<u8>,
 }
 
 impl Source {
     fn new(name: &str, case: &Case) -> Self {
-        let directory = std::env::temp_dir().join(format!("braidcast-ts-{name}-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let flv = directory.join("source.flv");
+        let directory = tempfile::Builder::new().prefix(&format!("braidcast-ts-{name}-")).tempdir().unwrap();
+        let flv = directory.path().join("source.flv");
         let picture = if case.video.is_some() { "-f lavfi -i testsrc2=s=320x180:r=25:d=6.2" } else { "" };
         let tone = format!("-f lavfi -i sine=440:r={}:d=6.2", case.rate);
         run(&next(), &format!("-v error -y {picture} {tone} {} -f flv FILE", case.encode), &flv);
@@ -126,12 +126,6 @@ impl Source {
     }
 }
 
-impl Drop for Source {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
 /// Hashes of the decoded frames of one stream, in order.
 fn decoded(file: &Path, stream: &str) -> Vec<String> {
     let arguments = format!("-v error -i FILE -map 0:{stream}:0 -fps_mode passthrough -f framehash -hash md5 -");
@@ -185,7 +179,7 @@ fn check(name: &str, case: &Case) {
 
     let (live, keyframes) = source.blocks(0);
     for (form, bytes) in [("segments", source.segments()), ("blocks", live.clone())] {
-        let file = source.directory.join(format!("{form}.ts"));
+        let file = source.directory.path().join(format!("{form}.ts"));
         fs::write(&file, &bytes).unwrap();
         analyse(&bytes);
         compare(case, &source, &file);
@@ -193,7 +187,7 @@ fn check(name: &str, case: &Case) {
     }
     if let Some(start) = keyframes.get(3) {
         // Behind the beginning of a block.
-        let file = source.directory.join("late.ts");
+        let file = source.directory.path().join("late.ts");
         fs::write(&file, &live[*start..]).unwrap();
         say_nothing(case, &file);
         let pictures = decoded(&source.flv, "v");
@@ -304,9 +298,9 @@ fn heard_by_vlc(file: &Path) -> Vec<u8> {
 fn vlc_hears_no_seam_between_blocks() {
     let case = Case { video: Some("h264"), audio: "aac", encode: format!("{X264} -c:a aac"), rate: 44_100 };
     let source = Source::new("vlc", &case);
-    fs::set_permissions(&source.directory, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    fs::set_permissions(source.directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let heard = [("segments.ts", source.segments()), ("blocks.ts", source.blocks(0).0)].map(|(name, bytes)| {
-        let file = source.directory.join(name);
+        let file = source.directory.path().join(name);
         fs::write(&file, bytes).unwrap();
         heard_by_vlc(&file)
     });
@@ -319,7 +313,7 @@ fn blocks_go_on_over_the_wraps_of_both_clocks() {
     let source = Source::new("wraps", &case);
     // In the middle of the stream: the records' clock of 32 bits in milliseconds, PTS of 33 bits in 90 kHz (with its 10 s).
     for (name, shift_ms) in [("32", u32::MAX - 2999), ("33", ((1_u64 << 33) / 90) as u32 - 10_000 - 3000)] {
-        let file = source.directory.join(format!("{name}.ts"));
+        let file = source.directory.path().join(format!("{name}.ts"));
         let (bytes, _) = source.blocks(shift_ms);
         analyse(&bytes);
         fs::write(&file, bytes).unwrap();

@@ -227,4 +227,9 @@ impl BlockMap {
     pub fn bytes(&self, from: u32, to: u32) -> Option<&[u8]> {
         self.mapping.bytes(from as usize..to as usize)
     }
+
+    /// Lets go of the memory that was looked at, which the file keeps: see [`Mapping::let_go`].
+    pub fn let_go(&self) -> io::Result<()> {
+        self.mapping.let_go()
+    }
 }

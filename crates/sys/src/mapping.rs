@@ -3,7 +3,7 @@
 //! The contract with whoever writes the file: bytes that were told to a reader (the log's commit word) never change and are
 //! never cut off. A map gives out only ranges that the file really has, so that a wrong number is an answer and not a fault.
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::ffi::c_void;
 use std::io;
 use std::ops::Range;
@@ -44,6 +44,13 @@ impl Mapping {
         // SAFETY: the range lies within the map and within the file (checked above), and the writer of the file neither
         // changes nor cuts off bytes that a reader was told of (this module's contract).
         Some(unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast::<u8>().add(range.start), range.len()) })
+    }
+
+    /// Lets go of the pages that were looked at: they count as this process's memory no more. The file keeps them, and what is looked at again
+    /// is there again, for some microseconds. Errors are the kernel's; then they stay.
+    pub fn let_go(&self) -> io::Result<()> {
+        // SAFETY: the map is shared and read only, so that it says the same before and after: what the file has.
+        Ok(unsafe { madvise(self.start.as_ptr(), self.mapped_bytes, Advice::LinuxDontNeed) }?)
     }
 
     /// Bytes that were mapped, whether the file has them yet or not.
@@ -94,6 +101,24 @@ mod tests {
         #[allow(clippy::reversed_empty_ranges)]
         let reversed = map.bytes(3..2);
         assert_eq!(reversed, None);
+    }
+
+    #[test]
+    fn pages_that_were_let_go_of_count_no_more_and_come_back() {
+        let mut file = tempfile::tempfile_in("/dev/shm").unwrap();
+        file.write_all(&vec![7; 1 << 20]).unwrap();
+        let map = Mapping::map_readonly(file.into(), 1 << 20).unwrap();
+        let resident = || {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let start = format!("{:x}-", map.start.as_ptr() as usize);
+            let rss = smaps.lines().skip_while(|line| !line.starts_with(&start)).find_map(|line| line.strip_prefix("Rss:")).unwrap();
+            rss.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+        };
+        let sum = || map.bytes(0..1 << 20).unwrap().iter().map(|byte| usize::from(*byte)).sum::<usize>();
+        assert_eq!((sum(), resident()), (7 << 20, 1 << 20));
+        map.let_go().unwrap();
+        assert_eq!(resident(), 0);
+        assert_eq!((sum(), resident()), (7 << 20, 1 << 20));
     }
 
     #[test]

@@ -106,7 +106,10 @@ pub enum RunState {
 /// State and CPU time of a process, all threads, in clock ticks (fields 3, 14 and 15 of `/proc/PID/stat`, proc(5)); `None` if there is
 /// no such process.
 pub fn run_state(pid: u32) -> Option<(RunState, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Never longer than this, and read with one call: it is looked at several times a second.
+    let mut stat = [0; 1024];
+    let bytes = fs::File::open(format!("/proc/{pid}/stat")).ok()?.read_at(&mut stat, 0).ok()?;
+    let stat = String::from_utf8_lossy(&stat[..bytes]);
     // The second field is the program's name in parentheses, which may hold spaces and parentheses.
     let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
     let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();

@@ -121,7 +121,7 @@ pub fn table_of(waits: &[Waits]) -> String {
 }
 
 /// Says what went wrong with visitors; whether nothing did.
-pub fn judge(visits: &Visits) -> bool {
+fn judge(visits: &Visits) -> bool {
     if visits.errors > 0 {
         println!("ERRORS: {} of {} visitors: {}", visits.errors, visits.begun, visits.first_error.as_deref().unwrap_or_default());
     }

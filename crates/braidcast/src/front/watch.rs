@@ -13,7 +13,8 @@ const LOOK_MS: u64 = 100;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pulse {
     beats: u64,
-    cpu_ticks: u64,
+    /// At the last look, if it had not gone on then.
+    cpu_ticks: Option<u64>,
     /// For how long it has not gone on although it could have, milliseconds.
     stuck_ms: u64,
     hung: bool,
@@ -31,16 +32,20 @@ impl Pulse {
         self.hung && !self.stopped
     }
 
-    /// Takes in another look, `passed_ms` after the last; says for how long the worker has been stuck.
-    fn look(&mut self, beats: u64, cpu_ticks: u64, state: RunState, passed_ms: u64) -> u64 {
-        // Ready to run and not run: the machine is busy, not the worker stuck.
-        let starved = state == RunState::Running && cpu_ticks == self.cpu_ticks;
+    /// Takes in another look, `passed_ms` after the last; says for how long the worker has been stuck. What it does is asked only if it
+    /// has not gone on; `None`: it is gone.
+    fn look(&mut self, beats: u64, passed_ms: u64, run_state: impl FnOnce() -> Option<(RunState, u64)>) -> u64 {
         if beats != self.beats {
-            self.stuck_ms = 0;
-        } else if !starved {
+            *self = Self { beats, ..Self::default() };
+            return 0;
+        }
+        let Some((state, cpu_ticks)) = run_state() else { return self.stuck_ms };
+        // Ready to run and not run: the machine is busy, not the worker stuck.
+        let starved = state == RunState::Running && self.cpu_ticks.is_none_or(|before| before == cpu_ticks);
+        if !starved {
             self.stuck_ms += passed_ms;
         }
-        (self.beats, self.cpu_ticks) = (beats, cpu_ticks);
+        self.cpu_ticks = Some(cpu_ticks);
         self.stopped = state == RunState::Stopped;
         self.stuck_ms
     }
@@ -54,9 +59,11 @@ impl Front {
         for worker in self.workers.iter_mut().filter(|worker| worker.serves()) {
             let id = worker.id;
             let Some(process) = worker.process.as_mut().filter(|process| !process.pulse.hung) else { continue };
-            let Ok(view) = WorkerPage::open(self.shared.root(), id.0) else { continue };
-            let Some((state, cpu_ticks)) = process::run_state(process.pid) else { continue };
-            let stuck_ms = process.pulse.look(view.beats(), cpu_ticks, state, LOOK_MS);
+            if process.page.is_none() {
+                process.page = WorkerPage::open(self.shared.root(), id.0).ok();
+            }
+            let (Some(page), pid) = (&process.page, process.pid) else { continue };
+            let stuck_ms = process.pulse.look(page.beats(), LOOK_MS, || process::run_state(pid));
             if stuck_ms >= hang_after_ms {
                 process.pulse.hung = true;
                 hung.push((id, stuck_ms, process.pid));
@@ -79,12 +86,16 @@ mod tests {
     #[test]
     fn only_time_that_was_given_counts() {
         let mut pulse = Pulse::default();
-        assert_eq!(pulse.look(1, 5, Other, 100), 0);
-        assert_eq!(pulse.look(1, 5, Other, 100), 100, "asleep for too long");
-        assert_eq!(pulse.look(1, 5, Running, 100), 100, "waiting for a core");
-        assert_eq!(pulse.look(1, 15, Running, 100), 200, "running in circles");
-        assert_eq!(pulse.look(1, 15, Stopped, 100), 300);
+        let mut look = |beats, ticks, state| pulse.look(beats, 100, || Some((state, ticks)));
+        assert_eq!(look(1, 5, Other), 0);
+        assert_eq!(look(1, 5, Other), 100, "asleep for too long");
+        assert_eq!(look(1, 5, Running), 100, "waiting for a core");
+        assert_eq!(look(1, 15, Running), 200, "running in circles");
+        assert_eq!(look(1, 15, Stopped), 300);
         assert!(pulse.stopped);
-        assert_eq!(pulse.look(2, 15, Other, 100), 0);
+        assert_eq!(pulse.look(2, 100, || unreachable!("a worker that goes on is not asked about")), 0);
+        assert_eq!(pulse.look(2, 100, || Some((Running, 20))), 0, "perhaps waiting for a core");
+        assert_eq!(pulse.look(2, 100, || Some((Running, 21))), 100);
+        assert_eq!(pulse.look(2, 100, || None), 100);
     }
 }

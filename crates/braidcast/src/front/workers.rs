@@ -10,6 +10,7 @@ use crate::control::pages::{WorkerRow, WorkerState};
 use crate::control::{ToWorker, WorkerId};
 use crate::saved::HeapId;
 use anyhow::Context;
+use braidcast_stream_log::WorkerView;
 use braidcast_sys::process::{self, SIGKILL};
 use braidcast_sys::{EventFd, PidFd, child, clock, net};
 use std::io;
@@ -60,6 +61,8 @@ pub struct Process {
     pub heap: HeapId,
     /// Whether it goes on.
     pub pulse: Pulse,
+    /// Its page, once it was there.
+    pub page: Option<WorkerView>,
     /// Another front started it.
     pub inherited: bool,
     /// When it was started, monotonic and wall clock, milliseconds.
@@ -125,6 +128,7 @@ impl Process {
             channel,
             heap,
             pulse: Pulse::default(),
+            page: None,
             inherited: false,
             started_ms: now_ms,
             started_wall_ms,

@@ -15,16 +15,17 @@ use std::path::Path;
 
 /// Blocks begin at multiples of this, and short ones are a multiple of it long.
 const UNIT_BYTES: u64 = 32;
-/// A block of more than this is a power of two of bytes.
-const SHORT_BYTES: u64 = 4096;
+/// A block of more than this is a power of two of pages: what rests shares no page with what is there for a moment.
+const SHORT_BYTES: u64 = 1024;
 /// The longest block: a partial message of 16 MiB with its journal, and some.
-const CLASSES: usize = 14;
+const CLASSES: usize = 15;
 /// Memory is taken from the file system in pieces of this size, or of the block's if that is more.
 const GROWTH_BYTES: usize = 256 << 10;
-/// The memory of a block that long may be given back to the file system while it is free …
-const GIVEN_BACK_BYTES: u64 = 128 << 10;
-/// … when so many bytes of free ones are kept for whoever comes next: journals come and go all the time.
+/// The memory of free pages is given back to the file system when so many blocks of their length are kept for whoever comes next …
+const KEPT_BLOCKS: usize = 16;
+/// … or, of those that long, so many bytes: journals come and go all the time.
 const KEPT_BYTES: u64 = 8 << 20;
+const JOURNAL_BYTES: u64 = 64 << 10;
 const PAGE_BYTES: u64 = 4096;
 /// Address space that is set aside, not memory: the directory's budget is reached long before.
 const MOST_BYTES: usize = 64 << 30;
@@ -107,7 +108,7 @@ pub struct Heap {
     free: [Vec<u32>; CLASSES],
     /// Those that have none.
     given_back: [Vec<u32>; CLASSES],
-    /// Bytes of `free` that could be given back.
+    /// Bytes of the journals in `free`.
     kept_bytes: u64,
 }
 
@@ -143,8 +144,8 @@ impl Heap {
         let unit = match self.room.take(units) {
             Some(unit) => unit,
             None => {
-                let start = self.extend(self.unused, SHORT_BYTES)?;
-                self.room.give((start / UNIT_BYTES) as u32, (SHORT_BYTES / UNIT_BYTES) as u32);
+                let start = self.extend(PAGE_BYTES)?;
+                self.room.give((start / UNIT_BYTES) as u32, (PAGE_BYTES / UNIT_BYTES) as u32);
                 self.room.take(units).ok_or(io::ErrorKind::StorageFull)?
             }
         };
@@ -152,9 +153,8 @@ impl Heap {
     }
 
     fn allocate_long(&mut self, class: usize, bytes: NonZeroU32) -> io::Result<Block> {
-        let gives_back = u64::from(bytes.get()) >= GIVEN_BACK_BYTES;
         if let Some(unit) = self.free[class].pop() {
-            self.kept_bytes -= if gives_back { bytes.get().into() } else { 0 };
+            self.kept_bytes -= if is_journal(bytes) { bytes.get().into() } else { 0 };
             return Ok(Block { unit, bytes });
         }
         if let Some(&unit) = self.given_back[class].last() {
@@ -163,16 +163,13 @@ impl Heap {
             self.given_back[class].pop();
             return Ok(block);
         }
-        let (before, start) = (self.unused, if gives_back { self.unused.next_multiple_of(PAGE_BYTES) } else { self.unused });
-        self.extend(start, bytes.get().into())?;
-        if start > before {
-            self.room.give((before / UNIT_BYTES) as u32, ((start - before) / UNIT_BYTES) as u32);
-        }
+        let start = self.extend(bytes.get().into())?;
         Ok(Block { unit: (start / UNIT_BYTES) as u32, bytes })
     }
 
-    /// Takes the bytes that follow `start`, which nobody has had; says where they begin.
-    fn extend(&mut self, start: u64, bytes: u64) -> io::Result<u64> {
+    /// Takes whole pages that nobody has had; says where they begin.
+    fn extend(&mut self, bytes: u64) -> io::Result<u64> {
+        let start = self.unused;
         let end = (start + bytes) as usize;
         if end > self.memory.taken_bytes() {
             self.memory.take(end.next_multiple_of(GROWTH_BYTES))?;
@@ -186,14 +183,17 @@ impl Heap {
         match length_of(block.bytes()) {
             Some(Length::Short(bytes)) => self.room.give(block.unit, bytes.get() / UNIT_BYTES as u32),
             Some(Length::Long(class, bytes)) => {
-                let gives_back = u64::from(bytes.get()) >= GIVEN_BACK_BYTES;
-                if gives_back && self.kept_bytes + u64::from(bytes.get()) > KEPT_BYTES {
+                let is_enough = match is_journal(bytes) {
+                    true => self.kept_bytes + u64::from(bytes.get()) > KEPT_BYTES,
+                    false => self.free[class].len() >= KEPT_BLOCKS,
+                };
+                if is_enough {
                     if let Err(error) = self.memory.give_back(block.range()) {
                         tracing::debug!(%error, "memory of a saved session stays taken");
                     }
                     return self.given_back[class].push(block.unit);
                 }
-                self.kept_bytes += if gives_back { bytes.get().into() } else { 0 };
+                self.kept_bytes += if is_journal(bytes) { bytes.get().into() } else { 0 };
                 self.free[class].push(block.unit);
             }
             None => {}
@@ -232,13 +232,17 @@ enum Length {
     Long(usize, NonZeroU32),
 }
 
+fn is_journal(bytes: NonZeroU32) -> bool {
+    u64::from(bytes.get()) >= JOURNAL_BYTES
+}
+
 fn length_of(bytes: usize) -> Option<Length> {
     let bytes = bytes.max(1) as u64;
     if bytes <= SHORT_BYTES {
         return Some(Length::Short(NonZeroU32::new(bytes.next_multiple_of(UNIT_BYTES) as u32)?));
     }
-    let rounded = bytes.checked_next_power_of_two()?;
-    let class = (rounded / SHORT_BYTES).trailing_zeros() as usize - 1;
+    let rounded = bytes.checked_next_power_of_two()?.max(PAGE_BYTES);
+    let class = (rounded / PAGE_BYTES).trailing_zeros() as usize;
     (class < CLASSES).then_some(Length::Long(class, NonZeroU32::new(u32::try_from(rounded).ok()?)?))
 }
 
@@ -301,6 +305,25 @@ mod tests {
         heap.bytes_mut(again, 0..1).fill(2);
         assert_eq!(heap.allocate(usize::MAX / 2).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(heap.allocate(100 << 20).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    /// Many negotiate at once, each with room for its input; then they rest, and what they had is nobody's.
+    #[test]
+    fn what_was_there_for_a_moment_leaves_nothing_between_what_rests() {
+        const SESSIONS: usize = 500;
+        let (directory, mut heap) = heap();
+        let used = || std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(directory.path().join("sessions/heap-7")).unwrap()) * 512;
+        let mut resting = Vec::new();
+        for _ in 0..SESSIONS / 100 {
+            let negotiating: Vec<Block> = (0..100).map(|_| heap.allocate(3_400).unwrap()).collect();
+            for block in negotiating {
+                resting.push(heap.store(&[1; 350]).unwrap());
+                heap.free(block);
+            }
+        }
+        let most = SESSIONS * 352 + KEPT_BLOCKS * PAGE_BYTES as usize + GROWTH_BYTES + SESSIONS / 11 * 256;
+        assert!(used() <= most as u64, "{} bytes for {SESSIONS} sessions", used());
+        assert!(resting.iter().all(|block| heap.bytes(*block, 0..350) == [1; 350]));
     }
 
     proptest! {

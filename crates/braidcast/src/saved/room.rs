@@ -1,5 +1,6 @@
 //! Which units of a memory that only grows are free. The shortest stretch that is long enough is given out, and what is given back grows
-//! together with its neighbours, so that small and long pieces can follow each other for years.
+//! together with its neighbours, so that small and long pieces can follow each other for years. What was given back just now is given out
+//! again first to whoever wants just as much: a session that is answered one request after another always does.
 //!
 //! Never touches the memory itself.
 
@@ -12,12 +13,31 @@ pub struct Room {
     stretches: BTreeMap<u32, u32>,
     /// The same by length.
     by_length: BTreeSet<(u32, u32)>,
+    /// First unit and number of units of what was given back last, which is in no stretch yet.
+    recent: [(u32, u32); RECENT],
+    /// The oldest of them.
+    oldest: usize,
 }
+
+/// How many stretches wait for somebody who wants just as much. A place with no units is empty.
+const RECENT: usize = 8;
 
 impl Room {
     /// The first of so many free units that follow each other, which are not free any more. `None`: there are not so many.
     pub fn take(&mut self, units: u32) -> Option<u32> {
-        let &(length, first) = self.by_length.range((units, 0)..).next()?;
+        if units > 0
+            && let Some((first, length)) = self.recent.iter_mut().find(|(_, length)| *length == units)
+        {
+            *length = 0;
+            return Some(*first);
+        }
+        let (length, first) = self.shortest(units).or_else(|| {
+            for place in 0..RECENT {
+                let (first, length) = std::mem::take(&mut self.recent[place]);
+                self.join(first, length);
+            }
+            self.shortest(units)
+        })?;
         self.remove(first, length);
         if length > units {
             self.insert(first + units, length - units);
@@ -27,7 +47,20 @@ impl Room {
 
     /// So many units from `first` on are free from now on. They must not be already.
     pub fn give(&mut self, first: u32, units: u32) {
-        let (mut first, mut units) = (first, units);
+        let (first, units) = std::mem::replace(&mut self.recent[self.oldest], (first, units));
+        self.oldest = (self.oldest + 1) % RECENT;
+        self.join(first, units);
+    }
+
+    fn shortest(&self, units: u32) -> Option<(u32, u32)> {
+        self.by_length.range((units, 0)..).next().copied()
+    }
+
+    /// Makes a stretch of free units, one with those beside it.
+    fn join(&mut self, mut first: u32, mut units: u32) {
+        if units == 0 {
+            return;
+        }
         if let Some((&before, &length)) = self.stretches.range(..first).next_back()
             && before + length == first
         {

@@ -8,6 +8,7 @@ use super::ledger::{Next, OPEN, Slices};
 use super::pacing::{Pace, Turn};
 use super::rendition::Rendition;
 use super::session::{Body, Protocol, Role, Session};
+use super::shares::{FAN_OUT_PERMILLE, Share};
 use super::streams::{Lag, LocalStream, View};
 use super::walk::Walked;
 use super::{End, Worker, outgoing};
@@ -21,12 +22,18 @@ use braidcast_sys::net;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Viewers served before the worker looks at its sockets again: some milliseconds of sends.
-const VIEWERS_PER_TURN: usize = 512;
+/// Viewers served between two looks at the clock.
+const VIEWERS_PER_LOOK: usize = 32;
 /// Bytes sent to one session before the others have their turn.
 pub(super) const FLUSH_BYTES: usize = 4 << 20;
+/// How long sessions that are not served with others may take in one turn: those whose sockets have room again, and those that take more than others.
+const UNFINISHED_TIME: Duration = Duration::from_millis(1);
+/// How often streams' shares of the worker's time are reckoned anew, milliseconds.
+const SHARES_MS: u64 = 100;
+/// What one round of each stream may take together, microseconds, without anybody's share having to be reckoned: 60 frames a second fit.
+const LIGHT_US: u64 = 1_000 * FAN_OUT_PERMILLE / 60;
 /// The shortest time between two looks at sessions that wait, milliseconds.
 const RETRY_ON_NEWS_MS: u64 = 5;
 
@@ -76,10 +83,10 @@ impl Worker {
             return;
         }
         // A block that cannot be mapped is the next round's to complain of.
-        let has_video = stream.look().unwrap_or(true);
+        let has_video = stream.look().unwrap_or(1) > 0;
         let before = stream.pace.turn;
-        match stream.pace.news(has_video, self.now.mono_ms, self.fan_out_load_us) {
-            Turn::Queued => self.fan_out_queue.push_back(slot),
+        match stream.pace.news(has_video, self.now.mono_ms, self.share) {
+            Turn::Queued => self.turns.begin(slot, stream.pace.cost_us()),
             Turn::Riding(at_ms) | Turn::Set(at_ms) if stream.pace.turn != before => self.flushes.set(at_ms, slot as u64),
             _ => {}
         }
@@ -112,45 +119,70 @@ impl Worker {
 
     /// The pace of a stream that nobody viewed here before.
     pub(super) fn pace(&self, stream: &StreamKey) -> Pace {
-        Pace::new(self.config.latency(stream), self.config.play.max_batch_ms.into())
+        Pace::new(self.config.latency(stream), self.config.play.max_batch_ms.into(), self.now.mono_ms)
     }
 
-    /// Serves the queue for one bounded turn.
+    /// Serves viewers for one bounded turn.
     pub(super) fn fan_out(&mut self) {
         while let Some((at_ms, slot)) = self.flushes.pop_due(self.now.mono_ms) {
-            if self.streams.get_mut(slot as usize).is_some_and(|stream| stream.pace.is_due(at_ms)) {
-                self.fan_out_queue.push_back(slot as usize);
+            if let Some(stream) = self.streams.get_mut(slot as usize)
+                && stream.pace.is_due(at_ms)
+            {
+                self.turns.begin(slot as usize, stream.pace.cost_us());
             }
         }
-        let mut left = VIEWERS_PER_TURN;
-        while left > 0 {
-            let Some(slot) = self.fan_out_queue.pop_front() else { return };
-            if self.streams.contains(slot) && !self.fan_out_stream(slot, &mut left) {
-                // Viewers of other streams do not wait until all of a great audience are served.
-                self.fan_out_queue.push_back(slot);
+        if self.turns.is_empty() {
+            return;
+        }
+        self.share_time();
+        let began = Instant::now();
+        self.turns.turn();
+        while let Some((slot, until_us)) = self.turns.next(began.elapsed().as_micros() as u64) {
+            if self.streams.contains(slot) && !self.fan_out_stream(slot, began + Duration::from_micros(until_us)) {
+                self.turns.go_on(slot);
             }
         }
     }
 
-    /// Serves the viewers of one stream; true when all have been served.
-    fn fan_out_stream(&mut self, slot: usize, left: &mut usize) -> bool {
+    /// Says anew, from time to time, how much of the worker's time each stream may take.
+    fn share_time(&mut self) {
+        let now_ms = self.now.mono_ms;
+        if now_ms < self.shared_at_ms + SHARES_MS {
+            return;
+        }
+        self.shared_at_ms = now_ms;
+        self.share = if self.fan_out_load_us <= LIGHT_US {
+            Share::ALL
+        } else {
+            Share::of(&self.streams.iter_mut().map(|(_, stream)| stream.pace.need(now_ms)).collect::<Vec<_>>())
+        };
+    }
+
+    /// Serves the viewers of one stream; true when all have been served, else it is so late.
+    fn fan_out_stream(&mut self, slot: usize, until: Instant) -> bool {
         let began = Instant::now();
         let stream = &mut self.streams[slot];
-        if stream.next_viewer == 0 {
-            stream.seen = stream.reader.commit();
+        let looked = if stream.next_viewer == 0 {
             stream.pace.begin_round(self.now.mono_ms);
-        }
-        if let Err(error) = stream.update() {
+            stream.look().map(drop)
+        } else {
+            Ok(())
+        };
+        if let Err(error) = looked.and_then(|()| stream.update()) {
             tracing::error!(stream = %stream.key, %error, "cannot map a block: viewers of the stream are closed");
             self.end_viewers(slot);
             return true;
         }
+        let mut left = VIEWERS_PER_LOOK;
         let is_round = loop {
-            match self.walk(slot, left) {
+            match self.walk(slot, &mut left) {
                 Walked::Round => break true,
-                Walked::Turn => break false,
+                Walked::Turn => left = VIEWERS_PER_LOOK,
                 Walked::Needs(viewer) => self.serve_viewer(viewer),
                 Walked::Failed(viewer, error) => self.close(viewer, End::Socket(error)),
+            }
+            if Instant::now() >= until {
+                break false;
             }
         };
         let Some(stream) = self.streams.get_mut(slot) else { return true };
@@ -159,8 +191,8 @@ impl Worker {
             stream.next_viewer = 0;
             let (before_us, now_us) = stream.pace.end_round();
             self.fan_out_load_us = self.fan_out_load_us + now_us - before_us;
-            if stream.may_trim() {
-                self.trim_blocks(slot);
+            if stream.may_let_go() {
+                self.let_go_of_sent(slot);
             }
             // What came while the round was under way left no news that anybody still has.
             self.look_at_stream(slot);
@@ -182,13 +214,17 @@ impl Worker {
         }
     }
 
-    fn trim_blocks(&mut self, slot: usize) {
+    /// Lets go of a stream's memory that its viewers have passed.
+    fn let_go_of_sent(&mut self, slot: usize) {
         let sessions = &self.sessions;
-        let stream = &mut self.streams[slot];
-        let newest = stream.seen.block;
-        let oldest = stream.viewers.iter().filter_map(|viewer| sessions.get(*viewer)?.ledger.position()).map(|(block, _)| block).min();
-        // A new viewer begins at the newest keyframe, which may lie one block back.
-        stream.trim(oldest.unwrap_or(newest).min(newest.saturating_sub(1)));
+        self.streams[slot].let_go(|viewer| {
+            let session = sessions.get(viewer)?;
+            let (_, rendition) = session.viewing()?;
+            let (block, offset) = session.ledger.oldest_place()?;
+            // A forward is sent copies, for which blocks are read from their beginning.
+            let offset = if matches!(session.protocol, Protocol::Client(_)) { 0 } else { offset };
+            Some((rendition, (block, offset)))
+        });
     }
 
     /// Sends everything a session is owed and its socket takes.
@@ -203,7 +239,7 @@ impl Worker {
         while let Some(session) = self.sessions.get_mut(slot).filter(|session| !session.blocked) {
             if left == 0 {
                 // A client that takes as fast as we give must not have the worker to itself.
-                self.unfinished.push((u64::from(session.generation) << 32) | slot as u64);
+                self.unfinished.push_back(session.token(slot));
                 break;
             }
             let view = match session.role {
@@ -225,7 +261,7 @@ impl Worker {
                 },
                 Next::Body(offset, length) => {
                     let length = left.min(length as usize);
-                    (send_body(&session.socket, session.body.as_ref(), offset as usize, length), length)
+                    (send_body(&session.socket, session.body.as_deref(), offset as usize, length), length)
                 }
             };
             match sent {
@@ -249,12 +285,17 @@ impl Worker {
         self.finish_closing(slot)
     }
 
-    /// Goes on with sessions that took everything that was given to them in the last turn.
+    /// Goes on, for one bounded turn, with sessions whose sockets have room again, and those that took everything that they were given in the last turn.
     pub(super) fn flush_unfinished(&mut self) {
-        for token in std::mem::take(&mut self.unfinished) {
+        let since = Instant::now();
+        for _ in 0..self.unfinished.len() {
+            let Some(token) = self.unfinished.pop_front() else { return };
             if let Some(slot) = self.slot_of(token) {
                 self.flush(slot);
                 self.after_flush(slot);
+            }
+            if since.elapsed() >= UNFINISHED_TIME {
+                return;
             }
         }
     }
@@ -367,8 +408,11 @@ impl Worker {
         let session = &mut self.sessions[slot];
         session.enter(Role::Viewing { stream, rendition, place, next: None });
         session.deadline_ms = 0;
+        // Players say more before they are answered; nobody rests who was not heard.
+        self.enqueue(slot);
         let (block, offset) = start;
         let prefix = self.streams[stream].prefix_bytes(block, rendition);
+        let session = &mut self.sessions[slot];
         if offset == prefix {
             return session.owe_run(block, 0, OPEN);
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// Messages taken from the front in one turn.
 const MESSAGES_PER_TURN: usize = 256;
 /// How long they may hold up a turn: many viewers that come at once must not delay those who are there.
-const MESSAGES_TIME: Duration = Duration::from_millis(3);
+const MESSAGES_TIME: Duration = Duration::from_millis(2);
 
 impl Worker {
     /// Takes what the front has sent.

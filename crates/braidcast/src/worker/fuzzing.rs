@@ -25,7 +25,7 @@ fn saved_ledger(row: &Row<'_>) {
     assert_eq!(ledger.extents(), &*row.extents, "a ledger says what it was made of");
     let mut before = ledger.owed_bytes();
     for step in [0, 1, 7, 70_000] {
-        let _ = (ledger.position(), ledger.pace(), ledger.oldest_block());
+        let _ = (ledger.position(), ledger.pace(), ledger.oldest_place());
         let step = before.map_or(step, |owed| owed.min(step));
         ledger.advance(step as usize);
         assert_eq!(ledger.owed_bytes(), before.map(|owed| owed - step), "what was sent is owed no more");

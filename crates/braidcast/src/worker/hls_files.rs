@@ -1,16 +1,18 @@
 //! What a worker remembers of HLS files, so that most requests for them cost no file: indexes as they are sent, segments open.
 //!
-//! An index counts as long as its file is the same, which one look a millisecond says for all who ask. A segment never changes, so it
-//! counts until it is deleted; within a second of that, or when nobody has asked for a while, it is let go of. All of it is bounded by
-//! count and bytes, and nothing is ever written.
+//! An index counts as long as its file is the same, which one look in [`INDEX_LOOK_MS`] says for all who ask. A segment never changes, so
+//! it counts until it is deleted; within a second of that, or when nobody has asked for a while, it is let go of. What most clients are
+//! answered is kept whole, head and all. All of it is bounded by count and bytes, and nothing is ever written.
 
 use super::session::Index;
 use crate::hls::{INDEX, files, serve};
 use braidcast_media::StreamKey;
-use braidcast_protocols::http::Validators;
+use braidcast_protocols::http::response::{self, Cache, ResponseHead, content_type};
+use braidcast_protocols::http::{Status, Validators};
 use braidcast_stream_log::Root;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -27,6 +29,8 @@ const MOST_INDEXES: usize = 4;
 const MOST_TEXTS: usize = 8;
 /// The longest index that is remembered, in bytes.
 const INDEX_BYTES: usize = 1 << 20;
+/// How long an index is what it was without a look at its file, milliseconds: little beside the seconds after which a client asks again.
+pub const INDEX_LOOK_MS: u64 = 20;
 /// Segments that are held open, of all streams.
 const MOST_SEGMENTS: usize = 1_024;
 /// Their bytes together.
@@ -91,12 +95,34 @@ pub struct IndexText {
     etag: String,
     modified_s: u64,
     compressed: OnceCell<Vec<u8>>,
+    /// Head and body as nearly all ask for them, on connections that are kept; without a date, and with one.
+    answers: [OnceCell<Vec<u8>>; 2],
 }
 
 impl IndexText {
     fn new(live: bool, query: &str, plain: String, modified_s: u64) -> Self {
         let etag = format!("{:x}-{:x}", crc32fast::hash(plain.as_bytes()), plain.len());
-        Self { live, query: query.to_owned(), plain, etag, modified_s, compressed: OnceCell::new() }
+        Self { live, query: query.to_owned(), plain, etag, modified_s, compressed: OnceCell::new(), answers: Default::default() }
+    }
+
+    /// The head of an answer with this text.
+    pub fn head(&self, gzip: bool, validators: &Validators, keep_alive: bool) -> Vec<u8> {
+        let bytes = if gzip { self.gzip().len() } else { self.plain.len() };
+        let head = ResponseHead::new(Status::OK)
+            .content_type(content_type::PLAYLIST)
+            .cache(Cache::No)
+            .validators(validators)
+            .field("Vary", "Accept-Encoding")
+            .length(bytes as u64)
+            .keep_alive(keep_alive);
+        if gzip { head.field("Content-Encoding", "gzip").build() } else { head.build() }
+    }
+
+    /// Head and body, not compressed, on a connection that is kept; made when they are asked for first.
+    pub fn answer(&self, now_wall_ms: u64) -> &[u8] {
+        let validators = self.validators(false, now_wall_ms);
+        self.answers[usize::from(validators.modified_s.is_some())]
+            .get_or_init(|| [&self.head(false, &validators, true), self.plain.as_bytes()].concat())
     }
 
     /// What tells it from the version before. It has no date as long as it can be replaced within the same second.
@@ -122,6 +148,8 @@ pub struct Segment {
     pub length: u32,
     /// What tells it from all others.
     pub validators: Validators,
+    /// The head before all of it as nearly all ask for it, on connections that are kept, and how long caches may keep it then.
+    head: OnceCell<(Cache, Vec<u8>)>,
     used_ms: Cell<u64>,
 }
 
@@ -137,12 +165,22 @@ impl Segment {
             etag: format!("\"{number:x}-{length:x}-{:x}\"", crc32fast::hash(telling)),
             modified_s: u64::try_from(metadata.mtime()).ok(),
         };
-        Ok(Self { number, file, length, validators, used_ms: Cell::new(now_ms) })
+        Ok(Self { number, file, length, validators, head: OnceCell::new(), used_ms: Cell::new(now_ms) })
     }
 
     /// What is sent.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The head of an answer with all of it, on a connection that is kept. Made once for what caches may do with it first, which is
+    /// the same until rules of access change.
+    pub fn whole_head(&self, cache: Cache) -> Cow<'_, [u8]> {
+        let head = || response::file(content_type::MPEG_TS, cache, &self.validators, self.length.into(), None, true);
+        match self.head.get_or_init(|| (cache, head())) {
+            (of, head) if *of == cache => Cow::Borrowed(head),
+            _ => Cow::Owned(head()),
+        }
     }
 
     /// Whether it has no name any more. As long as it is held it keeps its memory.
@@ -265,7 +303,7 @@ impl Stream {
             Some(name) => file.path.file_stem().is_some_and(|stem| stem == name),
         };
         let place = self.indexes.iter().position(is_it);
-        if let Some(place) = place.filter(|place| self.indexes[*place].looked_ms == now_ms) {
+        if let Some(place) = place.filter(|place| now_ms.saturating_sub(self.indexes[*place].looked_ms) < INDEX_LOOK_MS) {
             return Ok(Some(&mut self.indexes[place]));
         }
         let path = match (place, name) {

@@ -49,7 +49,7 @@ fn an_index_is_read_once_for_each_that_is_written() {
     let mut site = Site::new();
     assert!(site.index("x", &Index::Live, "").is_none());
     site.lay("x", INDEX, ONE);
-    site.now_ms += 1;
+    // What is not there is looked for each time.
     let first = site.index("x", &Index::Live, "token=1").unwrap();
     assert_eq!(first.plain, "#EXTM3U\nx/1.ts?token=1\n");
     assert_eq!(site.index("x", &named("index"), "").unwrap().plain, "#EXTM3U\n1.ts\n");
@@ -60,13 +60,15 @@ fn an_index_is_read_once_for_each_that_is_written() {
     assert_eq!(site.files.take_counts().indexes_read, 1);
     // Of the same length, and perhaps of the same moment.
     site.lay("x", INDEX, TWO);
+    site.now_ms += INDEX_LOOK_MS - 6;
+    assert!(Rc::ptr_eq(&first, &site.index("x", &Index::Live, "token=1").unwrap()), "it was looked at just now");
     site.now_ms += 1;
     let second = site.index("x", &Index::Live, "token=1").unwrap();
     assert_eq!(second.plain, "#EXTM3U\nx/2.ts?token=1\n");
     assert_ne!(first.validators(false, u64::MAX), second.validators(false, u64::MAX));
     assert_eq!(site.files.take_counts().indexes_read, 1);
     fs::remove_file(site.root.hls_dir(&key("x")).join(INDEX)).unwrap();
-    site.now_ms += 1;
+    site.now_ms += INDEX_LOOK_MS;
     assert!(site.index("x", &Index::Live, "token=1").is_none());
 }
 
@@ -76,6 +78,22 @@ fn an_index_has_a_date_once_it_cannot_be_replaced_within_it() {
     assert_eq!(text.validators(false, 10_999).modified_s, None);
     assert_eq!(text.validators(false, 11_000).modified_s, Some(10));
     assert_ne!(text.validators(false, 0).etag, text.validators(true, 0).etag);
+}
+
+#[test]
+fn what_is_kept_whole_is_what_would_be_made() {
+    let text = IndexText::new(true, "", "x".into(), 10);
+    for now_ms in [10_000, 11_000, 10_500, 12_000] {
+        let head = text.head(false, &text.validators(false, now_ms), true);
+        assert_eq!(text.answer(now_ms), [head.as_slice(), b"x"].concat());
+    }
+    let mut site = Site::new();
+    site.lay("x", "7.ts", &[0x47; 376]);
+    let segment = site.segment("x", 7).unwrap();
+    for cache in [Cache::Seconds(9), Cache::Private(9), Cache::Seconds(9)] {
+        let made = response::file(content_type::MPEG_TS, cache, &segment.validators, 376, None, true);
+        assert_eq!(*segment.whole_head(cache), *made);
+    }
 }
 
 #[test]

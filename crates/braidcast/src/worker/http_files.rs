@@ -78,19 +78,14 @@ impl Worker {
         }
         let body = if gzip { text.gzip() } else { text.plain.as_bytes() };
         self.count_for_session(&wish.key, &wish.query, body.len() as u64);
-        let mut head = ResponseHead::new(Status::OK)
-            .content_type(content_type::PLAYLIST)
-            .cache(Cache::No)
-            .validators(&validators)
-            .field("Vary", "Accept-Encoding")
-            .length(body.len() as u64)
-            .keep_alive(self.keeps_alive(slot));
-        if gzip {
-            head = head.field("Content-Encoding", "gzip");
-        }
-        self.sessions[slot].push_control(&head.build());
-        if !wish.head_only {
-            self.sessions[slot].push_control(body);
+        let keep_alive = self.keeps_alive(slot);
+        if keep_alive && !gzip && !wish.head_only {
+            self.sessions[slot].push_control(text.answer(self.now.wall_ms));
+        } else {
+            self.sessions[slot].push_control(&text.head(gzip, &validators, keep_alive));
+            if !wish.head_only {
+                self.sessions[slot].push_control(body);
+            }
         }
         self.finish_response(slot)
     }
@@ -114,13 +109,18 @@ impl Worker {
         let length = u64::from(segment.length);
         let range = request.range.filter(|_| request.conditions.allow_range(&segment.validators));
         let span = range.map(|range| range.span(length));
-        let head = response::file(content_type::MPEG_TS, cache, &segment.validators, length, span, self.keeps_alive(slot));
         let (first, bytes) = match span {
             Some(Span::Unsatisfiable) => (0, 0),
             Some(Span::Part { first, bytes }) => (first, bytes),
             None => (0, length),
         };
-        self.sessions[slot].push_control(&head);
+        let keep_alive = self.keeps_alive(slot);
+        if keep_alive && span.is_none() {
+            self.sessions[slot].push_control(&segment.whole_head(cache));
+        } else {
+            let head = response::file(content_type::MPEG_TS, cache, &segment.validators, length, span, keep_alive);
+            self.sessions[slot].push_control(&head);
+        }
         if !head_only && bytes > 0 {
             self.watching.add(key, bytes, 0);
             self.count_for_session(key, params, bytes);

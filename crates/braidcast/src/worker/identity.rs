@@ -19,7 +19,7 @@ impl Worker {
     pub(super) fn first_protocol(&self, arrival: &Arrival, handshake_ms: u64) -> Protocol {
         let Arrival { conn, origin: Origin { listener, peer, .. }, .. } = *arrival;
         match self.config.expects_proxy(listener) {
-            true => Protocol::Prefix(PrefixReader::new(Form::Proxy)),
+            true => Protocol::Prefix(Box::new(PrefixReader::new(Form::Proxy))),
             false => self.next_protocol(conn, listener, Some(peer), handshake_ms),
         }
     }
@@ -28,7 +28,7 @@ impl Worker {
     fn next_protocol(&self, conn: ConnId, listener: Listener, holder: Option<SocketAddr>, handshake_ms: u64) -> Protocol {
         match listener {
             Listener::Rtmp | Listener::Rtmps | Listener::Sub if holder.is_some_and(|holder| self.config.trusts(holder.ip())) => {
-                Protocol::Prefix(PrefixReader::new(Form::RealIp))
+                Protocol::Prefix(Box::new(PrefixReader::new(Form::RealIp)))
             }
             Listener::Rtmp | Listener::Rtmps => self.new_rtmp(conn, handshake_ms),
             Listener::Http | Listener::Https | Listener::Api | Listener::HttpsApi | Listener::Metrics => self.new_http(listener),

@@ -4,7 +4,7 @@
 //! stream's log (or of a rendition of it), or an HTTP answer's body. Everything a client receives goes through its ledger, so that
 //! how many bytes were sent is all one has to know to go on with any connection.
 //!
-//! The ledger never holds media bytes, never allocates, and begins a new extent only at a message boundary.
+//! The ledger never holds media bytes, allocates only while more than one extent is owed, and begins a new extent only at a message boundary.
 
 use serde::{Deserialize, Serialize};
 use std::io::IoSlice;
@@ -100,7 +100,7 @@ impl Extent {
 pub struct Full;
 
 /// See the module's head.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     sent: u64,
     /// Byte of the connection at which what is only finished ends, see [`Ledger::abandon`].
@@ -108,7 +108,10 @@ pub struct Ledger {
     /// See [`Ledger::changes`].
     changes: u32,
     count: u8,
-    extents: [Extent; MAX_EXTENTS],
+    /// What is owed if it is one extent, as it nearly always is.
+    one: Extent,
+    /// All of them if there are more.
+    several: Option<Box<[Extent; MAX_EXTENTS]>>,
 }
 
 /// What to send next.
@@ -158,7 +161,7 @@ impl<'a> Slices<'a> {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { sent: 0, finish: 0, changes: 0, count: 0, extents: [Extent::NONE; MAX_EXTENTS] }
+        Self { sent: 0, finish: 0, changes: 0, count: 0, one: Extent::NONE, several: None }
     }
 }
 
@@ -176,8 +179,7 @@ impl Ledger {
                 return None;
             }
             end = extent.len().and_then(|len| extent.from.checked_add(len));
-            *ledger.extents.get_mut(usize::from(ledger.count))? = *extent;
-            ledger.count += 1;
+            ledger.add(*extent).ok()?;
         }
         Some(ledger)
     }
@@ -192,9 +194,9 @@ impl Ledger {
         self.finish
     }
 
-    /// The oldest block that is still owed a part of.
-    pub fn oldest_block(&self) -> Option<u32> {
-        self.extents().iter().filter_map(|extent| if let Source::Run { block, .. } = extent.source { Some(block) } else { None }).min()
+    /// The oldest place, block and offset, that is still owed something from: nothing before it will be sent.
+    pub fn oldest_place(&self) -> Option<(u32, u32)> {
+        self.extents().iter().filter_map(|extent| self.place(extent)).min()
     }
 
     /// Whether a part of an answer's body is owed.
@@ -214,7 +216,51 @@ impl Ledger {
 
     /// The extents not yet sent whole, oldest first.
     pub fn extents(&self) -> &[Extent] {
-        &self.extents[..usize::from(self.count)]
+        match &self.several {
+            None => &std::slice::from_ref(&self.one)[..usize::from(self.count)],
+            Some(several) => &several[..usize::from(self.count)],
+        }
+    }
+
+    fn extents_mut(&mut self) -> &mut [Extent] {
+        match &mut self.several {
+            None => &mut std::slice::from_mut(&mut self.one)[..usize::from(self.count)],
+            Some(several) => &mut several[..usize::from(self.count)],
+        }
+    }
+
+    fn add(&mut self, extent: Extent) -> Result<(), Full> {
+        match usize::from(self.count) {
+            0 => self.one = extent,
+            MAX_EXTENTS => return Err(Full),
+            count => {
+                let one = self.one;
+                let several = self.several.get_or_insert_with(|| {
+                    let mut several = Box::new([Extent::NONE; MAX_EXTENTS]);
+                    several[0] = one;
+                    several
+                });
+                several[count] = extent;
+            }
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Takes away the first `gone` extents.
+    fn drop_first(&mut self, gone: usize) {
+        self.extents_mut().rotate_left(gone);
+        self.keep(usize::from(self.count) - gone);
+    }
+
+    /// Keeps only the first `count` extents.
+    fn keep(&mut self, count: usize) {
+        self.count = count as u8;
+        if count <= 1
+            && let Some(several) = self.several.take()
+        {
+            self.one = several[0];
+        }
     }
 
     /// Where the next media byte is: block and offset. `None` if no media is owed.
@@ -231,7 +277,7 @@ impl Ledger {
 
     fn place(&self, extent: &Extent) -> Option<(u32, u32)> {
         match extent.source {
-            Source::Run { block, offset, .. } => Some((block, offset + self.done(extent))),
+            Source::Run { block, offset, .. } => Some((block, offset.saturating_add(self.done(extent)))),
             _ => None,
         }
     }
@@ -251,9 +297,8 @@ impl Ledger {
     /// then is one run of bytes.
     #[inline]
     pub fn stands_in(&self, block: u32) -> Option<u32> {
-        let first = &self.extents[0];
-        match first.source {
-            Source::Run { block: of, offset, end: OPEN } if self.count == 1 && of == block => Some(offset + self.done(first)),
+        match self.one.source {
+            Source::Run { block: of, offset, end: OPEN } if self.count == 1 && of == block => Some(offset + self.done(&self.one)),
             _ => None,
         }
     }
@@ -261,7 +306,7 @@ impl Ledger {
     /// As [`Ledger::advance`], of a viewer that [`Ledger::stands_in`] a block.
     #[inline]
     pub fn advance_in_run(&mut self, bytes: usize) {
-        debug_assert!(self.count == 1 && self.extents[0].len().is_none(), "the open run is all that is owed");
+        debug_assert!(self.count == 1 && self.one.len().is_none(), "the open run is all that is owed");
         self.sent += bytes as u64;
     }
 
@@ -280,15 +325,13 @@ impl Ledger {
             Some(last) => last.from + last.len().expect("nothing is added behind an open run: it is cut first"),
         };
         if let (Source::Control { bytes }, Some(Extent { source: Source::Control { bytes: before }, .. })) =
-            (source, self.extents[..usize::from(self.count)].last_mut())
+            (source, self.extents_mut().last_mut())
         {
             *before += bytes;
             self.changes = self.changes.wrapping_add(1);
             return Ok(());
         }
-        let slot = self.extents.get_mut(usize::from(self.count)).ok_or(Full)?;
-        *slot = Extent { from, source };
-        self.count += 1;
+        self.add(Extent { from, source })?;
         self.changes = self.changes.wrapping_add(1);
         Ok(())
     }
@@ -304,13 +347,12 @@ impl Ledger {
         }
         let boundary = blocks.boundary(block, position);
         self.changes = self.changes.wrapping_add(1);
-        let last = &mut self.extents[usize::from(self.count) - 1];
-        if let Source::Run { end, .. } = &mut last.source {
+        if let Some(Extent { source: Source::Run { end, .. }, .. }) = self.extents_mut().last_mut() {
             *end = boundary;
-            // Nothing of it is left to be sent: no send would ever take it away.
-            if position == boundary {
-                self.count -= 1;
-            }
+        }
+        // Nothing of it is left to be sent: no send would ever take it away.
+        if position == boundary {
+            self.keep(usize::from(self.count) - 1);
         }
         Ok(Some((block, boundary)))
     }
@@ -347,8 +389,8 @@ impl Ledger {
         let mut control_used = 0;
         let mut index = 0;
         while index < usize::from(self.count) {
-            let source = self.extents[index].source;
-            let done = self.done(&self.extents[index]);
+            let extent = self.extents()[index];
+            let (source, done) = (extent.source, self.done(&extent));
             match source {
                 Source::Control { bytes } => {
                     let to = control_used + (bytes - done) as usize;
@@ -387,7 +429,7 @@ impl Ledger {
     /// Ends the open run `index` at `end` and opens one in the next block; gives the new one's index, `None` if there is no room
     /// for it yet.
     fn cross(&mut self, index: usize, end: u32, next: u32, start: u32) -> Option<usize> {
-        let Extent { from, source: Source::Run { block, offset, .. } } = self.extents[index] else { return None };
+        let Extent { from, source: Source::Run { block, offset, .. } } = self.extents()[index] else { return None };
         let opened = Source::Run { block: next, offset: start, end: OPEN };
         let is_done = self.sent >= from + u64::from(end - offset);
         if !is_done && index + 1 >= MAX_EXTENTS {
@@ -397,12 +439,12 @@ impl Ledger {
         self.changes = self.changes.wrapping_add(1);
         if is_done {
             // Everything of the old block is sent: its extent is not needed any more.
-            self.extents[index] = Extent { from: self.sent, source: opened };
+            self.extents_mut()[index] = Extent { from: self.sent, source: opened };
             return Some(index);
         }
-        self.extents[index].source = Source::Run { block, offset, end };
-        self.extents[index + 1] = Extent { from: from + u64::from(end - offset), source: opened };
-        self.count += 1;
+        self.extents_mut()[index].source = Source::Run { block, offset, end };
+        // The open run is the last extent.
+        self.add(Extent { from: from + u64::from(end - offset), source: opened }).ok()?;
         Some(index + 1)
     }
 
@@ -416,7 +458,7 @@ impl Ledger {
 
     /// Forgets what is owed, not how much was sent.
     pub fn restart(&mut self) {
-        self.count = 0;
+        self.keep(0);
         self.changes = self.changes.wrapping_add(1);
     }
 
@@ -436,8 +478,9 @@ impl Ledger {
             }
             finished += 1;
         }
-        self.extents.copy_within(finished..usize::from(self.count), 0);
-        self.count -= finished as u8;
+        if finished > 0 {
+            self.drop_first(finished);
+        }
         control
     }
 }

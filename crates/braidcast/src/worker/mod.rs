@@ -27,6 +27,7 @@ mod pacing;
 mod play;
 mod publishers;
 mod relay;
+mod rendered;
 mod rendezvous;
 mod rendition;
 mod requests;
@@ -36,9 +37,11 @@ mod save;
 mod session;
 mod sessions;
 mod settle;
+mod shares;
 mod streams;
 mod takeover;
 mod timers;
+mod turns;
 mod waiting;
 mod walk;
 mod watching;
@@ -73,6 +76,7 @@ use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
 pub use save::{SAVED_VERSION, SAVED_VERSION_BEFORE};
 use session::Session;
+use shares::Share;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -86,6 +90,7 @@ use std::time::Duration;
 use streams::LocalStream;
 use takeover::Departed;
 use timers::Timers;
+use turns::Turns;
 use waiting::Waiting;
 use watching::Watching;
 
@@ -110,12 +115,14 @@ const PEER_LINES_PER_SECOND: u32 = 20;
 const READ_BYTES: usize = 256 << 10;
 /// Bytes read from a socket that does not publish: no more than this is held for a session while the front decides about it.
 const COMMAND_BYTES: usize = 16 << 10;
-/// Sessions read in one turn.
+/// Publishers read in one turn, and so many others.
 const READS_PER_TURN: usize = 128;
 /// Events heard in one turn.
 const EVENTS_PER_TURN: usize = 1024;
-/// How long they may hold up a turn: what one of them is answered with may be seconds of a stream.
-const READS_TIME: Duration = Duration::from_millis(4);
+/// How long publishers may hold up a turn.
+const PUBLISHERS_TIME: Duration = Duration::from_millis(4);
+/// How long others may: what one of them is answered with may be seconds of a stream.
+const READS_TIME: Duration = Duration::from_millis(2);
 /// Deadlines acted on in one turn.
 const EXPIRED_PER_TURN: usize = 512;
 
@@ -222,20 +229,25 @@ pub(crate) struct Worker {
     waiting: Waiting,
     retry_at_ms: u64,
     retried_at_ms: u64,
-    /// Sessions whose sockets may have more to read.
+    /// Sessions whose sockets may have more to read, and publishers of them, who do not wait for those.
     ready: VecDeque<usize>,
+    ready_publishers: VecDeque<usize>,
     /// Publishers with records that are not committed.
     dirty: Vec<usize>,
     /// Slots of streams that have grown and whose readers were not rung yet.
     committed: Vec<u16>,
     /// Room for the lanes that have news.
     news: Vec<u16>,
-    fan_out_queue: VecDeque<usize>,
+    /// Whose viewers are to be served.
+    turns: Turns,
     /// Sessions that are owed more, and take it.
-    unfinished: Vec<u64>,
+    unfinished: VecDeque<u64>,
     flushes: Timers,
     /// What one round of each stream's fan-out takes together, microseconds.
     fan_out_load_us: u64,
+    /// What each stream's fan-out may take of the worker's time, and when that was reckoned.
+    share: Share,
+    shared_at_ms: u64,
     /// When publishers' segmenters are due.
     pumps: Timers,
     /// Room for their segments' bytes, one after another.
@@ -356,13 +368,16 @@ impl Worker {
             retry_at_ms: 0,
             retried_at_ms: 0,
             ready: VecDeque::new(),
+            ready_publishers: VecDeque::new(),
             dirty: Vec::new(),
             committed: Vec::new(),
             news: Vec::new(),
-            fan_out_queue: VecDeque::new(),
-            unfinished: Vec::new(),
+            turns: Turns::default(),
+            unfinished: VecDeque::new(),
             flushes: Timers::default(),
             fan_out_load_us: 0,
+            share: Share::ALL,
+            shared_at_ms: 0,
             pumps: Timers::default(),
             segment_bytes: Vec::new(),
             deadlines: Timers::default(),
@@ -417,6 +432,8 @@ impl Worker {
                 }
             }
             let heard = !events.is_empty();
+            // Of more sockets than there was room to hear of, publishers' may be the last.
+            publishers |= events.len() == EVENTS_PER_TURN;
             self.look_at_publishers(publishers, &mut events)?;
             self.read_sessions();
             self.take_in_rested();
@@ -445,7 +462,11 @@ impl Worker {
     /// Sleeps until there is something to do. Announces the sleep first and looks again, so that no doorbell is missed.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
         // What was taken in late in a turn is committed, told and answered at once too.
-        let busy = !self.ready.is_empty() || !self.dirty.is_empty() || !self.fan_out_queue.is_empty() || !self.unfinished.is_empty();
+        let busy = !self.ready.is_empty()
+            || !self.ready_publishers.is_empty()
+            || !self.dirty.is_empty()
+            || !self.turns.is_empty()
+            || !self.unfinished.is_empty();
         let timeout = if busy { Duration::ZERO } else { self.sleep_time() };
         if timeout.is_zero() {
             return self.poller.wait(events, Some(timeout));

@@ -314,7 +314,7 @@ impl Worker {
     /// Makes what publishers sent in this turn visible to readers, and wakes them. Then sends the publishers what they were
     /// answered meanwhile.
     pub(super) fn commit_publishers(&mut self) -> bool {
-        let dirty = std::mem::take(&mut self.dirty);
+        let mut dirty = std::mem::take(&mut self.dirty);
         for publisher in &dirty {
             self.commit_publisher(*publisher);
         }
@@ -322,10 +322,14 @@ impl Worker {
         self.add(WorkerCounter::SharedWrites, self.committed.len() as u64);
         self.ring(&self.committed);
         self.committed.clear();
-        for publisher in dirty {
+        for publisher in dirty.drain(..) {
             if let Some(session) = self.publishers.get(publisher).map(|at| at.session) {
                 self.flush(session);
             }
+        }
+        // Its room serves the next turn.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
         }
         committed
     }

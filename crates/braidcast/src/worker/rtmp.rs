@@ -17,6 +17,10 @@ pub(super) fn try_faults(payload: &[u8], shared_dir: &std::path::Path) {
     if payload.ends_with(b"braidcast-test-crash") {
         std::process::abort();
     }
+    if payload.ends_with(b"braidcast-test-allocations") {
+        let (times, bytes) = braidcast_sys::allocation::asked_for();
+        let _ = std::fs::write(shared_dir.join("sessions").join("allocations"), format!("{times} {bytes}\n"));
+    }
     crate::sandbox::trial::run(payload, shared_dir);
 }
 

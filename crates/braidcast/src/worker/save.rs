@@ -198,7 +198,7 @@ impl Worker {
             origin: session.origin(),
             peer: session.more.peer,
             protocol: match &session.protocol {
-                Protocol::Prefix(reader) => SavedProtocol::Prefix(reader.clone()),
+                Protocol::Prefix(reader) => SavedProtocol::Prefix((**reader).clone()),
                 // Of a client, and of what goes through a relay, nothing is saved.
                 Protocol::Unknown | Protocol::Client(_) | Protocol::Relay(_) | Protocol::Resting => SavedProtocol::Unknown,
                 Protocol::Rtmp(rtmp) => SavedProtocol::Rtmp(rtmp.save(now_ms)),

@@ -69,7 +69,7 @@ pub struct Session {
     /// What it speaks.
     pub protocol: Protocol,
     /// What body extents of the ledger are of.
-    pub body: Option<Body>,
+    pub body: Option<Box<Body>>,
     /// What only negotiation and HTTP need.
     pub more: More,
     /// Its id, the same in every worker.
@@ -204,7 +204,7 @@ pub enum SavedBody {
 /// What a session speaks.
 pub enum Protocol {
     /// A proxy may, or has to, say first for whom it connects.
-    Prefix(PrefixReader),
+    Prefix(Box<PrefixReader>),
     /// Not told yet: a sub-port takes both.
     Unknown,
     /// RTMP.
@@ -375,7 +375,7 @@ impl Session {
     /// # Errors
     /// There is no room, which means that an answer was not out yet.
     pub fn owe_body(&mut self, body: Body, offset: u32, end: u32) -> Result<(), End> {
-        self.body = Some(body);
+        self.body = Some(Box::new(body));
         self.ledger.push(Source::Body { offset, end }).map_err(|Full| End::Fault("the ledger of an HTTP session is full"))
     }
 

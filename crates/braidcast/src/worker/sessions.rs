@@ -3,7 +3,7 @@
 use super::kept::Kept;
 use super::session::{MAX_CONTROL_BYTES, More, Protocol, Role, Session, Want};
 use super::waiting::Awaited;
-use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, READS_PER_TURN, READS_TIME, Worker};
+use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, PUBLISHERS_TIME, READS_PER_TURN, READS_TIME, Worker};
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, Listener, Origin, ToFront};
 use crate::saved::{Heap, RowId};
@@ -13,11 +13,12 @@ use braidcast_protocols::proxy::Form;
 use braidcast_protocols::rtmp::{ServerSession, Settings};
 use braidcast_sys::fault::kill_point;
 use braidcast_sys::{Event, Interest, net};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Unsent bytes after which a viewer's socket counts as full: the kernel's share of a slow viewer's cost.
 const NOT_SENT_LOWAT_BYTES: u32 = 128 << 10;
@@ -123,10 +124,10 @@ impl Worker {
             session.readable = true;
             self.enqueue(slot);
         }
-        if event.writable && self.sessions[slot].blocked {
-            self.sessions[slot].blocked = false;
-            self.flush(slot);
-            self.after_flush(slot);
+        let session = &mut self.sessions[slot];
+        if event.writable && session.blocked {
+            session.blocked = false;
+            self.unfinished.push_back(session.token(slot));
         }
     }
 
@@ -149,18 +150,26 @@ impl Worker {
         let session = &mut self.sessions[slot];
         if !session.queued && (session.readable || !session.more.unread.is_empty()) && session.may_read() {
             session.queued = true;
-            self.ready.push_back(slot);
+            if session.among_publishers { self.ready_publishers.push_back(slot) } else { self.ready.push_back(slot) }
         }
     }
 
-    /// Reads from sessions whose sockets have something, in a bounded turn.
+    /// Reads from sessions whose sockets have something, in a bounded turn: publishers first, whose viewers wait for it.
     pub(super) fn read_sessions(&mut self) {
+        self.read_some(|worker| &mut worker.ready_publishers, PUBLISHERS_TIME);
+        self.read_some(|worker| &mut worker.ready, READS_TIME);
+    }
+
+    fn read_some(&mut self, queue: fn(&mut Self) -> &mut VecDeque<usize>, most: Duration) {
+        if queue(self).is_empty() {
+            return;
+        }
         let since = Instant::now();
-        for _ in 0..self.ready.len().min(READS_PER_TURN) {
-            if since.elapsed() >= READS_TIME {
+        for _ in 0..queue(self).len().min(READS_PER_TURN) {
+            if since.elapsed() >= most {
                 return;
             }
-            let Some(slot) = self.ready.pop_front() else { return };
+            let Some(slot) = queue(self).pop_front() else { return };
             let Some(session) = self.sessions.get_mut(slot) else { continue };
             if !std::mem::replace(&mut session.queued, false) {
                 continue;

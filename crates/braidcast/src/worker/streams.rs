@@ -5,11 +5,15 @@
 
 use super::ledger::{Available, Blocks};
 use super::pacing::{Pace, Turn};
-use super::rendition::{Carried, Renderer, Rendition};
+use super::rendered::{RenderedBlock, RenderedBlocks};
+use super::rendition::{Carried, Rendition};
 use braidcast_media::{RecordKind, StreamKey, flv};
 use braidcast_stream_log::{BlockMap, Position, Reader, State};
 use std::collections::VecDeque;
 use std::io;
+
+/// So much more of a stream is sent before the memory behind its viewers is given back: some microseconds' work each time.
+const LET_GO_BYTES: u32 = 128 << 10;
 
 /// A stream that this worker reads.
 pub struct LocalStream {
@@ -25,8 +29,8 @@ pub struct LocalStream {
     pub next_viewer: usize,
     /// What the commit word said when it was looked at last, be it by a round of the fan-out or by one who decides about the next.
     pub seen: Position,
-    /// The newest block when blocks were let go of last.
-    pub trimmed: u32,
+    /// What there was when memory was let go of last.
+    let_go: Position,
     /// The stream has ended, and its viewers were told; some may still be taking what they are owed.
     pub over: bool,
     /// Bytes that were sent to viewers and are not told yet.
@@ -48,7 +52,7 @@ impl LocalStream {
             pace,
             next_viewer: 0,
             seen: Position { block: 0, offset: 0 },
-            trimmed: 0,
+            let_go: Position { block: 0, offset: 0 },
             over: false,
             sent_bytes: 0,
             jumps: 0,
@@ -105,12 +109,13 @@ impl LocalStream {
         self.renditions.iter().find(|rendered| rendered.rendition == rendition)
     }
 
-    /// Makes a rendition of `number` and all later blocks at hand.
+    /// Makes a rendition of `number` and all later blocks at hand, from their beginning.
     fn render(&mut self, rendition: Rendition, number: u32) {
         let flv = std::mem::take(&mut self.flv);
         if let Some(rendered) = self.rendered_mut(rendition) {
             rendered.ensure(&flv, number);
             rendered.update(&flv);
+            rendered.bring_back(&flv, number);
         }
         self.flv = flv;
     }
@@ -209,16 +214,35 @@ impl LocalStream {
         Ok(())
     }
 
-    /// Whether there may be blocks that nobody needs any more: not before another one has begun.
-    pub fn may_trim(&mut self) -> bool {
-        let newest = self.flv.blocks.back().map_or(0, |newest| newest.number);
-        std::mem::replace(&mut self.trimmed, newest) != newest
+    /// Whether there is enough behind the viewers to let go of: another block has begun, or the newest has grown by much. If so, it counts as done.
+    pub fn may_let_go(&mut self) -> bool {
+        let Some(newest) = self.flv.blocks.back() else { return false };
+        let now = Position { block: newest.number, offset: newest.available.bytes };
+        let grown = now.offset.saturating_sub(self.let_go.offset);
+        let may = now.block != self.let_go.block || grown >= LET_GO_BYTES;
+        if may {
+            self.let_go = now;
+        }
+        may
     }
 
-    /// Lets go of blocks before `oldest`, the oldest that a viewer still needs.
-    pub fn trim(&mut self, oldest: u32) {
-        self.flv.trim(oldest);
-        self.renditions.iter_mut().for_each(|rendered| rendered.trim(oldest));
+    /// Lets go of all that no viewer needs any more: `place_of` says of a viewer in which rendition it is owed something, and from where on.
+    /// Blocks go when nobody is in them and a newer one has followed; of the others, the memory.
+    pub fn let_go(&mut self, place_of: impl Fn(usize) -> Option<(Rendition, (u32, u32))>) {
+        let newest = self.seen.block;
+        let nowhere = (u32::MAX, u32::MAX);
+        let mut oldest = nowhere;
+        self.renditions.iter_mut().for_each(|rendered| rendered.needed_from = nowhere);
+        for (rendition, place) in self.viewers.iter().filter_map(|viewer| place_of(*viewer)) {
+            oldest = oldest.min(place);
+            if let Some(rendered) = self.renditions.iter_mut().find(|rendered| rendered.rendition == rendition) {
+                rendered.needed_from = rendered.needed_from.min(place);
+            }
+        }
+        // A new viewer begins at the newest keyframe, which may lie one block back.
+        let oldest = oldest.0.min(newest.saturating_sub(1));
+        self.flv.let_go(oldest);
+        self.renditions.iter_mut().for_each(|rendered| rendered.let_go(oldest));
     }
 
     /// How far a viewer that stands in `block` at `offset` is behind: bytes of log, and at least so many milliseconds.
@@ -245,28 +269,37 @@ impl LocalStream {
         matches!(self.pace.turn, Turn::Idle | Turn::Riding(_)) && self.reader.commit() != self.seen
     }
 
-    /// Looks at what the log has gained since the last look: whether video is among it, or a new block.
-    pub fn look(&mut self) -> io::Result<bool> {
+    /// Looks at what the log has gained since the last look: how many video frames are among it. A new block counts as one.
+    pub fn look(&mut self) -> io::Result<u64> {
         let before = std::mem::replace(&mut self.seen, self.reader.commit());
+        let frames = self.frames_since(before);
+        self.pace.count(*frames.as_ref().unwrap_or(&1));
+        frames
+    }
+
+    fn frames_since(&mut self, before: Position) -> io::Result<u64> {
+        if before == self.seen {
+            return Ok(0);
+        }
         if before.block != self.seen.block {
-            return Ok(true);
+            return Ok(1);
         }
         self.flv.update(&self.reader)?;
         // Nobody views it yet, or its block is gone: what is there does not wait.
-        let Some(block) = self.flv.get(before.block) else { return Ok(true) };
+        let Some(block) = self.flv.get(before.block) else { return Ok(1) };
         let gained = block.map.bytes(before.offset, self.seen.offset).unwrap_or_default();
-        Ok(flv::records(gained).any(|record| record.header.kind == RecordKind::Video))
+        Ok(flv::records(gained).filter(|record| record.header.kind == RecordKind::Video).count() as u64)
     }
 
     /// The newest block in a rendition, if anything of it is at hand.
     pub fn front(&self, rendition: Rendition) -> Option<Front<'_>> {
         let newest = self.flv.blocks.back()?;
-        let bytes = if rendition == Rendition::LOG {
-            newest.map.bytes(0, newest.available.bytes)?
+        let (from, bytes) = if rendition == Rendition::LOG {
+            (0, newest.map.bytes(0, newest.available.bytes)?)
         } else {
-            &self.rendered(rendition)?.blocks.back().filter(|rendered| rendered.number == newest.number)?.bytes
+            self.rendered(rendition)?.get(newest.number)?.at_hand()
         };
-        Some(Front { block: newest.number, bytes })
+        Some(Front { block: newest.number, from, bytes })
     }
 
     /// Whether the stream is over, or its log deleted. Of an ended one somebody may still make a live one.
@@ -285,8 +318,18 @@ impl LocalStream {
 pub struct Front<'a> {
     /// Its number.
     pub block: u32,
+    /// Where `bytes` begin.
+    from: u32,
     /// Its bytes, as far as they may be used.
-    pub bytes: &'a [u8],
+    bytes: &'a [u8],
+}
+
+impl<'a> Front<'a> {
+    /// What follows a place, if it is at hand.
+    #[inline]
+    pub fn after(&self, offset: u32) -> Option<&'a [u8]> {
+        self.bytes.get(offset.checked_sub(self.from)? as usize..)
+    }
 }
 
 /// See [`LocalStream::lag`].
@@ -312,9 +355,7 @@ impl Blocks for View<'_> {
     fn available(&self, block: u32) -> Option<Available> {
         match self {
             Self::Log(blocks) => blocks.get(block).map(|block| block.available),
-            Self::Rendered(blocks) => {
-                blocks.get(block).map(|block| Available { bytes: block.bytes.len() as u32, complete: block.complete })
-            }
+            Self::Rendered(blocks) => blocks.get(block).map(RenderedBlock::available),
             Self::Nothing => None,
         }
     }
@@ -322,7 +363,7 @@ impl Blocks for View<'_> {
     fn bytes(&self, block: u32, from: u32, to: u32) -> &[u8] {
         match self {
             Self::Log(blocks) => blocks.get(block).and_then(|block| block.map.bytes(from, to)).unwrap_or_default(),
-            Self::Rendered(blocks) => blocks.get(block).and_then(|block| block.bytes.get(from as usize..to as usize)).unwrap_or_default(),
+            Self::Rendered(blocks) => blocks.get(block).map_or(&[], |block| block.bytes(from, to)),
             Self::Nothing => &[],
         }
     }
@@ -362,15 +403,15 @@ impl Blocks for View<'_> {
 /// Mapped blocks in the order of their numbers. A gap is what was evicted before this worker saw it.
 #[derive(Default)]
 pub struct FlvBlocks {
-    blocks: VecDeque<FlvBlock>,
+    pub(super) blocks: VecDeque<FlvBlock>,
 }
 
-struct FlvBlock {
-    number: u32,
-    map: BlockMap,
-    available: Available,
-    prefix_bytes: u32,
-    generation: u32,
+pub(super) struct FlvBlock {
+    pub(super) number: u32,
+    pub(super) map: BlockMap,
+    pub(super) available: Available,
+    pub(super) prefix_bytes: u32,
+    pub(super) generation: u32,
     extended: bool,
     start_timestamp_ms: i64,
     cumulative_bytes: u64,
@@ -422,7 +463,7 @@ impl FlvBlock {
 }
 
 impl FlvBlocks {
-    fn get(&self, number: u32) -> Option<&FlvBlock> {
+    pub(super) fn get(&self, number: u32) -> Option<&FlvBlock> {
         let place = self.blocks.binary_search_by_key(&number, |block| block.number).ok()?;
         self.blocks.get(place)
     }
@@ -470,137 +511,15 @@ impl FlvBlocks {
         }
     }
 
-    fn trim(&mut self, oldest: u32) {
+    /// Lets go of blocks before `oldest`, and of the memory of the others: who is behind has it back at a look.
+    fn let_go(&mut self, oldest: u32) {
         while self.blocks.len() > 1 && self.blocks.front().is_some_and(|first| first.number < oldest) {
             self.blocks.pop_front();
         }
-    }
-}
-
-/// The same records in another form, see [`super::rendition`].
-pub struct RenderedBlocks {
-    rendition: Rendition,
-    viewers: usize,
-    blocks: VecDeque<RenderedBlock>,
-}
-
-struct RenderedBlock {
-    number: u32,
-    bytes: Vec<u8>,
-    complete: bool,
-    /// Made with the first bytes.
-    renderer: Option<Renderer>,
-    /// Log offset up to which records were rendered.
-    rendered: u32,
-    prefix_bytes: u32,
-    generation: u32,
-    /// Where each record begins: log offset and offset here.
-    records: Vec<(u32, u32)>,
-}
-
-impl RenderedBlock {
-    fn new(number: u32) -> Self {
-        let rendered = flv::FILE_HEADER.len() as u32;
-        let (bytes, records) = (Vec::new(), Vec::new());
-        Self { number, bytes, complete: false, renderer: None, rendered, prefix_bytes: 0, generation: 0, records }
-    }
-
-    fn is_begun(&self) -> bool {
-        self.renderer.is_some() || self.complete
-    }
-
-    fn render(&mut self, rendition: Rendition, source: &FlvBlock) {
-        // A prefix is committed with its first record: what is available has it whole.
-        if self.complete || self.rendered > source.available.bytes || source.available.bytes < source.prefix_bytes {
-            return;
-        }
-        self.generation = source.generation;
-        let start = self.rendered;
-        let (bytes, renderer) = (&mut self.bytes, &mut self.renderer);
-        let renderer = renderer.get_or_insert_with(|| {
-            let header = source.map.bytes(0, flv::FILE_HEADER.len() as u32).unwrap_or_default();
-            Renderer::new(rendition, header, source.generation, bytes)
-        });
-        for record in flv::records(source.map.bytes(start, source.available.bytes).unwrap_or_default()) {
-            let at = start + record.offset as u32;
-            if at == source.prefix_bytes {
-                self.prefix_bytes = bytes.len() as u32;
+        for block in &self.blocks {
+            if let Err(error) = block.map.let_go() {
+                tracing::debug!(block = block.number, %error, "memory of a mapped block stays taken");
             }
-            self.records.push((at, bytes.len() as u32));
-            renderer.render(&record, bytes);
-            self.rendered = at + record.header.record_bytes() as u32;
-        }
-        if self.rendered <= source.prefix_bytes {
-            self.prefix_bytes = bytes.len() as u32;
-        }
-        self.complete = source.available.complete && self.rendered >= source.available.bytes;
-        if self.complete {
-            self.renderer = None;
-            self.bytes.shrink_to_fit();
-            self.records.shrink_to_fit();
-        }
-    }
-
-    fn boundary(&self, offset: u32) -> u32 {
-        let at = self.records.partition_point(|(_, here)| *here < offset);
-        self.records.get(at).map_or(self.bytes.len() as u32, |(_, here)| *here)
-    }
-
-    /// The log offset of the record that `offset` lies in, or begins with.
-    fn in_log(&self, offset: u32) -> u32 {
-        if offset as usize >= self.bytes.len() {
-            return self.rendered;
-        }
-        let behind = self.records.partition_point(|(_, here)| *here <= offset);
-        self.records.get(behind.saturating_sub(1)).map_or(self.rendered, |(log, _)| *log)
-    }
-}
-
-impl RenderedBlocks {
-    fn new(rendition: Rendition) -> Self {
-        Self { rendition, viewers: 0, blocks: VecDeque::new() }
-    }
-
-    fn get(&self, number: u32) -> Option<&RenderedBlock> {
-        let place = self.blocks.binary_search_by_key(&number, |block| block.number).ok()?;
-        self.blocks.get(place)
-    }
-
-    /// Makes room for the renditions of `number` and all later blocks that are at hand.
-    fn ensure(&mut self, source: &FlvBlocks, number: u32) {
-        let from = source.blocks.partition_point(|block| block.number < number);
-        for block in source.blocks.range(from..) {
-            if let Err(place) = self.blocks.binary_search_by_key(&block.number, |block| block.number) {
-                self.blocks.insert(place, RenderedBlock::new(block.number));
-            }
-        }
-    }
-
-    /// Renders what is new.
-    fn update(&mut self, source: &FlvBlocks) {
-        if let Some(last) = self.blocks.back().map(|last| last.number) {
-            self.ensure(source, last.saturating_add(1));
-        }
-        for block in self.blocks.iter_mut().filter(|block| !block.complete) {
-            if let Some(source) = source.get(block.number) {
-                block.render(self.rendition, source);
-            }
-        }
-    }
-
-    /// The offset of a record in this rendition.
-    fn locate(&self, position: Position) -> Option<u32> {
-        let block = self.get(position.block)?;
-        if position.offset == block.rendered {
-            return Some(block.bytes.len() as u32);
-        }
-        let at = block.records.binary_search_by_key(&position.offset, |(log, _)| *log).ok()?;
-        Some(block.records[at].1)
-    }
-
-    fn trim(&mut self, oldest: u32) {
-        while self.blocks.len() > 1 && self.blocks.front().is_some_and(|first| first.number < oldest) {
-            self.blocks.pop_front();
         }
     }
 }

@@ -19,7 +19,7 @@ struct Stream {
 }
 
 fn pace() -> Pace {
-    Pace::new(crate::config::Latency::Low, 350)
+    Pace::new(crate::config::Latency::Low, 350, 0)
 }
 
 fn now(ms: u32) -> Now {
@@ -76,7 +76,8 @@ fn a_viewer_that_comes_late_into_a_long_group_of_pictures_gets_all_of_it() {
         // The first viewer keeps up, so that only the newest blocks are at hand when the second one comes.
         stream.write(4, |_| false);
         stream.local.update().unwrap();
-        stream.local.trim(6);
+        stream.local.seen = stream.local.reader.commit();
+        stream.local.let_go(|_| Some((rendition, (6, 0))));
         let (block, offset) = stream.local.start(rendition).unwrap().unwrap();
         assert_eq!(block, 1, "the only keyframe");
         let mut ledger = Ledger::default();

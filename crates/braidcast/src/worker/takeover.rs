@@ -160,7 +160,7 @@ impl Worker {
     /// The protocol's machine, as it was at the checkpoint, which was made at `at_ms`.
     pub(super) fn restore_protocol(&self, checkpoint: &Checkpoint, at_ms: u64) -> anyhow::Result<Protocol> {
         Ok(match &checkpoint.protocol {
-            SavedProtocol::Prefix(reader) => Protocol::Prefix(reader.clone()),
+            SavedProtocol::Prefix(reader) => Protocol::Prefix(Box::new(reader.clone())),
             SavedProtocol::Unknown => Protocol::Unknown,
             SavedProtocol::Rtmp(saved) => Protocol::Rtmp(Box::new(ServerSession::restore(saved, at_ms)?)),
             SavedProtocol::WebSocket(saved) => {
@@ -238,8 +238,8 @@ impl Worker {
             }
         };
         let stream = &mut self.streams[slot];
-        let viewed = match ledger.oldest_block() {
-            Some(block) => stream.hold(block, rendition),
+        let viewed = match ledger.oldest_place() {
+            Some((block, _)) => stream.hold(block, rendition),
             None => Ok(true),
         };
         // It may have been sent more of a block than this worker saw before the block was evicted.
@@ -282,7 +282,7 @@ impl Worker {
                 Role::Viewing { stream, rendition, place, next }
             }
             Restored::Answering(body) => {
-                self.sessions[slot].body = Some(body);
+                self.sessions[slot].body = Some(Box::new(body));
                 Role::Idle
             }
             Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => {

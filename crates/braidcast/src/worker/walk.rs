@@ -88,6 +88,6 @@ impl Session {
         if self.blocked || self.kept.is_behind(&self.ledger) || matches!(self.protocol, Protocol::Client(_)) {
             return None;
         }
-        front.bytes.get(from as usize..).filter(|lacks| lacks.len() <= FLUSH_BYTES)
+        front.after(from).filter(|lacks| lacks.len() <= FLUSH_BYTES)
     }
 }

@@ -145,6 +145,13 @@ impl RequestReader {
     /// Takes bytes up to the end of the head.
     fn gather(&mut self, input: &[u8]) -> Result<usize, HttpError> {
         let Phase::Head { gathered, line_is_blank, blank_bytes } = &mut self.phase else { return Ok(0) };
+        // Nearly every head comes in one piece, and there is nothing to be gathered then.
+        if gathered.is_empty()
+            && let Some(head) = whole_head(input).filter(|head| head.len() <= self.settings.head_bytes)
+        {
+            self.take_head(head)?;
+            return Ok(head.len());
+        }
         for (index, &byte) in input.iter().enumerate() {
             if gathered.is_empty() && matches!(byte, b'\r' | b'\n') {
                 *blank_bytes += 1;
@@ -163,16 +170,8 @@ impl RequestReader {
             gathered.push(byte);
             match byte {
                 b'\n' if *line_is_blank && !first => {
-                    let Settings { passes_on, keeps_all, .. } = self.settings;
-                    let mut request = request::parse(gathered, passes_on || keeps_all)?;
-                    if passes_on || keeps_all {
-                        request.head = std::mem::take(gathered);
-                    }
-                    if passes_on {
-                        self.phase = Phase::Complete(Box::new(request));
-                        return Ok(index + 1);
-                    }
-                    self.begin_body(request)?;
+                    let head = std::mem::take(gathered);
+                    self.take_head(&head)?;
                     return Ok(index + 1);
                 }
                 b'\n' => *line_is_blank = true,
@@ -181,6 +180,19 @@ impl RequestReader {
             }
         }
         Ok(input.len())
+    }
+
+    fn take_head(&mut self, head: &[u8]) -> Result<(), HttpError> {
+        let Settings { passes_on, keeps_all, .. } = self.settings;
+        let mut request = request::parse(head, passes_on || keeps_all)?;
+        if passes_on || keeps_all {
+            request.head = head.to_vec();
+        }
+        if passes_on {
+            self.phase = Phase::Complete(Box::new(request));
+            return Ok(());
+        }
+        self.begin_body(request)
     }
 
     fn begin_body(&mut self, request: Request) -> Result<(), HttpError> {
@@ -203,6 +215,21 @@ impl RequestReader {
             unfinished => unfinished,
         };
     }
+}
+
+/// The head that the input begins with, if that is all there and nothing in it needs a closer look.
+fn whole_head(input: &[u8]) -> Option<&[u8]> {
+    if matches!(input.first(), Some(b'\r' | b'\n')) {
+        return None;
+    }
+    let mut end = 0;
+    let is_whole = input.split_inclusive(|byte| *byte == b'\n').any(|line| {
+        end += line.len();
+        line.strip_suffix(b"\n").is_some_and(|line| line.iter().all(|byte| *byte == b'\r'))
+    });
+    let head = &input[..end];
+    let is_odd = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\r' | b'\n' | b'\t');
+    (is_whole && !head.iter().any(is_odd)).then_some(head)
 }
 
 #[cfg(test)]

@@ -250,3 +250,17 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn a_head_in_one_piece_is_what_it_is_byte_by_byte(
+        lines in prop::collection::vec("(GET /a HTTP/1\\.1|Host: h|Content-Length: 3|X: \u{1}|X:\ty|\r|\r\r|)(\r\n|\n|\r\r\n)", 1..12)
+    ) {
+        let bytes = lines.concat().into_bytes();
+        let mut slow = Connection::new();
+        bytes.chunks(1).for_each(|byte| slow.input(byte));
+        let mut quick = Connection::new();
+        quick.input(&bytes);
+        prop_assert_eq!((quick.requests, quick.error, quick.pending), (slow.requests, slow.error, slow.pending));
+    }
+}

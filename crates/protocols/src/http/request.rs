@@ -10,6 +10,7 @@ use super::target;
 use crate::via::{self, Via};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::mem::MaybeUninit;
 
 /// The most header fields a request may have; more is answered with 431.
 const MAX_FIELDS: usize = 96;
@@ -215,9 +216,9 @@ impl Fields {
 
 /// Parses a whole head, blank line included; `any_method`: methods that are not ours are taken too.
 pub(super) fn parse(head: &[u8], any_method: bool) -> Result<Request, HttpError> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut parsed = httparse::Request::new(&mut fields);
-    match parsed.parse(head) {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(head, &mut fields) {
         Ok(httparse::Status::Complete(bytes)) if bytes == head.len() => {}
         Ok(_) => return Err(Fault::Syntax.into()),
         Err(httparse::Error::TooManyHeaders) => return Err(HttpError::HeadTooLarge),
