@@ -22,7 +22,7 @@ const LOW_PERCENT: u64 = 80;
 /// Of what file system and control group allow, unless a budget is configured.
 const AUTO_PERCENT: u64 = 80;
 /// What a new stream takes at least until the next walk has seen it: this, but never more than an eighth of the budget.
-const STREAM_BYTES: u64 = 8 << 20;
+const STREAM_BYTES: u64 = 4 << 20;
 /// How long a new stream is counted as that much although the walk does not see it yet, milliseconds.
 const FRESH_MS: u64 = 10_000;
 
@@ -372,7 +372,7 @@ mod tests {
             budget.admitted(1_000);
             admitted += 1;
         }
-        assert_eq!(admitted, 8);
+        assert_eq!(admitted, 16);
         assert!(!budget.has_room(1_000 + FRESH_MS - 1));
         assert!(budget.has_room(1_000 + FRESH_MS));
         budget.close();
