@@ -371,6 +371,11 @@ impl Writer {
         self.converted
     }
 
+    /// Whether the present publisher has sent a record.
+    pub fn has_begun(&self) -> bool {
+        self.publisher_has_block()
+    }
+
     /// Up to where readers see the log.
     pub fn position(&self) -> Position {
         self.head.commit()
@@ -792,7 +797,7 @@ fn write_pieces<'a>(fd: &OwnedFd, mut pieces: impl Iterator<Item = io::Result<&'
         }
         #[cfg(feature = "faults")]
         {
-            let whole = slices[..taken].concat();
+            let whole: Vec<u8> = slices[..taken].iter().flat_map(|slice| slice.iter().copied()).collect();
             file::pwrite_all(fd, &whole[..bytes / 2], offset)?;
         }
         kill_point("half_written");

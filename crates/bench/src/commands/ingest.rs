@@ -27,7 +27,7 @@ pub struct IngestArgs {
     #[arg(long, default_value_t = 25.0, value_parser = seconds)]
     braidcast_warm_up: f64,
     /// Milliseconds for which the patient bare loop rests between its reads. The default is what braidcast takes where somebody watches;
-    /// of what nobody watches it reads every 100 ms.
+    /// what nobody watches it reads every `[publish] unwatched_pause`.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     patience: u32,
     #[command(flatten)]

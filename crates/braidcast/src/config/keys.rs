@@ -164,7 +164,7 @@ section! {
         read_pause: Span = Span::ms(5), in Span::ms(0)..=Span::ms(100);
         /// How long what a publisher sends may wait, safe in the kernel and in shared memory, not parsed, while nobody watches the stream.
         /// Whoever comes sees at most so much later what it sent before; from then on everything is passed on at once. 0: no time.
-        unwatched_pause: Span = Span::ms(100), in Span::ms(0)..=Span::secs(1);
+        unwatched_pause: Span = Span::ms(200), in Span::ms(0)..=Span::secs(1);
     }
 }
 

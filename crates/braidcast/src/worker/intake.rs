@@ -85,17 +85,18 @@ impl Worker {
         kept.journal_bytes += received;
         // An edge comes again only after the socket was read empty.
         session.readable = session.peer_ended || received == room;
-        // What rests takes room too: only a read that fills most of the journal shows that it is too small.
-        if received == room && 2 * room > region.bytes() {
+        // What rests takes room too: only a read that fills most of the journal, and of what did not rest, shows that it is too small.
+        if received == room && 2 * room > region.bytes() && !session.held_back {
             kept.grow();
         }
         Ok(received)
     }
 
-    /// Whether a publisher's input need not be parsed now: nobody reads the stream.
+    /// Whether a publisher's input need not be parsed now: nobody reads the stream, and who asks for it finds what it is.
     fn may_rest(&self, slot: usize) -> bool {
         let Session { role: Role::Publishing(publisher), peer_ended: false, .. } = self.sessions[slot] else { return false };
-        self.config.publish.unwatched_pause.as_ms() > 0 && !self.doorbells.are_wanted(self.publishers[publisher].key_slot)
+        let at = &self.publishers[publisher];
+        self.config.publish.unwatched_pause.as_ms() > 0 && at.writer.has_begun() && !self.doorbells.are_wanted(at.key_slot)
     }
 
     /// A publisher's input rests until the pause is over, if nothing needs it before. Its socket does not tell of little more.
