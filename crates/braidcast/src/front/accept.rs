@@ -127,7 +127,7 @@ impl Front {
         self.events.note_conn(conn);
         tracing::debug!(%conn, %peer, %local, %worker, "accepted ({listener:?})");
         self.lend(worker, &ToWorker::Connection { conn, row, origin }, &client);
-        self.vault.keep(conn, client);
+        self.vault.keep(row, client);
     }
 
     /// A proxy has said whose connection it is: the limits are for that client.

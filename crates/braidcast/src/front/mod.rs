@@ -368,7 +368,7 @@ impl Front {
         (place.process, place.state) = (Some(process), WorkerState::Running);
         tracing::info!(worker = %id, pid, connections = held.len(), "the worker of the front before goes on");
         for (holding, socket) in held {
-            let Holding { conn, departed, pull, .. } = holding.clone();
+            let Holding { conn, row, departed, pull, .. } = holding.clone();
             let placed = holding.place.is_some();
             self.registry.inherited(id, holding, now_ms);
             if let Some(key) = pull {
@@ -376,7 +376,7 @@ impl Front {
                 self.pulls.inherited(conn, id, &key, placed, &self.config, now_ms);
                 continue;
             }
-            self.vault.keep(conn, socket);
+            self.vault.keep(row, socket);
             if departed && let Ok(homeless) = self.registry.handed_over(conn, id) {
                 self.find_home(homeless, id, Why::Drained);
             }

@@ -88,7 +88,7 @@ impl Front {
     fn send_home(&mut self, conn: ConnId) {
         let Some(moving) = self.moves.under_way.get(&conn).cloned() else { return };
         let Some(worker) = self.registry.choose_home(&moving.homeless, &self.loads()) else { return };
-        let client = match self.vault.duplicate(conn) {
+        let client = match self.vault.duplicate(moving.homeless.row) {
             Ok(client) => client,
             Err(error) => {
                 tracing::error!(%conn, %error, "no descriptor can be given on: the connection is closed");
@@ -194,7 +194,7 @@ impl Front {
         }
         let conn = homeless.conn;
         let home = self.registry.choose_home(&homeless, &self.loads());
-        let (Some(worker), Ok(client)) = (home, self.vault.duplicate(conn)) else {
+        let (Some(worker), Ok(client)) = (home, self.vault.duplicate(homeless.row)) else {
             return self.lost(from, conn);
         };
         self.registry.rehome(conn, worker);

@@ -5,7 +5,7 @@ use crate::clients;
 use crate::control::ConnId;
 use crate::saved::{HeapId, RowId, Rows, directory};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,8 @@ pub struct Vault {
     clients: clients::Table,
     free_rows: BinaryHeap<Reverse<RowId>>,
     rows_given: u32,
-    sockets: HashMap<ConnId, OwnedFd>,
+    /// By row.
+    sockets: Vec<Option<OwnedFd>>,
     heaps_given: u32,
     dead_heaps: Vec<(HeapId, HashSet<ConnId>)>,
 }
@@ -33,7 +34,7 @@ impl Vault {
             clients: clients::Table::create(shared_dir)?,
             free_rows: BinaryHeap::new(),
             rows_given: 0,
-            sockets: HashMap::new(),
+            sockets: Vec::new(),
             heaps_given: 0,
             dead_heaps: Vec::new(),
         })
@@ -55,7 +56,7 @@ impl Vault {
             clients,
             free_rows: free.collect(),
             rows_given,
-            sockets: HashMap::new(),
+            sockets: Vec::new(),
             heaps_given: last_heap.0,
             dead_heaps: Vec::new(),
         })
@@ -97,19 +98,25 @@ impl Vault {
         &mut self.clients
     }
 
-    /// Keeps a client's descriptor.
-    pub fn keep(&mut self, conn: ConnId, client: OwnedFd) {
-        self.sockets.insert(conn, client);
+    /// Keeps the descriptor of the client that has a row.
+    pub fn keep(&mut self, row: RowId, client: OwnedFd) {
+        let place = row.0 as usize;
+        if self.sockets.len() <= place {
+            self.sockets.resize_with(place + 1, || None);
+        }
+        self.sockets[place] = Some(client);
     }
 
     /// A duplicate for a worker.
-    pub fn duplicate(&self, conn: ConnId) -> io::Result<OwnedFd> {
-        self.sockets.get(&conn).ok_or(io::ErrorKind::NotFound)?.try_clone()
+    pub fn duplicate(&self, row: RowId) -> io::Result<OwnedFd> {
+        self.sockets.get(row.0 as usize).and_then(Option::as_ref).ok_or(io::ErrorKind::NotFound)?.try_clone()
     }
 
     /// A connection is over: lets go of its descriptor and its row.
     pub fn forget(&mut self, conn: ConnId, row: RowId) {
-        self.sockets.remove(&conn);
+        if let Some(socket) = self.sockets.get_mut(row.0 as usize) {
+            *socket = None;
+        }
         // Whoever gets the row next finds nothing in it.
         self.rows.clear(row);
         self.clients.clear(row);

@@ -205,6 +205,11 @@ impl StreamSegmenter {
             }
         };
         self.due = self.segmenter.due().filter(|_| !more);
+        if let Some((_, map)) = &self.block
+            && let Err(error) = map.let_go()
+        {
+            tracing::debug!(stream = %self.key, %error, "memory of a block that was read stays taken");
+        }
         Ok(Pumped { more, finished: std::mem::take(&mut self.finished) })
     }
 

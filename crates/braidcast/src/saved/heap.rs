@@ -6,6 +6,7 @@
 use super::room::Room;
 use braidcast_sys::{Dir, Mapping, SharedMemory};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
@@ -21,14 +22,19 @@ const SHORT_BYTES: u64 = 1024;
 const CLASSES: usize = 15;
 /// Memory is taken from the file system in pieces of this size, or of the block's if that is more.
 const GROWTH_BYTES: usize = 256 << 10;
-/// The memory of free pages is given back to the file system when so many blocks of their length are kept for whoever comes next …
-const KEPT_BLOCKS: usize = 16;
-/// … or, of those that long, so many bytes: journals come and go all the time.
-const KEPT_BYTES: u64 = 8 << 20;
+/// The memory of a free long block is given back to the file system when so many of its length are kept for whoever comes next: …
+const KEPT_BLOCKS: usize = 8;
+/// … two of the length of journals, for a new one is there before the old one goes, and none that are longer than most.
+const KEPT_JOURNALS: usize = 2;
 const JOURNAL_BYTES: u64 = 64 << 10;
+const LONG_JOURNAL_BYTES: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4096;
+const PAGE_UNITS: u32 = (PAGE_BYTES / UNIT_BYTES) as u32;
 /// Address space that is set aside, not memory: the directory's budget is reached long before.
 const MOST_BYTES: usize = 64 << 30;
+
+/// The shortest long block.
+const PAGE: NonZeroU32 = NonZeroU32::new(PAGE_BYTES as u32).unwrap();
 
 /// Tells the heaps of one instance apart: each worker process has a new one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -102,14 +108,16 @@ pub struct Heap {
     memory: SharedMemory,
     /// Everything from here on was never given out.
     unused: u64,
-    /// What is free for short blocks.
-    room: Room,
+    /// What is free for short blocks that stay …
+    lasting: Room,
+    /// … and for those that are there for a moment: they share no page.
+    brief: Room,
+    /// The pages of `brief`, by number.
+    brief_pages: HashSet<u32>,
     /// Free long blocks that have their memory, by their class.
     free: [Vec<u32>; CLASSES],
     /// Those that have none.
     given_back: [Vec<u32>; CLASSES],
-    /// Bytes of the journals in `free`.
-    kept_bytes: u64,
 }
 
 impl Heap {
@@ -117,7 +125,16 @@ impl Heap {
     pub fn create(shared_dir: &Path, id: HeapId) -> io::Result<Self> {
         let file = Dir::open(&super::directory(shared_dir))?.create_file(&id.to_string())?;
         let memory = SharedMemory::map(file, MOST_BYTES)?;
-        Ok(Self { id, memory, unused: 0, room: Room::default(), free: Default::default(), given_back: Default::default(), kept_bytes: 0 })
+        Ok(Self {
+            id,
+            memory,
+            unused: 0,
+            lasting: Room::default(),
+            brief: Room::default(),
+            brief_pages: HashSet::new(),
+            free: Default::default(),
+            given_back: Default::default(),
+        })
     }
 
     /// Which heap this is.
@@ -133,28 +150,34 @@ impl Heap {
     /// A block of at least so many bytes, with whatever was in it before. `StorageFull` if the directory has none, or if it is more
     /// than a block can have.
     pub fn allocate(&mut self, bytes: usize) -> io::Result<Block> {
+        self.allocate_for(bytes, false)
+    }
+
+    fn allocate_for(&mut self, bytes: usize, is_brief: bool) -> io::Result<Block> {
         match length_of(bytes).ok_or(io::ErrorKind::StorageFull)? {
-            Length::Short(bytes) => self.allocate_short(bytes),
+            Length::Short(bytes) => self.allocate_short(bytes, is_brief),
             Length::Long(class, bytes) => self.allocate_long(class, bytes),
         }
     }
 
-    fn allocate_short(&mut self, bytes: NonZeroU32) -> io::Result<Block> {
+    fn allocate_short(&mut self, bytes: NonZeroU32, is_brief: bool) -> io::Result<Block> {
         let units = bytes.get() / UNIT_BYTES as u32;
-        let unit = match self.room.take(units) {
-            Some(unit) => unit,
-            None => {
-                let start = self.extend(PAGE_BYTES)?;
-                self.room.give((start / UNIT_BYTES) as u32, (PAGE_BYTES / UNIT_BYTES) as u32);
-                self.room.take(units).ok_or(io::ErrorKind::StorageFull)?
-            }
-        };
+        let room = if is_brief { &mut self.brief } else { &mut self.lasting };
+        if let Some(unit) = room.take(units) {
+            return Ok(Block { unit, bytes });
+        }
+        let page = self.allocate_long(0, PAGE)?.unit;
+        let room = if is_brief { &mut self.brief } else { &mut self.lasting };
+        if is_brief {
+            self.brief_pages.insert(page / PAGE_UNITS);
+        }
+        room.give(page, PAGE_UNITS);
+        let unit = room.take(units).ok_or(io::ErrorKind::StorageFull)?;
         Ok(Block { unit, bytes })
     }
 
     fn allocate_long(&mut self, class: usize, bytes: NonZeroU32) -> io::Result<Block> {
         if let Some(unit) = self.free[class].pop() {
-            self.kept_bytes -= if is_journal(bytes) { bytes.get().into() } else { 0 };
             return Ok(Block { unit, bytes });
         }
         if let Some(&unit) = self.given_back[class].last() {
@@ -181,23 +204,36 @@ impl Heap {
     /// Takes a block back. Nothing that is still needed may point to it.
     pub fn free(&mut self, block: Block) {
         match length_of(block.bytes()) {
-            Some(Length::Short(bytes)) => self.room.give(block.unit, bytes.get() / UNIT_BYTES as u32),
-            Some(Length::Long(class, bytes)) => {
-                let is_enough = match is_journal(bytes) {
-                    true => self.kept_bytes + u64::from(bytes.get()) > KEPT_BYTES,
-                    false => self.free[class].len() >= KEPT_BLOCKS,
-                };
-                if is_enough {
-                    if let Err(error) = self.memory.give_back(block.range()) {
-                        tracing::debug!(%error, "memory of a saved session stays taken");
-                    }
-                    return self.given_back[class].push(block.unit);
-                }
-                self.kept_bytes += if is_journal(bytes) { bytes.get().into() } else { 0 };
-                self.free[class].push(block.unit);
-            }
+            Some(Length::Short(bytes)) => self.free_short(block.unit, bytes.get() / UNIT_BYTES as u32),
+            Some(Length::Long(class, bytes)) => self.free_long(class, Block { bytes, ..block }),
             None => {}
         }
+    }
+
+    fn free_short(&mut self, unit: u32, units: u32) {
+        let pages = unit / PAGE_UNITS..=(unit + units - 1) / PAGE_UNITS;
+        let room = if self.brief_pages.contains(pages.start()) { &mut self.brief } else { &mut self.lasting };
+        room.give(unit, units);
+        // A page that nothing is left in is anybody's.
+        for page in pages.filter(|page| room.take_this(page * PAGE_UNITS, PAGE_UNITS)).collect::<Vec<_>>() {
+            self.brief_pages.remove(&page);
+            self.free_long(0, Block { unit: page * PAGE_UNITS, bytes: PAGE });
+        }
+    }
+
+    fn free_long(&mut self, class: usize, block: Block) {
+        let most = match u64::from(block.bytes.get()) {
+            ..JOURNAL_BYTES => KEPT_BLOCKS,
+            ..=LONG_JOURNAL_BYTES => KEPT_JOURNALS,
+            _ => 0,
+        };
+        if self.free[class].len() >= most {
+            if let Err(error) = self.memory.give_back(block.range()) {
+                tracing::debug!(%error, "memory of a saved session stays taken");
+            }
+            return self.given_back[class].push(block.unit);
+        }
+        self.free[class].push(block.unit);
     }
 
     /// A part of a block. Panics beyond its end.
@@ -210,9 +246,9 @@ impl Heap {
         self.memory.bytes_mut(block.part(part))
     }
 
-    /// A block that holds just this.
+    /// A block that holds just this, for a moment.
     pub fn store(&mut self, bytes: &[u8]) -> io::Result<Block> {
-        let block = self.allocate(bytes.len())?;
+        let block = self.allocate_for(bytes.len(), true)?;
         self.bytes_mut(block, 0..bytes.len()).copy_from_slice(bytes);
         Ok(block)
     }
@@ -230,10 +266,6 @@ enum Length {
     Short(NonZeroU32),
     /// A class, and its power of two.
     Long(usize, NonZeroU32),
-}
-
-fn is_journal(bytes: NonZeroU32) -> bool {
-    u64::from(bytes.get()) >= JOURNAL_BYTES
 }
 
 fn length_of(bytes: usize) -> Option<Length> {
@@ -313,15 +345,20 @@ mod tests {
         const SESSIONS: usize = 500;
         let (directory, mut heap) = heap();
         let used = || std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(directory.path().join("sessions/heap-7")).unwrap()) * 512;
-        let mut resting = Vec::new();
+        let (mut resting, mut said) = (Vec::new(), Vec::new());
         for _ in 0..SESSIONS / 100 {
             let negotiating: Vec<Block> = (0..100).map(|_| heap.allocate(3_400).unwrap()).collect();
             for block in negotiating {
-                resting.push(heap.store(&[1; 350]).unwrap());
+                let region = heap.allocate(350).unwrap();
+                heap.bytes_mut(region, 0..350).fill(1);
+                resting.push(region);
+                said.push(heap.store(&[2; 250]).unwrap());
                 heap.free(block);
             }
         }
-        let most = SESSIONS * 352 + KEPT_BLOCKS * PAGE_BYTES as usize + GROWTH_BYTES + SESSIONS / 11 * 256;
+        assert!(said.iter().all(|block| heap.bytes(*block, 0..250) == [2; 250]));
+        said.into_iter().for_each(|block| heap.free(block));
+        let most = SESSIONS * 352 + 2 * KEPT_BLOCKS * PAGE_BYTES as usize + GROWTH_BYTES;
         assert!(used() <= most as u64, "{} bytes for {SESSIONS} sessions", used());
         assert!(resting.iter().all(|block| heap.bytes(*block, 0..350) == [1; 350]));
     }
@@ -336,7 +373,9 @@ mod tests {
                     let (block, ..) = held.swap_remove(bytes % held.len());
                     heap.free(block);
                 } else {
-                    let block = heap.allocate(bytes).unwrap();
+                    // Every other one is short, and for a moment or to stay.
+                    let bytes = if number % 2 == 0 { bytes % 1_200 } else { bytes };
+                    let block = if number % 4 == 0 { heap.store(&vec![0; bytes]) } else { heap.allocate(bytes) }.unwrap();
                     heap.bytes_mut(block, 0..bytes).fill(number as u8);
                     held.push((block, number as u8, bytes));
                 }

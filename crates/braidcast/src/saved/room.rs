@@ -45,6 +45,22 @@ impl Room {
         Some(first)
     }
 
+    /// Takes just these units, if all of them are free.
+    pub fn take_this(&mut self, first: u32, units: u32) -> bool {
+        let Some((&start, &length)) = self.stretches.range(..=first).next_back() else { return false };
+        let (end, stretch_end) = (first + units, start + length);
+        if stretch_end < end {
+            return false;
+        }
+        self.remove(start, length);
+        for (start, end) in [(start, first), (end, stretch_end)] {
+            if start < end {
+                self.insert(start, end - start);
+            }
+        }
+        true
+    }
+
     /// So many units from `first` on are free from now on. They must not be already.
     pub fn give(&mut self, first: u32, units: u32) {
         let (first, units) = std::mem::replace(&mut self.recent[self.oldest], (first, units));
@@ -98,7 +114,10 @@ mod tests {
         let pieces = [0; 3].map(|_| room.take(10).unwrap());
         assert_eq!((pieces, room.take(1)), ([10, 20, 30], None));
         [10, 30, 20].into_iter().for_each(|first| room.give(first, 10));
-        assert_eq!((room.take(31), room.take(30)), (None, Some(10)));
+        assert_eq!((room.take(31), room.take_this(9, 2), room.take_this(39, 2)), (None, false, false));
+        assert!(room.take_this(20, 5) && !room.take_this(24, 1));
+        room.give(20, 5);
+        assert_eq!(room.take(30), Some(10));
     }
 
     proptest! {

@@ -11,22 +11,36 @@ use braidcast_protocols::{http, rtmp};
 /// Sessions whose counters are told in one turn: some tens of microseconds.
 const TELLS_PER_TURN: usize = 256;
 
-/// So many sessions have left something to give back to the system.
+/// So many sessions have left something to give back to the system, …
 const WORTH_GIVING_BACK: usize = 256;
+/// … or so many, and in the last round no more have.
+const WORTH_IN_THE_END: usize = 16;
 
 /// How far the round over all sessions has come that tells their counters.
 #[derive(Default)]
 pub struct Round {
     next_slot: usize,
     due_ms: u64,
-    /// Sessions that rest since memory was given back.
+    /// Sessions that rest since memory was given back, and those of them that did so when the round began.
     rested: usize,
+    rested_before: usize,
 }
 
 impl Round {
     /// When it goes on, monotonic milliseconds.
     pub fn due_ms(&self) -> u64 {
         self.due_ms
+    }
+
+    /// Asked at the end of each round.
+    fn is_worth_giving_back(&mut self) -> bool {
+        let is_quiet = std::mem::replace(&mut self.rested_before, self.rested) == self.rested;
+        self.rested >= if is_quiet { WORTH_IN_THE_END } else { WORTH_GIVING_BACK }
+    }
+
+    /// Much memory was freed that does not come again soon.
+    pub fn note_freed(&mut self) {
+        self.rested = WORTH_GIVING_BACK;
     }
 }
 
@@ -106,7 +120,7 @@ impl Worker {
             true => (to, now_ms),
             false => (0, now_ms + REPORT_MS),
         };
-        if to >= self.sessions.capacity() && self.told_clients.rested >= WORTH_GIVING_BACK {
+        if to >= self.sessions.capacity() && self.told_clients.is_worth_giving_back() {
             self.told_clients.rested = 0;
             braidcast_sys::allocation::give_back_free();
         }

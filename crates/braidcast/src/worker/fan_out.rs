@@ -217,7 +217,7 @@ impl Worker {
     /// Lets go of a stream's memory that its viewers have passed.
     fn let_go_of_sent(&mut self, slot: usize) {
         let sessions = &self.sessions;
-        self.streams[slot].let_go(|viewer| {
+        let freed = self.streams[slot].let_go(|viewer| {
             let session = sessions.get(viewer)?;
             let (_, rendition) = session.viewing()?;
             let (block, offset) = session.ledger.oldest_place()?;
@@ -225,6 +225,9 @@ impl Worker {
             let offset = if matches!(session.protocol, Protocol::Client(_)) { 0 } else { offset };
             Some((rendition, (block, offset)))
         });
+        if freed {
+            self.told_clients.note_freed();
+        }
     }
 
     /// Sends everything a session is owed and its socket takes.

@@ -121,17 +121,19 @@ impl RenderedBlock {
         }
     }
 
-    /// Gives back what is before `offset`, unless it would mean to move more than that.
-    fn let_go(&mut self, offset: u32) {
+    /// Gives back what is before `offset`, unless it would mean to move more than that. True: that was much.
+    fn let_go(&mut self, offset: u32) -> bool {
         let behind = (offset.saturating_sub(self.from) as usize).min(self.bytes.len());
         if behind < self.bytes.len() - behind {
-            return;
+            return false;
         }
         self.bytes.drain(..behind);
         self.from += behind as u32;
-        if self.bytes.capacity() > 2 * BUFFER_BYTES.max(self.bytes.len()) {
-            self.bytes.shrink_to(BUFFER_BYTES);
+        let is_long = self.bytes.capacity() > BUFFER_BYTES && self.bytes.len() <= BUFFER_BYTES / 2;
+        if is_long {
+            self.bytes.shrink_to(BUFFER_BYTES / 2);
         }
+        is_long
     }
 
     /// The first boundary at or after an offset.
@@ -204,20 +206,19 @@ impl RenderedBlocks {
         Some(block.records[at].1)
     }
 
-    /// Lets go of blocks before `oldest`, and of what lies before `needed_from` in the others.
-    pub(super) fn let_go(&mut self, oldest: u32) {
+    /// Lets go of blocks before `oldest`, and of what lies before `needed_from` in the others. True: that was much.
+    pub(super) fn let_go(&mut self, oldest: u32) -> bool {
+        let mut freed = false;
         while self.blocks.len() > 1 && self.blocks.front().is_some_and(|first| first.number < oldest) {
-            if let Some(mut block) = self.blocks.pop_front().filter(|block| block.bytes.capacity() <= 2 * BUFFER_BYTES) {
-                block.bytes.clear();
-                self.spare = block.bytes;
-            }
+            freed |= self.blocks.pop_front().is_some_and(|block| block.bytes.capacity() > BUFFER_BYTES);
         }
         let (needed, offset) = self.needed_from;
         for block in self.blocks.iter_mut().take_while(|block| block.number <= needed) {
-            block.let_go(if block.number < needed { u32::MAX } else { offset });
+            freed |= block.let_go(if block.number < needed { u32::MAX } else { offset });
             if block.complete && block.bytes.is_empty() {
                 self.spare = std::mem::take(&mut block.bytes);
             }
         }
+        freed
     }
 }

@@ -34,6 +34,15 @@ impl Worker {
         true
     }
 
+    /// A session that rested was woken, and what it was woken for is done: what it is now is saved, and it rests again if that says everything.
+    pub(super) fn rest_again(&mut self, slot: usize) {
+        let Some(session) = self.sessions.get(slot).filter(|session| session.viewing().is_some()) else { return };
+        if session.kept.is_behind(&session.ledger) {
+            self.save(slot);
+        }
+        self.forget_while_quiet(slot);
+    }
+
     /// Takes a session from its checkpoint, if it rests.
     ///
     /// # Errors

@@ -202,6 +202,7 @@ impl Worker {
         if !session.readable {
             return Ok(());
         }
+        let rested = self.sessions[slot].rests();
         self.wake(slot)?;
         let session = &mut self.sessions[slot];
         let publishes = matches!(session.role, Role::Publishing(_));
@@ -228,6 +229,9 @@ impl Worker {
             Err(error) => Err(End::Socket(error)),
         };
         self.read_buffer = buffer;
+        if rested && result.is_ok() {
+            self.rest_again(slot);
+        }
         result
     }
 
@@ -323,6 +327,7 @@ impl Worker {
                 continue;
             }
             self.sessions[slot].timer_ms = 0;
+            let rested = self.sessions[slot].rests();
             if let Err(end) = self.wake(slot) {
                 self.close(slot, end);
                 continue;
@@ -332,6 +337,9 @@ impl Worker {
                 self.close(slot, end);
             }
             self.watch_deadline(slot);
+            if rested {
+                self.rest_again(slot);
+            }
         }
     }
 

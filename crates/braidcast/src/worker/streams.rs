@@ -227,8 +227,8 @@ impl LocalStream {
     }
 
     /// Lets go of all that no viewer needs any more: `place_of` says of a viewer in which rendition it is owed something, and from where on.
-    /// Blocks go when nobody is in them and a newer one has followed; of the others, the memory.
-    pub fn let_go(&mut self, place_of: impl Fn(usize) -> Option<(Rendition, (u32, u32))>) {
+    /// Blocks go when nobody is in them and a newer one has followed; of the others, the memory. True: much of it was this process's own.
+    pub fn let_go(&mut self, place_of: impl Fn(usize) -> Option<(Rendition, (u32, u32))>) -> bool {
         let newest = self.seen.block;
         let nowhere = (u32::MAX, u32::MAX);
         let mut oldest = nowhere;
@@ -242,7 +242,7 @@ impl LocalStream {
         // A new viewer begins at the newest keyframe, which may lie one block back.
         let oldest = oldest.0.min(newest.saturating_sub(1));
         self.flv.let_go(oldest);
-        self.renditions.iter_mut().for_each(|rendered| rendered.let_go(oldest));
+        self.renditions.iter_mut().fold(false, |freed, rendered| rendered.let_go(oldest) | freed)
     }
 
     /// How far a viewer that stands in `block` at `offset` is behind: bytes of log, and at least so many milliseconds.
