@@ -98,7 +98,7 @@ fn taken_in(what: &str, hls: bool, calls: f64, copies: f64) -> Result<()> {
 
 #[test]
 fn a_published_frame() -> Result<()> {
-    taken_in("a published frame", false, 2.0, 2.3)
+    taken_in("a published frame", false, 1.0, 2.2)
 }
 
 #[test]
