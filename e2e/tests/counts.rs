@@ -73,12 +73,12 @@ fn taken_in(what: &str, hls: bool, calls: f64, copies: f64) -> Result<()> {
 
 #[test]
 fn a_published_frame() -> Result<()> {
-    taken_in("a published frame", false, 2.0, 2.3)
+    taken_in("a published frame", false, 1.0, 2.3)
 }
 
 #[test]
 fn a_published_frame_with_hls() -> Result<()> {
-    taken_in("a published frame with HLS", true, 2.9, 3.6)
+    taken_in("a published frame with HLS", true, 1.6, 3.3)
 }
 
 /// One that watches until the first frame is there, and goes.
