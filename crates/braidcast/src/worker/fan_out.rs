@@ -29,7 +29,7 @@ const VIEWERS_PER_LOOK: usize = 32;
 /// Bytes sent to one session before the others have their turn.
 pub(super) const FLUSH_BYTES: usize = 4 << 20;
 /// How long sessions that are not served with others may take in one turn: those whose sockets have room again, and those that take more than others.
-const UNFINISHED_TIME: Duration = Duration::from_millis(1);
+const UNFINISHED_TIME: Duration = Duration::from_millis(2);
 /// How often streams' shares of the worker's time are reckoned anew, milliseconds.
 const SHARES_MS: u64 = 100;
 /// What one round of each stream may take together, microseconds, without anybody's share having to be reckoned: 60 frames a second fit.
