@@ -70,14 +70,24 @@ impl RecordHeader {
     }
 }
 
-/// Appends a record to `out`. `payload` must not exceed [`MAX_PAYLOAD_BYTES`]: the caller has refused it before.
-pub fn write_record(out: &mut Vec<u8>, kind: RecordKind, timestamp_ms: u32, payload: &[u8]) {
-    debug_assert!(payload.len() <= MAX_PAYLOAD_BYTES);
-    let [_, s0, s1, s2] = (payload.len() as u32).to_be_bytes();
+/// What comes before the payload of a record, which must not exceed [`MAX_PAYLOAD_BYTES`]: the caller has refused it before.
+pub fn record_head(kind: RecordKind, timestamp_ms: u32, payload_bytes: usize) -> [u8; TAG_HEADER_BYTES] {
+    debug_assert!(payload_bytes <= MAX_PAYLOAD_BYTES);
+    let [_, s0, s1, s2] = (payload_bytes as u32).to_be_bytes();
     let [t_extended, t0, t1, t2] = timestamp_ms.to_be_bytes();
-    out.extend_from_slice(&[kind as u8, s0, s1, s2, t0, t1, t2, t_extended, 0, 0, 0]);
+    [kind as u8, s0, s1, s2, t0, t1, t2, t_extended, 0, 0, 0]
+}
+
+/// What comes behind it.
+pub fn record_tail(payload_bytes: usize) -> [u8; 4] {
+    ((payload_bytes + TAG_HEADER_BYTES) as u32).to_be_bytes()
+}
+
+/// Appends a record to `out`. `payload` must not exceed [`MAX_PAYLOAD_BYTES`].
+pub fn write_record(out: &mut Vec<u8>, kind: RecordKind, timestamp_ms: u32, payload: &[u8]) {
+    out.extend_from_slice(&record_head(kind, timestamp_ms, payload.len()));
     out.extend_from_slice(payload);
-    out.extend_from_slice(&((payload.len() + TAG_HEADER_BYTES) as u32).to_be_bytes());
+    out.extend_from_slice(&record_tail(payload.len()));
 }
 
 /// One record of a byte run.

@@ -1,7 +1,10 @@
 //! What a turn adds to the log, staged in memory until it is committed or dropped as a whole.
+//!
+//! Payloads that stand where they stay until the batch is written are not copied: what is staged then is what goes around them.
 
 use crate::head::{BlockInfo, Entry, Position};
 use braidcast_media::RecordKind;
+use braidcast_media::flv::{record_head, record_tail, write_record};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
@@ -10,6 +13,8 @@ use std::io;
 pub(crate) const MAX_NEW_BLOCKS: usize = 16;
 /// A staging buffer that has grown beyond this is given back after the commit.
 const KEPT_STAGING_BYTES: usize = 1 << 20;
+/// A shorter payload is copied for less than what one more piece costs to write.
+const LEAST_LEFT_BYTES: usize = 512;
 
 /// Why records were not taken, or not kept. The log is whole in every case.
 #[derive(Debug)]
@@ -31,7 +36,7 @@ pub enum AppendError {
         /// How many records were dropped.
         dropped: u64,
     },
-    /// The operating system failed otherwise; everything staged since the last commit was dropped and counted.
+    /// The operating system failed otherwise, or a payload was gone before it was written; everything staged since the last commit was dropped and counted.
     Io(io::Error),
 }
 
@@ -98,10 +103,22 @@ impl Run {
     }
 }
 
+/// A payload that was left where it stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    /// Where in the staging buffer it belongs.
+    staged: usize,
+    /// Where it stands in its source.
+    from: usize,
+    bytes: usize,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub runs: Vec<Run>,
     pub bytes: Vec<u8>,
+    /// Payloads that are not in `bytes`, in their order; they belong between a tag's head and its tail, so never at a run's ends.
+    pub left: Vec<Left>,
     pub keyframes: Vec<Position>,
     /// How many audio, video, data records.
     pub records: [u64; 3],
@@ -112,7 +129,16 @@ impl Batch {
         self.runs.iter().filter(|run| run.is_new_block()).count()
     }
 
-    pub fn count(&mut self, kind: RecordKind) {
+    /// Stages a record. A long payload that stands in `source` is left there.
+    pub fn push(&mut self, kind: RecordKind, timestamp_ms: u32, payload: &[u8], source: &[u8]) {
+        match place_in(source, payload).filter(|_| payload.len() >= LEAST_LEFT_BYTES) {
+            Some(from) => {
+                self.bytes.extend_from_slice(&record_head(kind, timestamp_ms, payload.len()));
+                self.left.push(Left { staged: self.bytes.len(), from, bytes: payload.len() });
+                self.bytes.extend_from_slice(&record_tail(payload.len()));
+            }
+            None => write_record(&mut self.bytes, kind, timestamp_ms, payload),
+        }
         let place = match kind {
             RecordKind::Audio => 0,
             RecordKind::Video => 1,
@@ -121,10 +147,39 @@ impl Batch {
         self.records[place] += 1;
     }
 
-    /// The staged bytes of a run.
-    pub fn run_bytes(&self, index: usize) -> &[u8] {
+    /// How long all that is staged is, payloads that were left included.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + self.left.iter().map(|left| left.bytes).sum::<usize>()
+    }
+
+    /// The pieces of a run, in their order. An error if a payload that was left is not in `source`.
+    pub fn run_pieces<'a>(&'a self, index: usize, source: &'a [u8]) -> impl Iterator<Item = io::Result<&'a [u8]>> {
+        let mut staged = self.runs[index].staged;
         let end = self.runs.get(index + 1).map_or(self.bytes.len(), |next| next.staged);
-        &self.bytes[self.runs[index].staged..end]
+        let first = self.left.partition_point(|left| left.staged < staged);
+        let mut left = self.left[first..].iter().take_while(move |left| left.staged < end).peekable();
+        std::iter::from_fn(move || {
+            let next = left.peek().map_or(end, |left| left.staged);
+            if staged < next {
+                let piece = &self.bytes[staged..next];
+                staged = next;
+                return Some(Ok(piece));
+            }
+            let left = left.next()?;
+            let gone = || io::Error::other("a payload is gone before it was written");
+            Some(source.get(left.from..left.from + left.bytes).ok_or_else(gone))
+        })
+    }
+
+    /// Copies what was left in `source`.
+    pub fn take_left(&mut self, source: &[u8]) {
+        for left in std::mem::take(&mut self.left).into_iter().rev() {
+            let payload = source.get(left.from..left.from + left.bytes).unwrap_or_default();
+            self.bytes.splice(left.staged..left.staged, payload.iter().copied());
+            for run in self.runs.iter_mut().filter(|run| run.staged > left.staged) {
+                run.staged += payload.len();
+            }
+        }
     }
 
     pub fn clear(&mut self) {
@@ -132,8 +187,15 @@ impl Batch {
         self.keyframes.clear();
         self.records = [0; 3];
         self.bytes.clear();
+        self.left.clear();
         if self.bytes.capacity() > KEPT_STAGING_BYTES {
             self.bytes = Vec::new();
         }
     }
+}
+
+/// Where in `source` a slice of it begins; `None` of any other.
+fn place_in(source: &[u8], slice: &[u8]) -> Option<usize> {
+    let from = slice.as_ptr().addr().checked_sub(source.as_ptr().addr())?;
+    source.get(from..)?.get(..slice.len()).map(|_| from)
 }

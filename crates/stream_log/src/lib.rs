@@ -29,7 +29,7 @@ pub use reader::{Ahead, BlockMap, Reader};
 pub use recovery::OpenError;
 pub use removal::{Disposal, clear_disposed, dispose};
 pub use saved::{SavedHeaders, SavedWriter};
-pub use writer::Writer;
+pub use writer::{Gathering, Writer};
 
 use braidcast_sys::clock;
 

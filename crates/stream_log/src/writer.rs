@@ -1,6 +1,6 @@
 //! The writer of a stream's log: whoever holds the lock on its head.
 //!
-//! Records are staged in memory and written by one `pwrite` per block and turn, then committed by one store: a full
+//! Records are staged in memory, but for payloads that may be left where they stand, and written by one call per block and turn, then committed by one store: a full
 //! tmpfs is an error here, never a SIGBUS. A failed commit drops what was staged and leaves the log as it was. The writer
 //! never waits for a reader, and trusts nothing a publisher sent: neither payloads nor times.
 
@@ -13,17 +13,20 @@ use crate::saved::{SavedHeaders, SavedWriter};
 use crate::timeline::Timeline;
 use crate::{LogOptions, Now, OpenError, Root};
 use braidcast_media::annex_b::{self, Converted};
-use braidcast_media::flv::{MAX_PAYLOAD_BYTES, RECORD_OVERHEAD_BYTES, write_record};
+use braidcast_media::flv::{MAX_PAYLOAD_BYTES, RECORD_OVERHEAD_BYTES};
 use braidcast_media::{RecordKind, StreamKey, TagInfo};
 use braidcast_sys::fault::kill_point;
 use braidcast_sys::{Dir, file};
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 /// Without video, every so often an audio record counts as a place to start at.
 const AUDIO_ENTRY_MS: i64 = 1_000;
+/// Pieces that are written by one call: two for each payload that is left where it stands.
+const PIECES: usize = 128;
 
 /// A finished or open block that is still there.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +131,7 @@ impl Writer {
             batch: Batch {
                 runs: saved.runs.into_owned(),
                 bytes: Vec::new(),
+                left: Vec::new(),
                 keyframes: saved.keyframes.into_owned(),
                 records: saved.records,
             },
@@ -226,6 +230,16 @@ impl Writer {
     /// headers go to the prefixes of the blocks to come; a changed sequence header ends the block. Repeated ones are
     /// dropped. Video with start codes in it is taken as players need it; see [`annex_b`]. On an error this record alone is not taken.
     pub fn append(&mut self, kind: RecordKind, timestamp_ms: u32, payload: &[u8], now: Now) -> Result<(), AppendError> {
+        self.append_in(&[], kind, timestamp_ms, payload, now)
+    }
+
+    /// Appends records whose payloads stand in `source`, without a copy of those that are long: they are written from there.
+    pub fn gather<'a>(&'a mut self, source: &'a [u8], now: Now) -> Gathering<'a> {
+        debug_assert!(self.written.is_none(), "nothing is appended to a batch that is written");
+        Gathering { writer: self, source, now }
+    }
+
+    fn append_in(&mut self, source: &[u8], kind: RecordKind, timestamp_ms: u32, payload: &[u8], now: Now) -> Result<(), AppendError> {
         if !self.publishing {
             return Err(AppendError::NotPublishing);
         }
@@ -235,7 +249,7 @@ impl Writer {
         }
         match (kind == RecordKind::Video).then(|| annex_b::convert(payload)).flatten() {
             Some(converted) => self.append_converted(timestamp_ms, &converted, now),
-            None => self.append_tag(kind, timestamp_ms, payload, now),
+            None => self.append_tag(source, kind, timestamp_ms, payload, now),
         }
     }
 
@@ -245,16 +259,16 @@ impl Writer {
         if let Some(header) = &converted.sequence_header
             && !self.headers.hold_video(&converted.parameter_sets)
         {
-            self.append_tag(RecordKind::Video, timestamp_ms, header, now)?;
+            self.append_tag(&[], RecordKind::Video, timestamp_ms, header, now)?;
         }
         match &converted.frame {
             Some(frame) if frame.len() > MAX_PAYLOAD_BYTES => Err(AppendError::TooLong { bytes: frame.len() }),
-            Some(frame) => self.append_tag(RecordKind::Video, timestamp_ms, frame, now),
+            Some(frame) => self.append_tag(&[], RecordKind::Video, timestamp_ms, frame, now),
             None => Ok(()),
         }
     }
 
-    fn append_tag(&mut self, kind: RecordKind, timestamp_ms: u32, payload: &[u8], now: Now) -> Result<(), AppendError> {
+    fn append_tag(&mut self, source: &[u8], kind: RecordKind, timestamp_ms: u32, payload: &[u8], now: Now) -> Result<(), AppendError> {
         let info = TagInfo::of(kind, payload);
         self.extended |= info.extended;
         let as_record = match headers::part_of(kind, payload, info) {
@@ -269,7 +283,7 @@ impl Writer {
             },
             None => true,
         };
-        if as_record { self.stage(kind, timestamp_ms, payload, info, now) } else { Ok(()) }
+        if as_record { self.stage(source, kind, timestamp_ms, payload, info, now) } else { Ok(()) }
     }
 
     /// Writes what is staged and lets readers see it; true if there was anything. The caller rings the doorbells then.
@@ -281,12 +295,21 @@ impl Writer {
     /// Writes what is staged; no reader sees it before [`Writer::publish`]. True if there is anything to publish. In between the
     /// caller may [`Writer::save`], so that whoever goes on after a death publishes it.
     pub fn write(&mut self) -> Result<bool, AppendError> {
+        self.write_from(&[])
+    }
+
+    /// Whether something waits for [`Writer::publish`]: until then nothing can be appended.
+    pub fn is_written(&self) -> bool {
+        self.written.is_some()
+    }
+
+    fn write_from(&mut self, source: &[u8]) -> Result<bool, AppendError> {
         if self.batch.runs.is_empty() || self.written.is_some() {
             return Ok(self.written.is_some());
         }
         kill_point("commit");
         self.make_room();
-        match self.write_runs() {
+        match self.write_runs(source) {
             Ok(files) => self.written = Some(files),
             Err(error) => return Err(self.drop_batch(error)),
         }
@@ -348,6 +371,11 @@ impl Writer {
         self.converted
     }
 
+    /// Whether the present publisher has sent a record.
+    pub fn has_begun(&self) -> bool {
+        self.publisher_has_block()
+    }
+
     /// Up to where readers see the log.
     pub fn position(&self) -> Position {
         self.head.commit()
@@ -360,7 +388,7 @@ impl Writer {
 
     /// Bytes that are staged and not committed.
     pub fn staged_bytes(&self) -> usize {
-        self.batch.bytes.len()
+        self.batch.len()
     }
 
     /// Bytes of all files in `log/`.
@@ -376,7 +404,7 @@ impl Writer {
         self.current_block().is_some_and(|block| block.entry.info.epoch == self.epoch)
     }
 
-    fn stage(&mut self, kind: RecordKind, sent_ms: u32, payload: &[u8], info: TagInfo, now: Now) -> Result<(), AppendError> {
+    fn stage(&mut self, source: &[u8], kind: RecordKind, sent_ms: u32, payload: &[u8], info: TagInfo, now: Now) -> Result<(), AppendError> {
         let record_bytes = payload.len() + RECORD_OVERHEAD_BYTES;
         let rolls = self.roll_allowed(record_bytes)?;
         let timestamp = self.timeline.place(kind, info.track, sent_ms);
@@ -393,10 +421,9 @@ impl Writer {
         }
         let run = self.batch.runs.last_mut().expect("a run was just made sure of");
         let position = Position { block: run.block.number(), offset: run.block.end };
-        write_record(&mut self.batch.bytes, kind, timestamp as u32, payload);
         // No overflow: roll_allowed keeps a block within its capacity.
         run.block.end += record_bytes as u32;
-        self.batch.count(kind);
+        self.batch.push(kind, timestamp as u32, payload, source);
         if entry {
             self.batch.keyframes.push(position);
             self.newest_keyframe = Some((position, timestamp));
@@ -502,11 +529,11 @@ impl Writer {
     }
 
     /// Brings every run's bytes into its file; gives the files of new blocks, in order.
-    fn write_runs(&mut self) -> io::Result<Vec<BlockFile>> {
+    fn write_runs(&mut self, source: &[u8]) -> io::Result<Vec<BlockFile>> {
         let mut files = Vec::new();
         for index in 0..self.batch.runs.len() {
             loop {
-                match self.write_run(index) {
+                match self.write_run(index, source) {
                     Ok(new_file) => {
                         files.extend(new_file);
                         break;
@@ -519,7 +546,7 @@ impl Writer {
         Ok(files)
     }
 
-    fn write_run(&mut self, index: usize) -> io::Result<Option<BlockFile>> {
+    fn write_run(&mut self, index: usize, source: &[u8]) -> io::Result<Option<BlockFile>> {
         let run = self.batch.runs[index];
         let new_file = if run.is_new_block() { Some(self.new_file(run.block.number())?) } else { None };
         let target = match (&new_file, &self.open) {
@@ -531,11 +558,7 @@ impl Writer {
         if index + 1 == self.batch.runs.len() {
             target.write_filler(&mut self.batch.bytes, run.block.end);
         }
-        let bytes = self.batch.run_bytes(index);
-        #[cfg(feature = "faults")]
-        file::pwrite_all(&target.fd, &bytes[..bytes.len() / 2], run.offset.into())?;
-        kill_point("half_written");
-        let written = file::pwrite_all(&target.fd, bytes, run.offset.into());
+        let written = write_pieces(&target.fd, self.batch.run_pieces(index, source), run.offset.into());
         self.batch.bytes.truncate(staged);
         written.map(|()| new_file)
     }
@@ -684,7 +707,7 @@ impl Writer {
     fn make_room(&mut self) {
         let newest = self.current_block().map_or(self.last_number, |block| block.number());
         while self.kept.front().is_some_and(|oldest| newest - oldest.number >= MAX_BLOCKS) && self.evict_oldest(1) {}
-        let wanted = self.batch.bytes.len() as u64;
+        let wanted = self.batch.len() as u64;
         while self.file_bytes() + wanted > self.options.budget_bytes && (self.give_up_stale() || self.evict_oldest(self.least_kept())) {}
     }
 
@@ -698,7 +721,10 @@ impl Writer {
         let keyframe_block = self.newest_keyframe.map_or(u32::MAX, |(position, _)| position.block);
         let aged = |next: &Kept| now.mono_ms < next.mono_ms || now.mono_ms - next.mono_ms >= self.options.keep_ms;
         let mut count = self.kept.iter().skip(1).take_while(|next| aged(next) && next.number <= keyframe_block).count();
-        while count > 0 && self.evict_block(2, true) {
+        // One goes for one that was begun, and its file is the next one's. Where blocks become old just as others begin, two would
+        // go at some times and none at others, and with them the files: of several the last one stays until then.
+        let least = usize::from(count > 1);
+        while count > least && self.evict_block(2, true) {
             count -= 1;
         }
     }
@@ -727,6 +753,56 @@ impl Writer {
         self.counters.evicted_blocks = self.counters.evicted_blocks.wrapping_add(1);
         self.head.set_counters(self.counters());
         true
+    }
+}
+
+/// Appends records whose payloads stand in one place; see [`Writer::gather`]. Ends with [`Gathering::write`] or
+/// [`Gathering::keep`].
+#[must_use = "what is gathered has to be written or kept"]
+#[derive(Debug)]
+pub struct Gathering<'a> {
+    writer: &'a mut Writer,
+    source: &'a [u8],
+    now: Now,
+}
+
+impl Gathering<'_> {
+    /// As [`Writer::append`].
+    pub fn append(&mut self, kind: RecordKind, timestamp_ms: u32, payload: &[u8]) -> Result<(), AppendError> {
+        self.writer.append_in(self.source, kind, timestamp_ms, payload, self.now)
+    }
+
+    /// As [`Writer::write`]: the source is not needed any more.
+    pub fn write(self) -> Result<bool, AppendError> {
+        self.writer.write_from(self.source)
+    }
+
+    /// Takes copies of what stands in the source: more is to be appended before it is all written.
+    pub fn keep(self) {
+        self.writer.batch.take_left(self.source);
+    }
+}
+
+fn write_pieces<'a>(fd: &OwnedFd, mut pieces: impl Iterator<Item = io::Result<&'a [u8]>>, mut offset: u64) -> io::Result<()> {
+    loop {
+        let mut slices = [IoSlice::new(&[]); PIECES];
+        let (mut taken, mut bytes) = (0, 0);
+        while let Some(slice) = slices.get_mut(taken)
+            && let Some(piece) = pieces.next().transpose()?
+        {
+            (*slice, taken, bytes) = (IoSlice::new(piece), taken + 1, bytes + piece.len());
+        }
+        if taken == 0 {
+            return Ok(());
+        }
+        #[cfg(feature = "faults")]
+        {
+            let whole: Vec<u8> = slices[..taken].iter().flat_map(|slice| slice.iter().copied()).collect();
+            file::pwrite_all(fd, &whole[..bytes / 2], offset)?;
+        }
+        kill_point("half_written");
+        file::pwritev_all(fd, &mut slices[..taken], offset)?;
+        offset += bytes as u64;
     }
 }
 

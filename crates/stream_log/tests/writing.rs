@@ -6,6 +6,7 @@ mod support;
 
 use braidcast_media::RecordKind::{Audio, Data, Video};
 use braidcast_stream_log::{Ahead, AppendError, Disposal, LogOptions, OpenError, Position, Reader, State, Writer, dispose};
+use proptest::prelude::*;
 use std::os::unix::fs::MetadataExt;
 use support::{AAC_HEADER, AVC_HEADER, METADATA, at, audio, follow, place, read_all, video};
 
@@ -472,4 +473,57 @@ fn hostile_payloads_and_times_do_no_harm() {
     writer.commit(at(8)).unwrap();
     assert_eq!(read_all(&place.reader()).len(), 35 + 2);
     assert!(writer.counters().timestamp_corrections > 0);
+}
+
+/// What a turn takes in: of each record whether it is video, starts a group, how long it is, and whether it stands in the turn's input.
+type Turn = (Vec<(bool, bool, usize, bool)>, bool);
+
+proptest! {
+    /// However payloads come to it, and whether they are written at once or kept, the log is the same, byte for byte.
+    #[test]
+    fn payloads_written_from_where_they_stand_make_the_same_log(
+        turns in prop::collection::vec((prop::collection::vec((any::<bool>(), prop::bool::weighted(0.2), 0..3_000usize, any::<bool>()), 0..90), any::<bool>()), 1..6)
+    ) {
+        let turns: Vec<Turn> = turns;
+        let options = LogOptions { block_min_ms: 100, block_max_bytes: 20_000, ..LogOptions::default() };
+        let (copied, gathered) = (place(), place());
+        let mut writers = [copied.writer(&options), gathered.writer(&options)];
+        for writer in &mut writers {
+            writer.begin_publish(at(0)).unwrap();
+            headers(writer, 0);
+        }
+        let mut number = 0;
+        for (records, keeps) in turns {
+            let ms = number * 10;
+            let payloads: Vec<Vec<u8>> = (number..).zip(&records).map(|(n, (is_video, key, bytes, _))| if *is_video { video(*key, n, *bytes) } else { audio(n, *bytes) }).collect();
+            let mut input = b"a chunk's header".to_vec();
+            let places: Vec<_> = payloads.iter().map(|payload| {
+                input.extend_from_slice(payload);
+                let place = input.len() - payload.len()..input.len();
+                input.extend_from_slice(b"and another");
+                place
+            }).collect();
+            let [copies, gathers] = &mut writers;
+            let mut gathering = gathers.gather(&input, at(ms));
+            for (index, (is_video, _, _, stands)) in records.iter().enumerate() {
+                let (kind, time) = (if *is_video { Video } else { Audio }, (ms + 10 * index as u64) as u32);
+                let one = copies.append(kind, time, &payloads[index], at(ms));
+                let payload = if *stands { &input[places[index].clone()] } else { &payloads[index] };
+                prop_assert_eq!(one.is_ok(), gathering.append(kind, time, payload).is_ok());
+            }
+            if keeps {
+                gathering.keep();
+                drop(input);
+                copies.append(Audio, ms as u32, &audio(0, 700), at(ms)).ok();
+                gathers.append(Audio, ms as u32, &audio(0, 700), at(ms)).ok();
+            } else {
+                prop_assert_eq!(gathering.write().unwrap(), !records.is_empty());
+            }
+            prop_assert_eq!(copies.commit(at(ms)).unwrap(), gathers.commit(at(ms)).unwrap());
+            number += records.len() as u64;
+        }
+        prop_assert_eq!(read_all(&copied.reader()), read_all(&gathered.reader()));
+        let bytes = |place: &support::Place| place.log_files().iter().map(|block| std::fs::read(place.root.stream_dir(&place.key).join(format!("log/{block}.flv"))).unwrap()).collect::<Vec<_>>();
+        prop_assert_eq!(bytes(&copied), bytes(&gathered));
+    }
 }

@@ -2,7 +2,7 @@
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
@@ -60,6 +60,24 @@ pub fn pwrite_all(fd: impl AsFd, mut bytes: &[u8], mut offset: u64) -> io::Resul
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => {
                 bytes = &bytes[written..];
+                offset += written as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// As [`pwrite_all`], of pieces that are written one behind the other; the kernel takes 1,024 at most. They are used up.
+pub fn pwritev_all(fd: impl AsFd, mut pieces: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    // Empty pieces at the start would look like a write of nothing.
+    IoSlice::advance_slices(&mut pieces, 0);
+    while !pieces.is_empty() {
+        match rustix::io::pwritev(&fd, pieces, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                IoSlice::advance_slices(&mut pieces, written);
                 offset += written as u64;
             }
             Err(Errno::INTR) => {}

@@ -174,6 +174,17 @@ pub fn set_user_timeout(socket: impl AsFd, timeout_ms: u32) -> io::Result<()> {
     Ok(sockopt::set_tcp_user_timeout(socket, timeout_ms)?)
 }
 
+/// How much input must have come before the socket is called readable (`SO_RCVLOWAT`), if the peer goes on and the kernel has room. Reads
+/// get what there is all the same. With 1, what has come by then is told.
+pub fn set_rcvlowat(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    // SAFETY: the pointer and length are those of a live number.
+    let result = unsafe {
+        let value = (&raw const bytes).cast();
+        libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, size_of::<u32>() as u32)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// How many unsent bytes the socket may hold and still be called writable (`TCP_NOTSENT_LOWAT`).
 pub fn set_notsent_lowat(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     // SAFETY: the pointer and length are those of a live number.
@@ -329,6 +340,7 @@ mod tests {
         set_nodelay(&server).unwrap();
         set_user_timeout(&server, 20_000).unwrap();
         set_notsent_lowat(&server, 16_384).unwrap();
+        set_rcvlowat(&server, 1_000).unwrap();
         let before = tcp_info(&server).unwrap();
         assert_eq!(before.state, 1);
         assert_eq!(recv(&server, &mut [0; 4]).unwrap_err().kind(), io::ErrorKind::WouldBlock);

@@ -11,9 +11,6 @@ use clap::Args;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The rest between reads that braidcast allows itself.
-const PATIENT: Pace = Pace::Millis(5);
-
 /// Arguments of `ingest`.
 #[derive(Clone, Debug, Args)]
 pub struct IngestArgs {
@@ -29,6 +26,10 @@ pub struct IngestArgs {
     /// Seconds before braidcast's window at least: its logs take the pages of blocks that are evicted, and the first ones are after 20 s.
     #[arg(long, default_value_t = 25.0, value_parser = seconds)]
     braidcast_warm_up: f64,
+    /// Milliseconds for which the patient bare loop rests between its reads. The default is what braidcast takes where somebody watches;
+    /// what nobody watches it reads every `[publish] unwatched_pause`.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    patience: u32,
     #[command(flatten)]
     compare: CompareArgs,
 }
@@ -41,7 +42,11 @@ pub fn run(args: &IngestArgs) -> anyhow::Result<ExitCode> {
     let servers = args.compare.available(&bench, SERVERS);
     let publishers = if args.compare.quick { args.publishers.min(20) } else { args.publishers };
     // Two bare loops: one reads whatever comes at once, the other rests as long as braidcast may between reads.
-    let patient = servers.contains(&Peer::Bare).then_some(Case { server: Peer::Bare, protocol: Protocol::Rtmp, pace: Some(PATIENT) });
+    let patient = servers.contains(&Peer::Bare).then_some(Case {
+        server: Peer::Bare,
+        protocol: Protocol::Rtmp,
+        pace: Some(Pace::Millis(args.patience)),
+    });
     let cases = servers.iter().map(|&server| Case { server, protocol: Protocol::Rtmp, pace: None }).chain(patient).collect();
     let comparison = Comparison {
         own_warm_up: if args.compare.quick { Duration::ZERO } else { Duration::from_secs_f64(args.braidcast_warm_up) },

@@ -185,7 +185,8 @@ impl Found {
 
 fn table(own: &Found, bare: Option<&Found>) -> String {
     let mut text = format!("latency of the others:\n{:<16} {:>10} {:>10} {:>12} {:>10}\n", "", "p50 ms", "p99 ms", "bare p99 ms", "x bare");
-    let moments: [(&str, fn(&Found) -> Latency); 3] = [
+    type OthersAt = fn(&Found) -> Latency;
+    let moments: [(&str, OthersAt); 3] = [
         ("before", |found| found.others_before),
         ("while they come", |found| found.others_while_they_come),
         ("afterwards", |found| found.others_afterwards),

@@ -162,9 +162,9 @@ section! {
         /// When publishers send often, their sockets are looked at so often, and then all that has come is read: fewer wake-ups for the
         /// same bytes, for so much delay at most. While few send, each is read at once. 0: always.
         read_pause: Span = Span::ms(5), in Span::ms(0)..=Span::ms(100);
-        /// How long what was read of a publisher may lie in shared memory, safe but not parsed, while nobody watches the stream. Whoever
-        /// comes sees at most so much later what it sent before; from then on everything is passed on at once. 0: no time.
-        unwatched_pause: Span = Span::ms(100), in Span::ms(0)..=Span::secs(1);
+        /// How long what a publisher sends may wait, safe in the kernel and in shared memory, not parsed, while nobody watches the stream.
+        /// Whoever comes sees at most so much later what it sent before; from then on everything is passed on at once. 0: no time.
+        unwatched_pause: Span = Span::ms(200), in Span::ms(0)..=Span::secs(1);
     }
 }
 

@@ -171,7 +171,7 @@ counters! {
         HlsHeldBytes = "hls_held_bytes",
         /// HTTP requests answered with 304: the client has it already.
         NotModified = "not_modified",
-        /// Times that input of publishers was parsed later than it was read, because nobody watched the stream.
+        /// Times that input of publishers was left for later, because nobody watched the stream.
         InputRested = "input_rested",
         /// Sleeping workers that this one has woken because a stream that they read has grown.
         DoorbellRings = "doorbell_rings",

@@ -19,10 +19,14 @@ use std::time::{Duration, Instant};
 /// Eviction begins above this share of the budget, and aims at the lower one.
 const HIGH_PERCENT: u64 = 90;
 const LOW_PERCENT: u64 = 80;
+/// Up to this share the directory is walked seldom: what it grows by meanwhile, the file system knows.
+const ROOMY_PERCENT: u64 = 50;
+/// How seldom.
+const SELDOM: Duration = Duration::from_secs(10);
 /// Of what file system and control group allow, unless a budget is configured.
 const AUTO_PERCENT: u64 = 80;
 /// What a new stream takes at least until the next walk has seen it: this, but never more than an eighth of the budget.
-const STREAM_BYTES: u64 = 8 << 20;
+const STREAM_BYTES: u64 = 4 << 20;
 /// How long a new stream is counted as that much although the walk does not see it yet, milliseconds.
 const FRESH_MS: u64 = 10_000;
 
@@ -165,23 +169,41 @@ struct Walker {
 
 impl Walker {
     fn run(&self) {
-        let mut took = Duration::ZERO;
+        let (mut took, mut walked) = (Duration::ZERO, None);
         while !self.seen.stop.load(Relaxed) {
             // A large directory is walked less often: at most a twentieth of one core.
-            std::thread::park_timeout((took * 20).clamp(Duration::from_secs(1), Duration::from_secs(10)));
-            let started = Instant::now();
+            std::thread::park_timeout((took * 20).clamp(Duration::from_secs(1), SELDOM));
+            let (started, free) = (Instant::now(), self.free_bytes());
+            if let (Some((at, total)), Some(free)) = (walked, free)
+                && started - at < SELDOM
+                && u64::saturating_sub(total, free) <= self.limit_bytes() / 100 * ROOMY_PERCENT
+            {
+                self.seen.bytes.store(total - free.min(total), Relaxed);
+                continue;
+            }
             match walk(&self.shared_dir) {
-                Ok(usage) => self.take_in(&usage),
+                Ok(usage) => {
+                    self.take_in(&usage);
+                    walked = free.map(|free| (started, usage.bytes.saturating_add(free)));
+                }
                 Err(error) => tracing::warn!(%error, "cannot measure the shared directory"),
             }
             took = started.elapsed();
         }
     }
 
+    fn limit_bytes(&self) -> u64 {
+        self.seen.limit_bytes.load(Relaxed)
+    }
+
+    /// What the file system still has; `None` if it has no limit, or does not tell.
+    fn free_bytes(&self) -> Option<u64> {
+        file::file_system(&self.shared_dir).ok().filter(|system| system.total_bytes > 0).map(|system| system.free_bytes)
+    }
+
     fn take_in(&self, usage: &Usage) {
         // Others may take space in the same file system, and so do deleted blocks that a reader has still mapped.
-        let free = file::file_system(&self.shared_dir)
-            .map_or(u64::MAX, |system| if system.total_bytes == 0 { u64::MAX } else { system.free_bytes });
+        let free = self.free_bytes().unwrap_or(u64::MAX);
         let limit_bytes = self.budget_bytes.min(usage.bytes.saturating_add(free));
         let plan = plan(usage, limit_bytes, clock::wall_ms(), self.keep_ms, self.seen.stream_bytes.load(Relaxed));
         self.seen.bytes.store(usage.bytes, Relaxed);
@@ -372,7 +394,7 @@ mod tests {
             budget.admitted(1_000);
             admitted += 1;
         }
-        assert_eq!(admitted, 8);
+        assert_eq!(admitted, 16);
         assert!(!budget.has_room(1_000 + FRESH_MS - 1));
         assert!(budget.has_room(1_000 + FRESH_MS));
         budget.close();

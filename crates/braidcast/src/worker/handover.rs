@@ -66,6 +66,7 @@ impl Worker {
 
     /// Lets go of what the session's role holds, without ending it.
     fn let_go(&mut self, slot: usize) {
+        self.release_input(slot);
         match std::mem::replace(&mut self.sessions[slot].role, Role::Idle) {
             // Dropped as it is: the lock goes with the writer, and the open segment is written once more elsewhere.
             Role::Publishing(publisher) => {

@@ -1,9 +1,10 @@
 //! A publisher's input, from the socket to its log: when it is read, where it rests, when it is taken in.
 //!
-//! What is read goes into the session's journal and is thereby safe. While nobody reads the stream nothing is gained by parsing it
-//! at once, so it rests there and is taken in with what follows: fewer writes, saves and commits for the same bytes. Whoever goes
-//! on after a death finds it in the journal. Sessions that have no journal, because they cannot be saved, are not for here.
+//! What is read goes into the session's journal and is thereby safe. While nobody reads the stream nothing is gained by reading and
+//! parsing at once, so input rests, in the kernel as long as it is little, and is taken in with what follows: fewer reads, writes, saves
+//! and commits for the same bytes. Whoever goes on after a death finds it there and in the journal. Sessions that have no journal, because they cannot be saved, are not for here.
 
+use super::publishers::PUMP_MS;
 use super::session::{Protocol, Role, Session};
 use super::{End, READ_BYTES, Worker};
 use crate::control::counters::WorkerCounter;
@@ -12,6 +13,11 @@ use braidcast_sys::{Events, Interest, net};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+/// So much resting input is taken out of the kernel at once: far less than a window, so that no publisher has to stop.
+const HELD_BACK_BYTES: u32 = 32 << 10;
+/// Rests end at so many moments in the time of one: many publishers are woken for together.
+const ENDS_PER_REST: u64 = 4;
 
 impl Worker {
     /// Whether a session is a publisher whose input is read into its journal and parsed there.
@@ -27,37 +33,43 @@ impl Worker {
             // It lies in the journal as well.
             return self.take_in(slot);
         }
-        if !session.readable {
+        if !session.readable || !self.fill_journal(slot)? {
             return Ok(());
         }
-        if session.kept.unparsed() > 0 && session.kept.room() < session.kept.least_room(READ_BYTES) {
+        if self.may_rest(slot) {
+            self.let_rest(slot);
+            return Ok(());
+        }
+        self.release_input(slot);
+        self.take_in(slot)
+    }
+
+    /// Reads from a publisher into its journal, and makes room there by taking in what it holds. False: nothing came.
+    fn fill_journal(&mut self, slot: usize) -> Result<bool, End> {
+        let kept = &self.sessions[slot].kept;
+        if kept.unparsed() > 0 && kept.room() < kept.least_room(READ_BYTES) {
             // What makes the room is a checkpoint: there should be little left to go along with it.
             self.take_in(slot)?;
             if !self.sessions.contains(slot) || !self.has_journal(slot) {
-                return Ok(());
+                return Ok(false);
             }
         }
         let room = self.make_journal_room(slot, READ_BYTES);
         if !self.has_journal(slot) {
             // It could not be saved: its next turn reads without one.
-            return Ok(());
+            return Ok(false);
         }
         match self.receive_into_journal(slot, room) {
             Ok(0) => self.take_in(slot).and(Err(End::PeerClosed)),
             Ok(received) => {
                 self.page.counter(WorkerCounter::BytesIn as usize).fetch_add(received as u64, Ordering::Relaxed);
-                if self.may_rest(slot) {
-                    self.let_rest(slot)
-                } else {
-                    self.take_in(slot)?
-                }
-                Ok(())
+                Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.sessions[slot].readable = false;
-                Ok(())
+                Ok(false)
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
             // What it sent before counts.
             Err(error) => self.take_in(slot).and(Err(End::Socket(error))),
         }
@@ -73,28 +85,50 @@ impl Worker {
         kept.journal_bytes += received;
         // An edge comes again only after the socket was read empty.
         session.readable = session.peer_ended || received == room;
-        // What rests takes room too: only a read that fills most of the journal shows that it is too small.
-        if received == room && 2 * room > region.bytes() {
+        // What rests takes room too: only a read that fills most of the journal, and of what did not rest, shows that it is too small.
+        if received == room && 2 * room > region.bytes() && !session.held_back {
             kept.grow();
         }
         Ok(received)
     }
 
-    /// Whether a publisher's input need not be parsed now: nobody reads the stream.
+    /// Whether a publisher's input need not be parsed now: nobody reads the stream, and who asks for it finds what it is.
     fn may_rest(&self, slot: usize) -> bool {
         let Session { role: Role::Publishing(publisher), peer_ended: false, .. } = self.sessions[slot] else { return false };
-        self.config.publish.unwatched_pause.as_ms() > 0 && !self.doorbells.are_wanted(self.publishers[publisher].key_slot)
+        let at = &self.publishers[publisher];
+        self.config.publish.unwatched_pause.as_ms() > 0 && at.writer.has_begun() && !self.doorbells.are_wanted(at.key_slot)
     }
 
-    /// A publisher's input rests until the pause is over, if nothing needs it before.
+    /// A publisher's input rests until the pause is over, if nothing needs it before. Its socket does not tell of little more.
     fn let_rest(&mut self, slot: usize) {
-        let due_ms = self.looks.align(self.now.mono_ms + self.config.publish.unwatched_pause.as_ms());
         let session = &mut self.sessions[slot];
+        let pause_ms = self.config.publish.unwatched_pause.as_ms();
+        let step_ms = (pause_ms / ENDS_PER_REST).max(1);
+        // A segmenter ends the rest each time that it looks.
+        let looks_ms = match session.role {
+            Role::Publishing(publisher) if self.publishers[publisher].segmenter.is_some() => PUMP_MS,
+            _ => 0,
+        };
+        let due_ms = ((self.now.mono_ms + looks_ms + pause_ms) / step_ms * step_ms).max(self.now.mono_ms + 1);
         if session.rests_until_ms == 0 {
+            session.held_back = session.held_back || net::set_rcvlowat(&session.socket, HELD_BACK_BYTES).is_ok();
             session.rests_until_ms = due_ms;
             self.page.counter(WorkerCounter::InputRested as usize).fetch_add(1, Ordering::Relaxed);
             self.rests.push_back((due_ms, session.token(slot)));
         }
+    }
+
+    /// A session's socket tells of all input again, and of what has come by now.
+    pub(super) fn release_input(&mut self, slot: usize) {
+        let session = &mut self.sessions[slot];
+        if !std::mem::take(&mut session.held_back) {
+            return;
+        }
+        if let Err(error) = net::set_rcvlowat(&session.socket, 1) {
+            tracing::error!(conn = %session.conn, peer = %session.more.peer, %error, "a publisher's input stays held back");
+        }
+        session.readable = true;
+        self.enqueue(slot);
     }
 
     /// Takes in what has rested long enough.
@@ -102,18 +136,28 @@ impl Worker {
         while let Some((due_ms, token)) = self.rests.pop_front_if(|(due_ms, _)| *due_ms <= self.now.mono_ms) {
             // It may have been taken in before, and other input rest by now.
             let Some(slot) = self.slot_of(token).filter(|slot| self.sessions[*slot].rests_until_ms == due_ms) else { continue };
-            if let Err(end) = self.take_in(slot) {
+            if let Err(end) = self.take_in_resting(slot) {
                 self.close(slot, end);
             }
         }
     }
 
-    /// Takes in what rests, if anything does.
+    /// Takes in what rests, if anything does, in the journal and in the kernel. What comes then rests again, if anything has come.
     pub(super) fn take_in_resting(&mut self, slot: usize) -> Result<(), End> {
-        match self.sessions.get(slot) {
-            Some(session) if session.rests_until_ms != 0 => self.take_in(slot),
-            _ => Ok(()),
+        if self.sessions.get(slot).is_none_or(|session| session.rests_until_ms == 0) {
+            return Ok(());
         }
+        let more = self.sessions[slot].held_back && self.has_journal(slot) && self.fill_journal(slot)?;
+        self.take_in(slot)?;
+        if !self.sessions.contains(slot) {
+            return Ok(());
+        }
+        if more && self.has_journal(slot) && self.sessions[slot].more.unread.is_empty() && self.may_rest(slot) {
+            self.let_rest(slot);
+        } else {
+            self.release_input(slot);
+        }
+        Ok(())
     }
 
     /// Takes in what rests of a publisher's input and lets readers see it. False: that has ended the publisher.
@@ -134,31 +178,48 @@ impl Worker {
         let now_ms = self.now.mono_ms;
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
         session.rests_until_ms = 0;
-        let (offered, from) = (session.kept.unparsed(), session.kept.checkpoint_bytes + session.kept.consumed);
-        let (Some(region), Protocol::Rtmp(rtmp)) = (session.kept.region, &mut session.protocol) else { return Ok(()) };
         let Role::Publishing(publisher) = session.role else { return Ok(()) };
-        if offered == 0 {
+        if session.kept.unparsed() == 0 {
             return Ok(());
         }
+        if self.publishers[publisher].writer.is_written() {
+            // It was saved by nobody yet.
+            self.commit_publisher(publisher);
+        }
+        let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
+        let (offered, from) = (session.kept.unparsed(), session.kept.checkpoint_bytes + session.kept.consumed);
+        let (Some(region), Protocol::Rtmp(rtmp)) = (session.kept.region, &mut session.protocol) else { return Ok(()) };
         self.page.busy_with(session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
         session.more.unread.clear();
         let writer = &mut self.publishers[publisher].writer;
         let (converted, mut appended, mut taken) = (writer.converted(), Ok(()), 0u32);
-        let consumed = rtmp.handle_media(self.heap.bytes(region, from..from + offered), now_ms, &mut |kind, timestamp_ms, payload| {
+        let input = self.heap.bytes(region, from..from + offered);
+        let mut gathering = writer.gather(input, self.now);
+        let consumed = rtmp.handle_media(input, now_ms, &mut |kind, timestamp_ms, payload| {
             #[cfg(feature = "faults")]
             super::rtmp::try_faults(payload, &self.config.server.shared_dir);
             taken = taken.wrapping_add(1);
-            match writer.append(kind, timestamp_ms, payload, self.now) {
+            match gathering.append(kind, timestamp_ms, payload) {
                 Ok(()) => {}
                 // The publisher is closed for it.
                 Err(_) if appended.is_err() => {}
                 Err(error) => appended = Err(error),
             }
         });
+        let mut written = Ok(false);
+        // The journal may move before this turn's commit. What other outputs lead to may be appended too, and is not parsed yet.
+        if rtmp.has_output() {
+            gathering.keep();
+        } else {
+            written = gathering.write();
+        }
         kill_point("taken_in");
         let session = &mut self.sessions[slot];
         session.kept.acted = session.kept.acted.wrapping_add(taken);
         let noted = if taken > 0 { self.appended(publisher, converted, appended) } else { Ok(()) };
+        if let Err(error) = written {
+            self.records_dropped(publisher, &error);
+        }
         let fed = self.fed_rtmp(slot, consumed, offered);
         self.page.busy_with_none();
         noted?;

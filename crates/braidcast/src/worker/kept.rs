@@ -14,8 +14,10 @@ use std::borrow::Cow;
 
 /// Handshakes, commands and requests come in pieces of some kilobytes.
 const COMMAND_JOURNAL_BYTES: usize = 3 << 10;
-/// A publisher's journal at first; it doubles while a single read fills it.
-const INGEST_JOURNAL_BYTES: usize = 56 << 10;
+/// A publisher's checkpoint and journal together, at first: that long a block is, however long the checkpoint.
+const INGEST_REGION_BYTES: usize = 64 << 10;
+/// It doubles while a single read fills it, beginning with twice this.
+const GROWN_JOURNAL_BYTES: usize = 56 << 10;
 /// The longest journal, unless a partial message is longer.
 const MOST_JOURNAL_BYTES: usize = 500 << 10;
 
@@ -59,6 +61,8 @@ pub struct Kept {
     pub control: Option<Block>,
     /// What did not fit the row.
     pub spill: Option<Block>,
+    /// The spill of the save before, for the next one.
+    pub spare: Option<Block>,
     /// The checkpoint does not say any more what the session is, even with its journal.
     pub stale: bool,
     /// [`Ledger::changes`] at the last save.
@@ -91,6 +95,7 @@ impl Kept {
             replied: 0,
             control: None,
             spill: None,
+            spare: None,
             stale: true,
             ledger_changes: 0,
             headers_revision: 0,
@@ -126,19 +131,19 @@ impl Kept {
         self.journal_bytes.saturating_sub(self.consumed)
     }
 
-    /// The journal that the next checkpoint should have, for a session that holds so many bytes of an unfinished message.
-    pub fn wanted_journal(&self, appetite: Appetite, partial_bytes: usize) -> usize {
+    /// The journal behind the next checkpoint, which is so many bytes long, unfinished messages included.
+    pub fn wanted_journal(&self, appetite: Appetite, checkpoint_bytes: usize) -> usize {
         match appetite {
             // A partial message is saved with each checkpoint: they must become fewer as it grows.
-            Appetite::Ingest => INGEST_JOURNAL_BYTES.max(self.grown_bytes as usize).max(partial_bytes),
-            Appetite::Commands => COMMAND_JOURNAL_BYTES.max(partial_bytes),
+            Appetite::Ingest => INGEST_REGION_BYTES.saturating_sub(checkpoint_bytes).max(self.grown_bytes as usize).max(checkpoint_bytes),
+            Appetite::Commands => COMMAND_JOURNAL_BYTES.max(checkpoint_bytes),
             Appetite::Idle => 0,
         }
     }
 
     /// A single read has filled the journal.
     pub fn grow(&mut self) {
-        self.grown_bytes = ((self.grown_bytes as usize).max(INGEST_JOURNAL_BYTES) * 2).min(MOST_JOURNAL_BYTES) as u32;
+        self.grown_bytes = ((self.grown_bytes as usize).max(GROWN_JOURNAL_BYTES) * 2).min(MOST_JOURNAL_BYTES) as u32;
     }
 }
 

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How often a publisher's segmenter looks whether what is new is worth taking in, milliseconds.
 pub(super) const PUMP_MS: u64 = 100;
+/// They do so at multiples of this, many in one wake-up.
+const PUMP_STEP_MS: u64 = 25;
 /// Log bytes a segmenter takes in in one turn.
 const PUMP_BYTES: usize = 1 << 20;
 /// Finished segments that a front, or the front, is told of once more, in case it was not told.
@@ -30,6 +32,11 @@ const PUMP_TIME: Duration = Duration::from_millis(10);
 const LOOKS_PER_TURN: usize = 128;
 /// Sessions that end their wait in one turn.
 const SERVED_PER_TURN: usize = 32;
+
+/// When a segmenter that has looked just now looks again.
+fn next_pump_ms(now_ms: u64) -> u64 {
+    (now_ms + PUMP_MS) / PUMP_STEP_MS * PUMP_STEP_MS
+}
 
 impl Worker {
     /// Serves here what a session wished for; the front has agreed.
@@ -291,7 +298,7 @@ impl Worker {
         Ok(())
     }
 
-    fn records_dropped(&mut self, publisher: usize, error: &AppendError) {
+    pub(super) fn records_dropped(&mut self, publisher: usize, error: &AppendError) {
         let dropped = if let AppendError::Full { dropped } = error { *dropped } else { 1 };
         self.page.counter(WorkerCounter::RecordsDropped as usize).fetch_add(dropped, Ordering::Relaxed);
         let at = &mut self.publishers[publisher];
@@ -389,7 +396,7 @@ impl Worker {
         let at = &mut self.publishers[slot];
         let Some((segmenter, reader)) = &mut at.segmenter else { return };
         if !segmenter.is_due(reader) {
-            return self.plan_pump(slot, now_ms + PUMP_MS);
+            return self.plan_pump(slot, next_pump_ms(now_ms));
         }
         let before = segmenter.store().counters();
         let pumped = segmenter.pump(reader, PUMP_BYTES, &mut self.segment_bytes);
@@ -401,7 +408,7 @@ impl Worker {
         }
         match pumped {
             Ok(pumped) => {
-                self.plan_pump(slot, if pumped.more { now_ms + 1 } else { now_ms + PUMP_MS });
+                self.plan_pump(slot, if pumped.more { now_ms + 1 } else { next_pump_ms(now_ms) });
                 let at = &self.publishers[slot];
                 if !pumped.finished.is_empty() {
                     let key = at.key.clone();

@@ -32,6 +32,9 @@ pub const SPILLED: u8 = 1;
 /// See [`INLINE`]: the session could not be saved, and an older save would be wrong.
 pub const UNSAVED: u8 = 2;
 
+/// Few sessions have more to save.
+const FIRST_BUFFER_BYTES: usize = 16 << 10;
+
 /// Everything of a session at some moment, but what its row says.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -128,10 +131,10 @@ impl Worker {
 
     /// Writes a checkpoint into a region of its own; the row still points to the old one.
     fn write_checkpoint(&mut self, slot: usize) -> io::Result<()> {
-        let mut bytes = std::mem::take(&mut self.save_buffer);
-        bytes.clear();
-        bytes.push(VERSION);
-        bytes = postcard::to_extend(&self.checkpoint(slot), bytes).map_err(io::Error::other)?;
+        let mut buffer = std::mem::take(&mut self.save_buffer);
+        let checkpoint = encode(&mut buffer, 1, &self.checkpoint(slot))?;
+        buffer[0] = VERSION;
+        let bytes = &buffer[..checkpoint];
         let session = &mut self.sessions[slot];
         let kept = &mut session.kept;
         let (appetite, partial) = match (&session.role, &session.protocol) {
@@ -152,16 +155,15 @@ impl Worker {
         let region = match allocated {
             Ok(region) => region,
             Err(error) => {
-                self.save_buffer = bytes;
+                self.save_buffer = buffer;
                 return Err(error);
             }
         };
-        let checkpoint = bytes.len();
-        self.heap.bytes_mut(region, 0..checkpoint).copy_from_slice(&bytes);
+        self.heap.bytes_mut(region, 0..checkpoint).copy_from_slice(bytes);
         self.heap.bytes_mut(region, checkpoint..checkpoint + unused.len()).copy_from_slice(&unused);
         kill_point("checkpoint");
-        kept.checkpoint_sum = crc32fast::hash(&bytes);
-        self.save_buffer = bytes;
+        kept.checkpoint_sum = crc32fast::hash(bytes);
+        self.save_buffer = buffer;
         kept.region = Some(region);
         kept.checkpoint_bytes = checkpoint;
         kept.journal_from += kept.consumed as u64;
@@ -246,14 +248,26 @@ impl Worker {
         };
         let mut payload = [0; PAYLOAD_BYTES];
         (payload[0], payload[1]) = (VERSION, INLINE);
-        let (used, spill) = match postcard::to_slice(&row, &mut payload[2..]) {
-            Ok(body) => (2 + body.len(), None),
+        // A writer's state is too long for a row.
+        let inline = match row.writer {
+            None => postcard::to_slice(&row, &mut payload[2..]).map(|body| 2 + body.len()),
+            Some(_) => Err(postcard::Error::SerializeBufferFull),
+        };
+        let mut spare = kept.spare;
+        let (used, spill) = match inline {
+            Ok(used) => (used, None),
             Err(postcard::Error::SerializeBufferFull) => {
-                let mut buffer = std::mem::take(&mut self.save_buffer);
-                buffer.clear();
-                self.save_buffer = postcard::to_extend(&row, buffer).map_err(io::Error::other)?;
-                let block = self.heap.store(&self.save_buffer)?;
-                let place = (self.heap.id(), block, self.save_buffer.len() as u32, crc32fast::hash(&self.save_buffer));
+                let length = encode(&mut self.save_buffer, 0, &row)?;
+                let bytes = &self.save_buffer[..length];
+                let block = match spare.take_if(|spare| spare.bytes() >= length) {
+                    // No row points to it any more but the one that is about to be written.
+                    Some(block) => {
+                        self.heap.bytes_mut(block, 0..length).copy_from_slice(bytes);
+                        block
+                    }
+                    None => self.heap.store(bytes)?,
+                };
+                let place = (self.heap.id(), block, length as u32, crc32fast::hash(bytes));
                 payload[1] = SPILLED;
                 let body = postcard::to_slice(&place, &mut payload[2..]).map_err(io::Error::other)?;
                 (2 + body.len(), Some(block))
@@ -267,8 +281,12 @@ impl Worker {
         kept.number += 1;
         kept.control = control.map(|(block, ..)| block);
         kept.spill = spill;
+        // Of a publisher: another one's spills are few.
+        let publishes = matches!(session.role, Role::Publishing(_));
+        kept.spare = if publishes { old_spill } else { None };
+        let unused = if publishes { None } else { old_spill };
         kept.ledger_changes = session.ledger.changes();
-        for old in [old_control, old_spill].into_iter().flatten() {
+        for old in [old_control, spare, unused].into_iter().flatten() {
             self.heap.free(old);
         }
         Ok(())
@@ -277,7 +295,7 @@ impl Worker {
     /// Gives back what a session has kept: it is over, or another worker has it.
     pub(super) fn release_kept(&mut self, session: &Session) {
         let kept = &session.kept;
-        for block in [kept.region, kept.control, kept.spill].into_iter().flatten() {
+        for block in [kept.region, kept.control, kept.spill, kept.spare].into_iter().flatten() {
             self.heap.free(block);
         }
     }
@@ -293,5 +311,16 @@ impl Worker {
             self.save(slot);
         }
         self.sessions[slot].kept.room().min(wanted)
+    }
+}
+
+/// Writes a value to `buffer`, which grows as it has to, from this byte on; says where it ends.
+fn encode(buffer: &mut Vec<u8>, from: usize, value: &impl Serialize) -> io::Result<usize> {
+    loop {
+        match postcard::to_slice(value, buffer.get_mut(from..).unwrap_or_default()) {
+            Ok(written) => return Ok(from + written.len()),
+            Err(postcard::Error::SerializeBufferFull) => buffer.resize((2 * buffer.len()).max(FIRST_BUFFER_BYTES), 0),
+            Err(error) => return Err(io::Error::other(error)),
+        }
     }
 }

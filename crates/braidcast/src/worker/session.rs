@@ -50,6 +50,8 @@ pub struct Session {
     pub peer_ended: bool,
     /// Its socket is looked at with those of the other publishers.
     pub among_publishers: bool,
+    /// Its socket tells of input only when there is much of it: it is read when its rest is over.
+    pub held_back: bool,
     /// The session is in the queue of those to be read.
     pub queued: bool,
     /// HTTP: an answer is on its way; the next request is not read before it is out.
@@ -72,7 +74,7 @@ pub struct Session {
     pub more: More,
     /// Its id, the same in every worker.
     pub conn: ConnId,
-    /// Input rests in the journal until then, monotonic milliseconds; 0: none does.
+    /// Input rests, in the journal and in the kernel, until then, monotonic milliseconds; 0: none does.
     pub rests_until_ms: u64,
     /// Deadline of the role (placing, opening, waiting, closing), monotonic milliseconds; 0: none.
     pub deadline_ms: u64,

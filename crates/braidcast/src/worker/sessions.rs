@@ -80,6 +80,7 @@ impl Worker {
             readable: true,
             rests_until_ms: 0,
             among_publishers: false,
+            held_back: false,
             peer_ended: false,
             queued: true,
             answering: false,
@@ -452,6 +453,7 @@ impl Worker {
 
     /// Ends what a session does with a stream; `why` is for the log.
     pub(super) fn leave_role(&mut self, slot: usize, why: &dyn fmt::Display) {
+        self.release_input(slot);
         let session = &mut self.sessions[slot];
         let (conn, peer) = (session.conn, session.more.peer);
         match session.enter(Role::Idle) {

@@ -297,6 +297,9 @@ impl Worker {
             self.go_on_following(slot);
         }
         if let Role::Publishing(publisher) = self.sessions[slot].role {
+            // Whoever had it may have held its input back.
+            self.sessions[slot].held_back = true;
+            self.release_input(slot);
             self.watch_publisher(slot);
             self.begin_forwards(publisher);
         }
@@ -390,7 +393,7 @@ fn checked(heap: &ForeignHeap, block: Block, length: usize, sum: u32) -> Option<
 /// What another worker still reads of a session that was handed to it.
 #[derive(Debug)]
 pub struct Departed {
-    blocks: [Option<Block>; 3],
+    blocks: [Option<Block>; 4],
     /// In case the front dies before it has found somebody.
     holding: Holding,
     socket: OwnedFd,
@@ -399,7 +402,7 @@ pub struct Departed {
 impl Departed {
     /// Of a session that has left, as the front knew it.
     pub fn new(session: Session, holding: Holding) -> Self {
-        let blocks = [session.kept.region, session.kept.control, session.kept.spill];
+        let blocks = [session.kept.region, session.kept.control, session.kept.spill, session.kept.spare];
         Self { blocks, holding: Holding { departed: true, ..holding }, socket: session.socket }
     }
 

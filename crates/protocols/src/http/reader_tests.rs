@@ -261,6 +261,9 @@ proptest! {
         bytes.chunks(1).for_each(|byte| slow.input(byte));
         let mut quick = Connection::new();
         quick.input(&bytes);
-        prop_assert_eq!((quick.requests, quick.error, quick.pending), (slow.requests, slow.error, slow.pending));
+        prop_assert_eq!(quick.requests, slow.requests);
+        prop_assert_eq!(quick.error, slow.error);
+        // What is left behind an error nobody looks at.
+        prop_assert!(quick.error.is_some() || quick.pending == slow.pending);
     }
 }

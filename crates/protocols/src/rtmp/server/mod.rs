@@ -283,6 +283,11 @@ impl ServerSession {
         output
     }
 
+    /// Whether there is anything that the caller must know of.
+    pub fn has_output(&self) -> bool {
+        !self.core.outputs.is_empty()
+    }
+
     /// Bytes for the peer. They consist of whole messages (once the handshake is done): media may be sent before or after
     /// them, never between.
     pub fn outbox(&self) -> &[u8] {
