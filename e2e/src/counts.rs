@@ -131,6 +131,13 @@ impl<'a> Judged<'a> {
         self.hold("system calls", counted, most)
     }
 
+    /// System calls for each time, without those that wait: how often a process is woken is up to how others are scheduled too.
+    pub fn calls_besides_waits(self, most: f64) -> Self {
+        let waits: u64 = self.counts.calls.iter().filter(|(name, _)| name.starts_with("epoll_")).map(|(_, count)| count).sum();
+        let counted = (self.counts.all_calls() - waits) as f64 / self.times;
+        self.hold("system calls besides waits", counted, most)
+    }
+
     /// Bytes copied for each of `bytes`.
     pub fn copies(self, bytes: u64, most: f64) -> Self {
         let counted = self.counts.all_copied() as f64 / bytes as f64;
