@@ -224,7 +224,7 @@ impl Heap {
     fn free_long(&mut self, class: usize, block: Block) {
         let most = match u64::from(block.bytes.get()) {
             ..JOURNAL_BYTES => KEPT_BLOCKS,
-            ..=LONG_JOURNAL_BYTES => KEPT_JOURNALS,
+            JOURNAL_BYTES..=LONG_JOURNAL_BYTES => KEPT_JOURNALS,
             _ => 0,
         };
         if self.free[class].len() >= most {
