@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What the first viewers take once for all is not counted.
 const FIRST: usize = 20;
-const VIEWERS: usize = 300;
+const VIEWERS: usize = 240;
 const FRAME_BYTES: usize = 8_000;
 const FRAME_INTERVAL: Duration = Duration::from_millis(100);
 /// What of a stream may be in memory that everybody has got: it is let go of in steps.
@@ -94,7 +94,7 @@ fn viewers_take(what: &str, watch: impl Fn(&Server) -> Result<Viewer>, bound: u6
     let few = || Ok(held(&server)?.1 <= STREAM_BYTES);
     ensure!(source.push_until(few)?, "{} bytes of the log stay mapped", held(&server)?.1);
     // Who rests says so nowhere: they do when there is no less.
-    (0..30).try_for_each(|_| source.push())?;
+    (0..15).try_for_each(|_| source.push())?;
     let (before, _) = held(&server)?;
     more(&mut source, VIEWERS)?;
     let each = || -> Result<u64> { Ok(held(&server)?.0.saturating_sub(before) / VIEWERS as u64) };
@@ -102,7 +102,7 @@ fn viewers_take(what: &str, watch: impl Fn(&Server) -> Result<Viewer>, bound: u6
     ensure!(fits, "{what} takes {} bytes, more than {bound}", each()?);
     let mapped = || held(&server).map(|held| held.1);
     ensure!(
-        (0..30).try_fold(true, |few, _| anyhow::Ok(source.push().map(|()| few)? && mapped()? <= STREAM_BYTES))?,
+        (0..15).try_fold(true, |few, _| anyhow::Ok(source.push().map(|()| few)? && mapped()? <= STREAM_BYTES))?,
         "the log stays mapped"
     );
     println!("{what} takes {} bytes; {} of the log are mapped", each()?, mapped()?);
@@ -112,10 +112,10 @@ fn viewers_take(what: &str, watch: impl Fn(&Server) -> Result<Viewer>, bound: u6
 
 #[test]
 fn a_viewer_by_flv() -> Result<()> {
-    viewers_take("a viewer by HTTP-FLV", |server| Viewer::flv(server.address("http"), "live/x.flv"), 1_300)
+    viewers_take("a viewer by HTTP-FLV", |server| Viewer::flv(server.address("http"), "live/x.flv"), 1_350)
 }
 
 #[test]
 fn a_viewer_by_rtmp() -> Result<()> {
-    viewers_take("a viewer by RTMP", |server| Viewer::rtmp(&server.rtmp("x")), 1_500)
+    viewers_take("a viewer by RTMP", |server| Viewer::rtmp(&server.rtmp("x")), 1_700)
 }

@@ -24,8 +24,8 @@ const CLASSES: usize = 15;
 const GROWTH_BYTES: usize = 256 << 10;
 /// The memory of a free long block is given back to the file system when so many of its length are kept for whoever comes next: …
 const KEPT_BLOCKS: usize = 8;
-/// … two of the length of journals, for a new one is there before the old one goes, and none that are longer than most.
-const KEPT_JOURNALS: usize = 2;
+/// … one of the length of journals, for a new one is there before the old one goes, and none that are longer than most.
+const KEPT_JOURNALS: usize = 1;
 const JOURNAL_BYTES: u64 = 64 << 10;
 const LONG_JOURNAL_BYTES: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4096;

@@ -5,7 +5,6 @@ use super::super::rendition::Form;
 use super::*;
 use braidcast_media::TrackChoice;
 use braidcast_stream_log::{LogOptions, Now, Root, Writer};
-use proptest::prelude::*;
 
 const KEYFRAME: [u8; 6] = [0x17, 1, 0, 0, 0, 9];
 const FRAME: [u8; 6] = [0x27, 1, 0, 0, 0, 8];
@@ -208,93 +207,6 @@ fn every_worker_makes_the_same_bytes_of_every_rendition() {
                 let place = late.in_log(rendition, number, boundary).unwrap();
                 assert!(late.place_in(rendition, place).is_some_and(|back| back <= boundary), "{rendition:?} {place:?}");
             }
-        }
-    }
-}
-
-/// A viewer as the ledger sees it, and what it got.
-struct Watching {
-    rendition: Rendition,
-    from: (u32, u32),
-    ledger: Ledger,
-    got: Vec<u8>,
-}
-
-impl Watching {
-    fn new(rendition: Rendition, from: (u32, u32)) -> Self {
-        let mut ledger = Ledger::default();
-        ledger.push(Source::Run { block: from.0, offset: from.1, end: OPEN }).unwrap();
-        Self { rendition, from, ledger, got: Vec::new() }
-    }
-
-    /// Takes so many bytes, if there are so many.
-    fn take(&mut self, local: &LocalStream, mut left: usize) {
-        while let Next::Slices(slices) = self.ledger.gather(&local.blocks(self.rendition), &[]) {
-            let before = self.got.len();
-            slices.as_slice().iter().for_each(|slice| self.got.extend_from_slice(slice));
-            self.got.truncate(before + left);
-            let taken = self.got.len() - before;
-            self.ledger.advance(taken);
-            left -= taken;
-            if left == 0 {
-                return;
-            }
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn what_was_let_go_of_is_missed_by_nobody(steps in prop::collection::vec((0u8..5, any::<u16>()), 1..80)) {
-        let renditions = [
-            Rendition::LOG,
-            RTMP,
-            Rendition { form: Form::WebSocket, tracks: TrackChoice::All },
-            Rendition { form: Form::Flv, tracks: TrackChoice::Video },
-        ];
-        let mut stream = Stream::new(60_000);
-        let mut watching: Vec<Watching> = Vec::new();
-        let mut frames = 0_u32;
-        for (step, number) in [(0, 0)].into_iter().chain(steps) {
-            let number = usize::from(number);
-            let local = &mut stream.local;
-            match step {
-                0 | 1 => {
-                    let kind = if frames.is_multiple_of(15) { 0x17 } else { 0x27 };
-                    let payload = [&[kind, 1, 0, 0, 0][..], &frames.to_be_bytes(), &vec![frames as u8; number % 400]].concat();
-                    stream.writer.append(RecordKind::Video, frames * 100, &payload, now(frames * 100)).unwrap();
-                    stream.writer.commit(now(frames * 100)).unwrap();
-                    frames += 1;
-                    local.update().unwrap();
-                }
-                2 => {
-                    let rendition = renditions[number % renditions.len()];
-                    let from = local.start(rendition).unwrap().unwrap();
-                    local.join(watching.len(), rendition);
-                    watching.push(Watching::new(rendition, from));
-                }
-                3 => {
-                    let most = watching.len().max(1);
-                    watching.iter_mut().skip(number % most).step_by(2).for_each(|viewer| viewer.take(local, number / 16));
-                }
-                _ => {
-                    local.update().unwrap();
-                    local.seen = local.reader.commit();
-                    local.let_go(|viewer| Some((watching[viewer].rendition, watching[viewer].ledger.oldest_place()?)));
-                }
-            }
-        }
-        let root = Root::new(stream._directory.path().to_path_buf());
-        for viewer in &mut watching {
-            viewer.take(&stream.local, usize::MAX);
-            let reader = Reader::open(&root, &stream.local.key).unwrap().unwrap();
-            let mut whole = LocalStream::new(stream.local.key.clone(), reader, pace());
-            whole.join(0, viewer.rendition);
-            whole.hold(viewer.from.0, viewer.rendition).unwrap();
-            let mut other = Watching::new(viewer.rendition, viewer.from);
-            other.take(&whole, usize::MAX);
-            prop_assert!(!other.got.is_empty());
-            prop_assert_eq!(&viewer.got, &other.got, "{:?}", viewer.rendition);
         }
     }
 }
