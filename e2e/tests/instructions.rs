@@ -32,7 +32,7 @@ struct Bound {
 
 const BOUNDS: [Bound; 5] = [
     Bound { path: "intake", frame: 1_480.0, copies: 0.0, byte: 0.02, allocations: 0.01 },
-    Bound { path: "log", frame: 2_390.0, copies: 1.0, byte: 0.02, allocations: 0.04 },
+    Bound { path: "log", frame: 3_570.0, copies: 1.0, byte: 0.02, allocations: 0.04 },
     Bound { path: "rtmp", frame: 376.0, copies: 1.0, byte: 0.02, allocations: 0.0 },
     Bound { path: "ts", frame: 2_150.0, copies: 1.0, byte: 0.57, allocations: 0.48 },
     Bound { path: "segments", frame: 2_400.0, copies: 1.0, byte: 0.57, allocations: 0.17 },
