@@ -81,8 +81,8 @@ fn a_published_frame_with_hls() -> Result<()> {
     taken_in("a published frame with HLS", true, 1.2, 3.4)
 }
 
-/// One that watches until the first frame is there, and goes.
-fn visit(address: SocketAddr) -> Result<()> {
+/// One that watches until the first frame is there, and goes when what is returned is dropped.
+fn visit(address: SocketAddr) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     write!(stream, "GET /live/x.flv HTTP/1.1\r\nHost: x\r\n\r\n")?;
@@ -92,7 +92,7 @@ fn visit(address: SocketAddr) -> Result<()> {
         ensure!(read > 0, "closed after {got} bytes");
         got += read;
     }
-    Ok(())
+    Ok(stream)
 }
 
 #[test]
@@ -101,11 +101,12 @@ fn a_viewer_that_comes_and_goes() -> Result<()> {
     let server = server(&["hls.enabled=false"])?;
     let mut publishers = [publisher(&server, "x")?];
     push(&mut publishers, 0..55)?;
-    visit(server.address("http"))?;
+    // While somebody watches, the stream is not opened anew for each.
+    let _stays = visit(server.address("http"))?;
     let (front, worker) = (Trace::start(server.pid())?, Trace::start(server.worker_pid(1)?)?);
-    (0..VISITS).try_for_each(|_| visit(server.address("http")))?;
+    (0..VISITS).try_for_each(|_| visit(server.address("http")).map(drop))?;
     // Looked at seldom, by what costs the server nothing.
-    let over = |server: &Server| (server.worker(1).ok()?["sessions"].as_u64()? <= 1).then_some(());
+    let over = |server: &Server| (server.worker(1).ok()?["sessions"].as_u64()? <= 2).then_some(());
     eventually(PATIENCE, || over(&server)).context("the visitors' connections did not end")?;
     let (front, worker) = (front.stop()?, worker.stop()?);
     Judged::new("a viewer that comes and goes, for the front", &front, VISITS).calls(21.0).verdict()?;

@@ -797,8 +797,12 @@ fn write_pieces<'a>(fd: &OwnedFd, mut pieces: impl Iterator<Item = io::Result<&'
         }
         #[cfg(feature = "faults")]
         {
-            let whole: Vec<u8> = slices[..taken].iter().flat_map(|slice| slice.iter().copied()).collect();
-            file::pwrite_all(fd, &whole[..bytes / 2], offset)?;
+            let (mut left, mut at) = (bytes / 2, offset);
+            for slice in &slices[..taken] {
+                let part = &slice[..slice.len().min(left)];
+                file::pwrite_all(fd, part, at)?;
+                (left, at) = (left - part.len(), at + part.len() as u64);
+            }
         }
         kill_point("half_written");
         file::pwritev_all(fd, &mut slices[..taken], offset)?;
