@@ -56,8 +56,9 @@ measure curve curve --rounds 2 $paired
 step 'viewers that one core sustains' 'about 3 minutes'
 measure capacity capacity --first 17000 --most 17000 --tries 3 --window 5 --warm-up 3 --servers bare,braidcast
 measure capacity-peers capacity --protocol rtmp --first 1000 --most 8000 --tries 4 --window 3 --warm-up 1 --servers nginx-rtmp,xiu
-step 'taking in 300 streams' 'about 3 minutes'
+step 'taking in 300 streams' 'about 5 minutes'
 measure ingest ingest --rounds 3 --window 4 --warm-up 1 --settle 0.5
+measure ingest-patient ingest --patience 200 --rounds 2 --window 4 --warm-up 1 --settle 0.5 --servers bare,braidcast
 step 'taking in 300 streams, with HLS' 'about 3 minutes'
 measure ingest-hls ingest --hls --rounds 3 --window 8 --warm-up 6 --settle 0.5 --servers braidcast,nginx-rtmp
 step '500 HLS viewers, beside nginx and the same files' 'about 2 minutes'
