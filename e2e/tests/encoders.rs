@@ -524,9 +524,9 @@ fn names_of_every_kind() -> Result<()> {
         }
         raw.wait_status("NetStream.Publish.Start").with_context(|| sent.to_owned())?;
         records.iter().try_for_each(|record| raw.send(&RawMessage::media(record)))?;
-        ensure!(server.wait_live(stream)?["video"] == "H.264", "{sent}");
         let viewer = Viewer::flv_recorder(server.address("http"), path)?;
         viewer.wait_record(|record| record.kind == Video).with_context(|| sent.to_owned())?;
+        ensure!(server.wait_live(stream)?["video"] == "H.264", "{sent}");
     }
     Ok(())
 }

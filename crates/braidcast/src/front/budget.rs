@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 /// Eviction begins above this share of the budget, and aims at the lower one.
 const HIGH_PERCENT: u64 = 90;
 const LOW_PERCENT: u64 = 80;
-/// Up to this share the directory is walked seldom: what it grows by meanwhile, the file system knows.
+/// A directory that will not have more than this share of it soon is walked less often.
 const ROOMY_PERCENT: u64 = 50;
-/// How seldom.
+/// The longest time between two walks.
 const SELDOM: Duration = Duration::from_secs(10);
 /// Of what file system and control group allow, unless a budget is configured.
 const AUTO_PERCENT: u64 = 80;
@@ -169,22 +169,16 @@ struct Walker {
 
 impl Walker {
     fn run(&self) {
-        let (mut took, mut walked) = (Duration::ZERO, None);
+        let (mut took, mut before, mut is_roomy) = (Duration::ZERO, None, false);
         while !self.seen.stop.load(Relaxed) {
-            // A large directory is walked less often: at most a twentieth of one core.
-            std::thread::park_timeout((took * 20).clamp(Duration::from_secs(1), SELDOM));
-            let (started, free) = (Instant::now(), self.free_bytes());
-            if let (Some((at, total)), Some(free)) = (walked, free)
-                && started - at < SELDOM
-                && u64::saturating_sub(total, free) <= self.limit_bytes() / 100 * ROOMY_PERCENT
-            {
-                self.seen.bytes.store(total - free.min(total), Relaxed);
-                continue;
-            }
+            // A large directory is walked less often: at most a twentieth of one core, or a two-hundredth where there is room.
+            std::thread::park_timeout((took * if is_roomy { 200 } else { 20 }).clamp(Duration::from_secs(1), SELDOM));
+            let started = Instant::now();
             match walk(&self.shared_dir) {
                 Ok(usage) => {
                     self.take_in(&usage);
-                    walked = free.map(|free| (started, usage.bytes.saturating_add(free)));
+                    let before = before.replace((started, usage.bytes));
+                    is_roomy = before.is_some_and(|(at, bytes)| stays_roomy(bytes, usage.bytes, started - at, self.seen.limit_bytes.load(Relaxed)));
                 }
                 Err(error) => tracing::warn!(%error, "cannot measure the shared directory"),
             }
@@ -192,18 +186,10 @@ impl Walker {
         }
     }
 
-    fn limit_bytes(&self) -> u64 {
-        self.seen.limit_bytes.load(Relaxed)
-    }
-
-    /// What the file system still has; `None` if it has no limit, or does not tell.
-    fn free_bytes(&self) -> Option<u64> {
-        file::file_system(&self.shared_dir).ok().filter(|system| system.total_bytes > 0).map(|system| system.free_bytes)
-    }
-
     fn take_in(&self, usage: &Usage) {
         // Others may take space in the same file system, and so do deleted blocks that a reader has still mapped.
-        let free = self.free_bytes().unwrap_or(u64::MAX);
+        let free = file::file_system(&self.shared_dir)
+            .map_or(u64::MAX, |system| if system.total_bytes == 0 { u64::MAX } else { system.free_bytes });
         let limit_bytes = self.budget_bytes.min(usage.bytes.saturating_add(free));
         let plan = plan(usage, limit_bytes, clock::wall_ms(), self.keep_ms, self.seen.stream_bytes.load(Relaxed));
         self.seen.bytes.store(usage.bytes, Relaxed);
@@ -257,6 +243,12 @@ fn memory_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     total.unwrap_or(1 << 20) << 10
+}
+
+/// Whether a directory that had `before` bytes, and has `now` after `elapsed`, still has room enough at the longest time to the next walk.
+fn stays_roomy(before: u64, now: u64, elapsed: Duration, limit_bytes: u64) -> bool {
+    let grows_by = now.saturating_sub(before).saturating_mul(SELDOM.as_millis() as u64) / (elapsed.as_millis() as u64).max(1);
+    now.saturating_add(grows_by) <= limit_bytes / 100 * ROOMY_PERCENT
 }
 
 /// Adds up `streams/<vhost>/<app>/<stream>/…`. What disappears during the walk is not counted.
@@ -383,6 +375,16 @@ mod tests {
         let streams = vec![StreamUsage { bytes: 5 * 4096, evictable: vec![(1_234_567, 4096)] }];
         assert_eq!(usage, Usage { bytes: 5 * 4096, streams });
         assert_eq!(walk(&directory.path().join("nowhere")).unwrap(), Usage::default());
+    }
+
+    #[test]
+    fn a_directory_is_roomy_as_long_as_it_will_not_be_half_full_soon() {
+        let after = |seconds| Duration::from_secs(seconds);
+        assert!(stays_roomy(0, 0, after(1), 1_000));
+        assert!(stays_roomy(500, 500, after(1), 1_000) && !stays_roomy(501, 501, after(1), 1_000));
+        assert!(stays_roomy(100, 130, after(1), 1_000) && !stays_roomy(100, 140, after(1), 1_000));
+        assert!(stays_roomy(100, 300, after(10), 1_000) && stays_roomy(400, 100, after(1), 1_000));
+        assert!(!stays_roomy(0, u64::MAX, Duration::ZERO, u64::MAX));
     }
 
     #[test]
