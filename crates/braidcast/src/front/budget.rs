@@ -178,7 +178,8 @@ impl Walker {
                 Ok(usage) => {
                     self.take_in(&usage);
                     let before = before.replace((started, usage.bytes));
-                    is_roomy = before.is_some_and(|(at, bytes)| stays_roomy(bytes, usage.bytes, started - at, self.seen.limit_bytes.load(Relaxed)));
+                    is_roomy = before
+                        .is_some_and(|(at, bytes)| stays_roomy(bytes, usage.bytes, started - at, self.seen.limit_bytes.load(Relaxed)));
                 }
                 Err(error) => tracing::warn!(%error, "cannot measure the shared directory"),
             }
