@@ -189,7 +189,8 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
         let (offered, from) = (session.kept.unparsed(), session.kept.checkpoint_bytes + session.kept.consumed);
         let (Some(region), Protocol::Rtmp(rtmp)) = (session.kept.region, &mut session.protocol) else { return Ok(()) };
-        self.page.busy_with(session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
+        let busy = (session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
+        self.page.busy_with(busy.0, busy.1);
         session.more.unread.clear();
         let writer = &mut self.publishers[publisher].writer;
         let (converted, mut appended, mut taken) = (writer.converted(), Ok(()), 0u32);
@@ -211,7 +212,10 @@ impl Worker {
         if rtmp.has_output() {
             gathering.keep();
         } else {
+            // Whoever dies of writing does not die of what the client sent.
+            self.page.busy_with_none();
             written = gathering.write();
+            self.page.busy_with(busy.0, busy.1);
         }
         kill_point("taken_in");
         let session = &mut self.sessions[slot];
