@@ -121,7 +121,8 @@ impl CompareArgs {
         Ok(Bench {
             braidcast,
             nginx: self.nginx.clone(),
-            xiu: self.xiu.clone(),
+            // It is started in a directory of its own.
+            xiu: std::path::absolute(&self.xiu).context("cannot tell where xiu is")?,
             cores,
             shape,
             settings: self.settings.clone(),
