@@ -1,6 +1,7 @@
 //! What a worker remembers of HLS files, so that most requests for them cost no file: indexes as they are sent, segments open.
 //!
-//! An index counts as long as its file is the same, which one look in [`INDEX_LOOK_MS`] says for all who ask. A segment never changes, so
+//! An index counts as long as its file is the same, which one look in [`INDEX_LOOK_MS`] says for all who ask; what this worker has cut
+//! itself is looked at at once. A segment never changes, so
 //! it counts until it is deleted; within a second of that, or when nobody has asked for a while, it is let go of. What most clients are
 //! answered is kept whole, head and all. All of it is bounded by count and bytes, and nothing is ever written.
 
@@ -29,8 +30,9 @@ const MOST_INDEXES: usize = 4;
 const MOST_TEXTS: usize = 8;
 /// The longest index that is remembered, in bytes.
 const INDEX_BYTES: usize = 1 << 20;
-/// How long an index is what it was without a look at its file, milliseconds: little beside the seconds after which a client asks again.
-pub const INDEX_LOOK_MS: u64 = 20;
+/// How long an index that others write is what it was without a look at its file, milliseconds: little beside the seconds after which a
+/// client asks again.
+pub const INDEX_LOOK_MS: u64 = 50;
 /// Segments that are held open, of all streams.
 const MOST_SEGMENTS: usize = 1_024;
 /// Their bytes together.
@@ -244,6 +246,13 @@ impl HlsFiles {
             self.let_go_of_half();
         }
         Ok(Some(segment))
+    }
+
+    /// A stream's live index was written just now: whoever asks for it next looks at its file.
+    pub fn renewed(&mut self, key: &StreamKey) {
+        for file in self.streams.get_mut(key).map(|stream| &mut stream.indexes).into_iter().flatten() {
+            file.looked_ms = 0;
+        }
     }
 
     /// Lets go of segments that are deleted, and of what nobody has asked for.
