@@ -142,6 +142,17 @@ impl Worker {
         }
     }
 
+    /// When the first rest ends that is not over already: whoever looks at a publisher's stream takes in what rests before that.
+    pub(super) fn next_rest_ms(&mut self) -> Option<u64> {
+        while let Some((due_ms, token)) = self.rests.front().copied() {
+            if self.slot_of(token).is_some_and(|slot| self.sessions[slot].rests_until_ms == due_ms) {
+                return Some(due_ms);
+            }
+            self.rests.pop_front();
+        }
+        None
+    }
+
     /// Takes in what rests, if anything does, in the journal and in the kernel. What comes then rests again, if anything has come.
     pub(super) fn take_in_resting(&mut self, slot: usize) -> Result<(), End> {
         if self.sessions.get(slot).is_none_or(|session| session.rests_until_ms == 0) {

@@ -480,7 +480,8 @@ impl Worker {
         waited
     }
 
-    fn sleep_time(&self) -> Duration {
+    fn sleep_time(&mut self) -> Duration {
+        let rest_ms = self.next_rest_ms();
         let mut wake_ms = self.report_at_ms.min(self.told_clients.due_ms());
         let mut sooner = |at: Option<u64>| wake_ms = wake_ms.min(at.unwrap_or(u64::MAX));
         sooner(self.flushes.next_ms());
@@ -489,7 +490,7 @@ impl Worker {
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
         sooner(self.pumps.next_ms());
         sooner(self.looks.next_ms());
-        sooner(self.rests.front().map(|(due_ms, _)| *due_ms));
+        sooner(rest_ms);
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());
         sooner(self.api.next_ms());
