@@ -70,6 +70,7 @@ impl Worker {
     }
 
     fn answer_index(&mut self, slot: usize, wish: &IndexWish, text: &IndexText) -> Result<(), End> {
+        self.watch_asker(slot);
         let gzip = wish.conditions.gzip && text.plain.len() >= COMPRESSED_FROM_BYTES;
         let validators = text.validators(gzip, self.now.wall_ms);
         if wish.conditions.has(&validators) {
@@ -91,6 +92,7 @@ impl Worker {
     }
 
     pub(super) fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, params: &str, request: &Request) -> Result<(), End> {
+        self.watch_asker(slot);
         let head_only = request.method == Method::Head;
         let segment = match self.hls_files.segment(&self.root, key, number, self.now.mono_ms) {
             Ok(Some(segment)) => segment,
