@@ -22,8 +22,8 @@ const SHORT_BYTES: u64 = 1024;
 const CLASSES: usize = 15;
 /// Memory is taken from the file system in pieces of this size, or of the block's if that is more.
 const GROWTH_BYTES: usize = 256 << 10;
-/// The memory of a free long block is given back to the file system when so many of its length are kept for whoever comes next, or as many
-/// as are in use: of sessions that are answered one request after another each holds now more of them, now fewer; …
+/// The memory of a free long block is given back to the file system when so many of its length, and as many as are in use, are kept for
+/// whoever comes next: of sessions that are answered one request after another each holds now more of them, now fewer; …
 const KEPT_BLOCKS: usize = 8;
 /// … one of the length of journals, for a new one is there before the old one goes, and none that are longer than most.
 const KEPT_JOURNALS: usize = 1;
@@ -234,7 +234,7 @@ impl Heap {
 
     fn free_long(&mut self, class: usize, block: Block) {
         let most = match u64::from(block.bytes.get()) {
-            ..JOURNAL_BYTES => KEPT_BLOCKS.max(self.in_use[class]),
+            ..JOURNAL_BYTES => KEPT_BLOCKS + self.in_use[class],
             JOURNAL_BYTES..=LONG_JOURNAL_BYTES => KEPT_JOURNALS,
             _ => 0,
         };
