@@ -218,6 +218,8 @@ pub(crate) struct Worker {
     hls_files: HlsFiles,
     heap: Heap,
     save_buffer: Vec<u8>,
+    /// Room for the next answer, of one that was sent.
+    spare_control: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
     departed: HashMap<ConnId, Departed>,
     generation: u32,
@@ -363,6 +365,7 @@ impl Worker {
             hls_files: HlsFiles::default(),
             heap,
             save_buffer: Vec::new(),
+            spare_control: Vec::new(),
             departed: HashMap::new(),
             generation: 0,
             streams: Slab::new(),

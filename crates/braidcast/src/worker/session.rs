@@ -390,13 +390,14 @@ impl Session {
         self.ledger.push(Source::Body { offset, end }).map_err(|Full| End::Fault("the ledger of an HTTP session is full"))
     }
 
-    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer.
-    pub fn forget_control(&mut self, count: usize) {
-        if count == self.control.len() {
-            self.control = Vec::new();
-        } else {
+    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer: gives it, if it had one.
+    pub fn forget_control(&mut self, count: usize) -> Option<Vec<u8>> {
+        if count < self.control.len() {
             self.control.drain(..count);
+            return None;
         }
+        let buffer = std::mem::take(&mut self.control);
+        (buffer.capacity() > 0).then_some(buffer)
     }
 
     /// Whether it is sent an endless answer, so that nothing can follow on the connection.
