@@ -48,8 +48,8 @@ pub struct Session {
     pub readable: bool,
     /// The peer has ended its half of the connection. What it sent before may still have to be read, and no edge tells again.
     pub peer_ended: bool,
-    /// Its socket is looked at with those of the other publishers.
-    pub among_publishers: bool,
+    /// With whose sockets its own is looked at.
+    pub watched: Watched,
     /// Its socket tells of input only when there is much of it: it is read when its rest is over.
     pub held_back: bool,
     /// The session is in the queue of those to be read.
@@ -80,6 +80,17 @@ pub struct Session {
     pub deadline_ms: u64,
     /// The earliest deadline for which the worker's timers hold an entry; 0: none.
     pub timer_ms: u64,
+}
+
+/// With whose sockets a session's is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// With all that have no place of their own.
+    Alone,
+    /// With publishers'.
+    Publisher,
+    /// With those of clients that ask for HLS; whether it takes more is heard with [`Watched::Alone`].
+    Asker,
 }
 
 /// What of a session only negotiation and HTTP need. A viewer that rests has none of it in memory, see [`super::rest`]: then these are
@@ -379,13 +390,14 @@ impl Session {
         self.ledger.push(Source::Body { offset, end }).map_err(|Full| End::Fault("the ledger of an HTTP session is full"))
     }
 
-    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer.
-    pub fn forget_control(&mut self, count: usize) {
-        if count == self.control.len() {
-            self.control = Vec::new();
-        } else {
+    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer: gives it, if it had one.
+    pub fn forget_control(&mut self, count: usize) -> Option<Vec<u8>> {
+        if count < self.control.len() {
             self.control.drain(..count);
+            return None;
         }
+        let buffer = std::mem::take(&mut self.control);
+        (buffer.capacity() > 0).then_some(buffer)
     }
 
     /// Whether it is sent an endless answer, so that nothing can follow on the connection.
