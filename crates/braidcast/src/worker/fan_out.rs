@@ -251,7 +251,7 @@ impl Worker {
                 Role::Publishing(publisher) if self.publishers[publisher].dirty => return Ok(()),
                 _ => View::Nothing,
             };
-            let next = session.ledger.gather(&view, &session.control);
+            let next = session.ledger.gather(&view, &session.more.control);
             if !matches!(next, Next::Nothing) && session.kept.is_behind(&session.ledger) {
                 self.save(slot);
                 continue;
@@ -260,11 +260,11 @@ impl Worker {
                 Next::Nothing => break,
                 Next::Slices(slices) => match outgoing::message_stream(session) {
                     None => (send(&session.socket, &slices), slices.total()),
-                    Some(id) => outgoing::send_restamped(&session.socket, &session.ledger, &view, &session.control, id),
+                    Some(id) => outgoing::send_restamped(&session.socket, &session.ledger, &view, &session.more.control, id),
                 },
                 Next::Body(offset, length) => {
                     let length = left.min(length as usize);
-                    (send_body(&session.socket, session.body.as_deref(), offset as usize, length), length)
+                    (send_body(&session.socket, session.more.body.as_deref(), offset as usize, length), length)
                 }
             };
             match sent {
@@ -309,7 +309,9 @@ impl Worker {
         if !session.ledger.is_empty() {
             return Ok(());
         }
-        session.body = None;
+        if session.more.body.is_some() {
+            session.more.body = None;
+        }
         if session.closing && !session.draining {
             net::shutdown(&session.socket, Shutdown::Write).map_err(End::Socket)?;
             session.draining = true;

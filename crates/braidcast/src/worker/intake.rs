@@ -110,9 +110,9 @@ impl Worker {
             _ => 0,
         };
         let due_ms = ((self.now.mono_ms + looks_ms + pause_ms) / step_ms * step_ms).max(self.now.mono_ms + 1);
-        if session.rests_until_ms == 0 {
+        if session.more.rests_until_ms == 0 {
             session.held_back = session.held_back || net::set_rcvlowat(&session.socket, HELD_BACK_BYTES).is_ok();
-            session.rests_until_ms = due_ms;
+            session.more.rests_until_ms = due_ms;
             self.page.counter(WorkerCounter::InputRested as usize).fetch_add(1, Ordering::Relaxed);
             self.rests.push_back((due_ms, session.token(slot)));
         }
@@ -135,7 +135,7 @@ impl Worker {
     pub(super) fn take_in_rested(&mut self) {
         while let Some((due_ms, token)) = self.rests.pop_front_if(|(due_ms, _)| *due_ms <= self.now.mono_ms) {
             // It may have been taken in before, and other input rest by now.
-            let Some(slot) = self.slot_of(token).filter(|slot| self.sessions[*slot].rests_until_ms == due_ms) else { continue };
+            let Some(slot) = self.slot_of(token).filter(|slot| self.sessions[*slot].more.rests_until_ms == due_ms) else { continue };
             if let Err(end) = self.take_in_resting(slot) {
                 self.close(slot, end);
             }
@@ -144,7 +144,7 @@ impl Worker {
 
     /// Takes in what rests, if anything does, in the journal and in the kernel. What comes then rests again, if anything has come.
     pub(super) fn take_in_resting(&mut self, slot: usize) -> Result<(), End> {
-        if self.sessions.get(slot).is_none_or(|session| session.rests_until_ms == 0) {
+        if self.sessions.get(slot).is_none_or(|session| session.more.rests_until_ms == 0) {
             return Ok(());
         }
         let more = self.sessions[slot].held_back && self.has_journal(slot) && self.fill_journal(slot)?;
@@ -177,7 +177,7 @@ impl Worker {
     pub(super) fn take_in(&mut self, slot: usize) -> Result<(), End> {
         let now_ms = self.now.mono_ms;
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
-        session.rests_until_ms = 0;
+        session.more.rests_until_ms = 0;
         let Role::Publishing(publisher) = session.role else { return Ok(()) };
         if session.kept.unparsed() == 0 {
             return Ok(());

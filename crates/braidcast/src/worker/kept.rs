@@ -11,6 +11,7 @@ use braidcast_stream_log::SavedWriter;
 use braidcast_sys::net::Positions;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::ops::{Deref, DerefMut};
 
 /// Handshakes, commands and requests come in pieces of some kilobytes.
 const COMMAND_JOURNAL_BYTES: usize = 3 << 10;
@@ -49,6 +50,20 @@ pub struct Kept {
     pub checkpoint_sum: u32,
     /// Byte of the connection's input at which the journal begins.
     pub journal_from: u64,
+    /// The checkpoint does not say any more what the session is, even with its journal.
+    pub stale: bool,
+    /// The session could not be saved: it cannot be continued elsewhere, but goes on here.
+    pub lost: bool,
+    /// [`Ledger::changes`] at the last save.
+    pub ledger_changes: u32,
+    /// When the checkpoint was made, monotonic milliseconds.
+    pub checkpoint_ms: u64,
+    under_way: Option<Box<UnderWay>>,
+}
+
+/// What is kept of a session only while its checkpoint and its row do not say everything; of one that rests nothing is.
+#[derive(Debug, Default, PartialEq)]
+pub struct UnderWay {
     /// Input in the journal.
     pub journal_bytes: usize,
     /// How much of it the protocol has taken.
@@ -63,19 +78,38 @@ pub struct Kept {
     pub spill: Option<Block>,
     /// The spill of the save before, for the next one.
     pub spare: Option<Block>,
-    /// The checkpoint does not say any more what the session is, even with its journal.
-    pub stale: bool,
-    /// [`Ledger::changes`] at the last save.
-    pub ledger_changes: u32,
     /// `Writer::headers_revision` at the checkpoint.
     pub headers_revision: u32,
-    /// The session could not be saved: it cannot be continued elsewhere, but goes on here.
-    pub lost: bool,
     /// Something is about to be read, and there is no room for it.
     pub hungry: bool,
-    /// When the checkpoint was made, monotonic milliseconds.
-    pub checkpoint_ms: u64,
     grown_bytes: u32,
+}
+
+static NOTHING: UnderWay = UnderWay {
+    journal_bytes: 0,
+    consumed: 0,
+    acted: 0,
+    replied: 0,
+    control: None,
+    spill: None,
+    spare: None,
+    headers_revision: 0,
+    hungry: false,
+    grown_bytes: 0,
+};
+
+impl Deref for Kept {
+    type Target = UnderWay;
+
+    fn deref(&self) -> &UnderWay {
+        self.under_way.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut UnderWay {
+        self.under_way.get_or_insert_default()
+    }
 }
 
 impl Kept {
@@ -89,21 +123,35 @@ impl Kept {
             checkpoint_bytes: 0,
             checkpoint_sum: 0,
             journal_from: 0,
-            journal_bytes: 0,
-            consumed: 0,
-            acted: 0,
-            replied: 0,
-            control: None,
-            spill: None,
-            spare: None,
             stale: true,
-            ledger_changes: 0,
-            headers_revision: 0,
             lost: false,
-            hungry: false,
+            ledger_changes: 0,
             checkpoint_ms: 0,
-            grown_bytes: 0,
+            under_way: None,
         }
+    }
+
+    /// A checkpoint was made, with so many bytes of input behind it that are not used yet.
+    pub fn begin_journal(&mut self, bytes: usize) {
+        self.journal_from += self.consumed as u64;
+        self.stale = false;
+        if bytes > 0 || self.under_way.is_some() {
+            (self.consumed, self.acted, self.replied, self.hungry) = (0, 0, 0, false);
+            self.journal_bytes = bytes;
+        }
+    }
+
+    /// The row was saved, and points to these; `spare` no row points to any more.
+    pub fn hold(&mut self, control: Option<Block>, spill: Option<Block>, spare: Option<Block>) {
+        if (control, spill, spare) != (self.control, self.spill, self.spare) {
+            (self.control, self.spill, self.spare) = (control, spill, spare);
+            self.settle();
+        }
+    }
+
+    /// Keeps nothing more than checkpoint and row say, if there is nothing more.
+    pub fn settle(&mut self) {
+        self.under_way.take_if(|under_way| **under_way == NOTHING);
     }
 
     /// Whether something would leave the process that is not saved.
@@ -162,11 +210,11 @@ pub struct Row<'a> {
     pub checkpoint: (u32, u32),
     /// See [`Kept::journal_from`].
     pub journal_from: u64,
-    /// See [`Kept::consumed`].
+    /// See [`UnderWay::consumed`].
     pub consumed: u32,
-    /// See [`Kept::acted`].
+    /// See [`UnderWay::acted`].
     pub acted: u32,
-    /// See [`Kept::replied`].
+    /// See [`UnderWay::replied`].
     pub replied: u64,
     /// Bytes of the connection's output that were sent.
     pub sent: u64,

@@ -6,6 +6,7 @@
 use super::save::Checkpoint;
 use super::session::{More, Protocol, Role, Session};
 use super::{End, Worker};
+use crate::control::Origin;
 
 impl Session {
     /// Whether only its checkpoint knows what it speaks.
@@ -19,8 +20,8 @@ impl Session {
         let views = matches!(self.role, Role::Viewing { next: None, .. });
         let settled = !self.closing && !self.draining && !self.answering && !self.queued && !self.readable && self.deadline_ms == 0;
         let more = &self.more;
-        let said = self.control.is_empty() && more.unread.is_empty() && self.protocol.outbox().is_empty();
-        let bare = self.body.is_none() && more.head.is_empty() && more.forward.is_empty() && more.unfinished_bytes == 0;
+        let said = more.control.is_empty() && more.unread.is_empty() && self.protocol.outbox().is_empty();
+        let bare = more.body.is_none() && more.head.is_empty() && more.forward.is_empty() && more.unfinished_bytes == 0;
         speaks && views && settled && said && bare && self.kept.is_plain()
     }
 }
@@ -31,6 +32,7 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(slot).filter(|session| session.may_rest()) else { return false };
         session.protocol = Protocol::Resting;
         session.more = More::default();
+        session.kept.settle();
         true
     }
 
@@ -64,11 +66,11 @@ impl Worker {
         };
         let session = &mut self.sessions[slot];
         session.protocol = protocol;
-        session.more = More::new(checkpoint.origin);
-        session.more.peer = checkpoint.peer;
-        session.more.asked = checkpoint.asked;
-        session.more.via = checkpoint.via;
-        session.more.requested = checkpoint.requested;
+        let Origin { listener, peer, local } = checkpoint.origin;
+        // Something may have been owed to it meanwhile.
+        let more = &mut *session.more;
+        (more.listener, more.holder, more.local, more.peer) = (listener, peer, local, checkpoint.peer);
+        (more.asked, more.via, more.requested) = (checkpoint.asked, checkpoint.via, checkpoint.requested);
         Ok(())
     }
 }

@@ -166,10 +166,8 @@ impl Worker {
         self.save_buffer = buffer;
         kept.region = Some(region);
         kept.checkpoint_bytes = checkpoint;
-        kept.journal_from += kept.consumed as u64;
-        kept.journal_bytes = unused.len();
-        (kept.consumed, kept.acted, kept.replied, kept.stale) = (0, 0, 0, false);
-        (kept.hungry, kept.checkpoint_ms) = (false, self.now.mono_ms);
+        kept.begin_journal(unused.len());
+        kept.checkpoint_ms = self.now.mono_ms;
         if let Role::Publishing(publisher) = session.role {
             kept.headers_revision = self.publishers[publisher].writer.headers_revision();
         }
@@ -180,7 +178,7 @@ impl Worker {
         let session = &self.sessions[slot];
         let now_ms = self.now.mono_ms;
         let role = match &session.role {
-            Role::Idle => session.body.as_ref().map_or(SavedRole::Idle, |body| SavedRole::Answering(body.save())),
+            Role::Idle => session.more.body.as_ref().map_or(SavedRole::Idle, |body| SavedRole::Answering(body.save())),
             Role::Asking(_) | Role::AskingSession(_) => SavedRole::Idle,
             Role::Placing(wish) => SavedRole::Placing((**wish).clone()),
             Role::Opening(wish, _) => SavedRole::Opening((**wish).clone()),
@@ -222,7 +220,7 @@ impl Worker {
     fn write_row(&mut self, slot: usize) -> io::Result<()> {
         let session = &mut self.sessions[slot];
         let (old_control, old_spill) = (session.kept.control, session.kept.spill);
-        let control = match session.control.as_slice() {
+        let control = match session.more.control.as_slice() {
             [] => None,
             bytes => Some((self.heap.store(bytes)?, bytes.len() as u32, crc32fast::hash(bytes))),
         };
@@ -279,11 +277,9 @@ impl Worker {
         let kept = &mut session.kept;
         kill_point("row_saved");
         kept.number += 1;
-        kept.control = control.map(|(block, ..)| block);
-        kept.spill = spill;
         // Of a publisher: another one's spills are few.
         let publishes = matches!(session.role, Role::Publishing(_));
-        kept.spare = if publishes { old_spill } else { None };
+        kept.hold(control.map(|(block, ..)| block), spill, if publishes { old_spill } else { None });
         let unused = if publishes { None } else { old_spill };
         kept.ledger_changes = session.ledger.changes();
         for old in [old_control, spare, unused].into_iter().flatten() {

@@ -62,33 +62,33 @@ pub struct Session {
     pub role: Role,
     /// What it is owed.
     pub ledger: Ledger,
-    /// Control bytes of the ledger that are not yet sent.
-    pub control: Vec<u8>,
     /// What of it lies in shared memory.
     pub kept: Kept,
     /// What it speaks.
     pub protocol: Protocol,
-    /// What body extents of the ledger are of.
-    pub body: Option<Box<Body>>,
-    /// What only negotiation and HTTP need.
+    /// What is not needed to send a stream.
     pub more: More,
     /// Its id, the same in every worker.
     pub conn: ConnId,
-    /// Input rests, in the journal and in the kernel, until then, monotonic milliseconds; 0: none does.
-    pub rests_until_ms: u64,
     /// Deadline of the role (placing, opening, waiting, closing), monotonic milliseconds; 0: none.
     pub deadline_ms: u64,
     /// The earliest deadline for which the worker's timers hold an entry; 0: none.
     pub timer_ms: u64,
 }
 
-/// What of a session only negotiation and HTTP need. A viewer that rests has none of it in memory, see [`super::rest`]: then these are
-/// nobody's.
+/// What of a session a viewer that gets the stream and nothing else does not need. One that rests has none of it in memory, see
+/// [`super::rest`]: then these are nobody's.
 #[derive(Default)]
 pub struct More(Option<Box<Said>>);
 
 /// See [`More`].
 pub struct Said {
+    /// Control bytes of the ledger that are not yet sent.
+    pub control: Vec<u8>,
+    /// What body extents of the ledger are of.
+    pub body: Option<Box<Body>>,
+    /// Input rests, in the journal and in the kernel, until then, monotonic milliseconds; 0: none does.
+    pub rests_until_ms: u64,
     /// Who: the client, as far as proxies that are trusted say. Over HTTP they say it of each request.
     pub peer: SocketAddr,
     /// Whose connection it is: the client, or a proxy that speaks HTTP for many.
@@ -121,6 +121,9 @@ const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
 
 impl Said {
     const NOTHING: Self = Self {
+        control: Vec::new(),
+        body: None,
+        rests_until_ms: 0,
         peer: NOBODY,
         holder: NOBODY,
         local: NOBODY,
@@ -149,8 +152,8 @@ impl Deref for More {
     type Target = Said;
 
     fn deref(&self) -> &Said {
-        static NOTHING: Said = Said::NOTHING;
-        self.0.as_deref().unwrap_or(&NOTHING)
+        const NOTHING: &Said = &Said::NOTHING;
+        self.0.as_deref().unwrap_or(NOTHING)
     }
 }
 
@@ -355,7 +358,7 @@ impl Session {
         if bytes.is_empty() {
             return;
         }
-        self.control.extend_from_slice(bytes);
+        self.more.control.extend_from_slice(bytes);
         if self.ledger.push(Source::Control { bytes: bytes.len() as u32 }).is_err() {
             // Only a chain of runs fills a ledger, and those end with an open one.
             self.closing = true;
@@ -375,16 +378,21 @@ impl Session {
     /// # Errors
     /// There is no room, which means that an answer was not out yet.
     pub fn owe_body(&mut self, body: Body, offset: u32, end: u32) -> Result<(), End> {
-        self.body = Some(Box::new(body));
+        self.more.body = Some(Box::new(body));
         self.ledger.push(Source::Body { offset, end }).map_err(|Full| End::Fault("the ledger of an HTTP session is full"))
     }
 
-    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer.
+    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer, and one that rests nothing.
     pub fn forget_control(&mut self, count: usize) {
-        if count == self.control.len() {
-            self.control = Vec::new();
+        if count == 0 {
+            return;
+        }
+        if count < self.more.control.len() {
+            self.more.control.drain(..count);
+        } else if self.rests() {
+            self.more = More::default();
         } else {
-            self.control.drain(..count);
+            self.more.control = Vec::new();
         }
     }
 

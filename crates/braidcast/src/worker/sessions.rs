@@ -78,7 +78,6 @@ impl Worker {
             closing: false,
             draining: false,
             readable: true,
-            rests_until_ms: 0,
             among_publishers: false,
             held_back: false,
             peer_ended: false,
@@ -87,10 +86,8 @@ impl Worker {
             last_request: false,
             role: Role::Idle,
             ledger: Default::default(),
-            control: Vec::new(),
             kept,
             protocol,
-            body: None,
             more: More::new(arrival.origin),
             conn: arrival.conn,
             deadline_ms: 0,
@@ -190,7 +187,7 @@ impl Worker {
         if self.has_journal(slot) {
             return self.read_publisher(slot);
         }
-        if self.sessions[slot].rests_until_ms != 0 {
+        if self.sessions[slot].more.rests_until_ms != 0 {
             // It has lost its journal for what comes, and what is in it comes first.
             return self.take_in(slot);
         }
@@ -543,7 +540,7 @@ impl Session {
             | Role::Asking(_)
             | Role::AskingSession(_) => false,
             Role::Idle | Role::Publishing(_) | Role::Viewing { .. } | Role::Following(_) => {
-                !self.closing && !self.answering && self.control.len() < MAX_CONTROL_BYTES
+                !self.closing && !self.answering && self.more.control.len() < MAX_CONTROL_BYTES
             }
         }
     }

@@ -99,7 +99,7 @@ impl Worker {
         let session = &mut self.sessions[slot];
         session.more.peer = checkpoint.peer;
         session.ledger = ledger;
-        session.control = control;
+        session.more.control = control;
         session.more.unread = journal[row.consumed as usize..].to_vec();
         session.more.asked = checkpoint.asked;
         session.more.forward.clone_from(&adoption.forward);
@@ -282,7 +282,7 @@ impl Worker {
                 Role::Viewing { stream, rendition, place, next }
             }
             Restored::Answering(body) => {
-                self.sessions[slot].body = Some(Box::new(body));
+                self.sessions[slot].more.body = Some(Box::new(body));
                 Role::Idle
             }
             Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => {
@@ -308,7 +308,7 @@ impl Worker {
     /// Does what the session was about to do.
     fn go_on(&mut self, slot: usize, admitted: Option<u64>) -> Result<(), End> {
         let session = &self.sessions[slot];
-        if session.body.is_none() && session.ledger.owes_body() {
+        if session.more.body.is_none() && session.ledger.owes_body() {
             return Err(End::Fault("an answer was under way, and it was not said of what"));
         }
         if let Role::Placing(wish) = &session.role {

@@ -140,7 +140,7 @@ impl Worker {
         let mut session = self.sessions.remove(slot);
         self.unwatch(&session);
         self.release_kept(&session);
-        let (owed, unread) = (std::mem::take(&mut session.control), std::mem::take(&mut session.more.unread));
+        let (owed, unread) = (std::mem::take(&mut session.more.control), std::mem::take(&mut session.more.unread));
         Leaving { session, owed, unread }
     }
 
