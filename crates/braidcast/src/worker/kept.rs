@@ -149,6 +149,11 @@ impl Kept {
         }
     }
 
+    /// Whether the row points to more than the checkpoint.
+    pub fn holds_more(&self) -> bool {
+        self.control.is_some() || self.spill.is_some()
+    }
+
     /// Keeps nothing more than checkpoint and row say, if there is nothing more.
     pub fn settle(&mut self) {
         self.under_way.take_if(|under_way| **under_way == NOTHING);

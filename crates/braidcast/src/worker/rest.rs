@@ -29,7 +29,15 @@ impl Session {
 impl Worker {
     /// A session may have been quiet for a while: then it gives up what its checkpoint says as well. True if it does.
     pub(super) fn forget_while_quiet(&mut self, slot: usize) -> bool {
-        let Some(session) = self.sessions.get_mut(slot).filter(|session| session.may_rest()) else { return false };
+        let Some(session) = self.sessions.get(slot).filter(|session| session.may_rest()) else { return false };
+        if session.kept.holds_more() {
+            // What it was answered before it was sent the stream.
+            self.save(slot);
+        }
+        let session = &mut self.sessions[slot];
+        if session.kept.lost {
+            return false;
+        }
         session.protocol = Protocol::Resting;
         session.more = More::default();
         session.kept.settle();
