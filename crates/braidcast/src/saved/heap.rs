@@ -24,7 +24,7 @@ const CLASSES: usize = 15;
 const GROWTH_BYTES: usize = 256 << 10;
 /// The memory of a free long block is given back to the file system when so many of its length are kept for whoever comes next: …
 const KEPT_BLOCKS: usize = 8;
-/// … one of the length of journals, for a new one is there before the old one goes, and none that are longer than most.
+/// … one of the length of journals while one is in use, for a new one is there before the old one goes, and none that are longer than most.
 const KEPT_JOURNALS: usize = 1;
 const JOURNAL_BYTES: u64 = 64 << 10;
 const LONG_JOURNAL_BYTES: u64 = 1 << 20;
@@ -118,6 +118,8 @@ pub struct Heap {
     free: [Vec<u32>; CLASSES],
     /// Those that have none.
     given_back: [Vec<u32>; CLASSES],
+    /// How many long blocks of a class somebody has.
+    in_use: [u32; CLASSES],
 }
 
 impl Heap {
@@ -134,6 +136,7 @@ impl Heap {
             brief_pages: HashSet::new(),
             free: Default::default(),
             given_back: Default::default(),
+            in_use: [0; CLASSES],
         })
     }
 
@@ -177,6 +180,12 @@ impl Heap {
     }
 
     fn allocate_long(&mut self, class: usize, bytes: NonZeroU32) -> io::Result<Block> {
+        let block = self.find_long(class, bytes)?;
+        self.in_use[class] += 1;
+        Ok(block)
+    }
+
+    fn find_long(&mut self, class: usize, bytes: NonZeroU32) -> io::Result<Block> {
         if let Some(unit) = self.free[class].pop() {
             return Ok(Block { unit, bytes });
         }
@@ -222,18 +231,21 @@ impl Heap {
     }
 
     fn free_long(&mut self, class: usize, block: Block) {
+        self.in_use[class] = self.in_use[class].saturating_sub(1);
         let most = match u64::from(block.bytes.get()) {
             ..JOURNAL_BYTES => KEPT_BLOCKS,
-            JOURNAL_BYTES..=LONG_JOURNAL_BYTES => KEPT_JOURNALS,
+            JOURNAL_BYTES..=LONG_JOURNAL_BYTES if self.in_use[class] > 0 => KEPT_JOURNALS,
             _ => 0,
         };
-        if self.free[class].len() >= most {
-            if let Err(error) = self.memory.give_back(block.range()) {
+        self.free[class].push(block.unit);
+        while self.free[class].len() > most
+            && let Some(unit) = self.free[class].pop()
+        {
+            if let Err(error) = self.memory.give_back((Block { unit, ..block }).range()) {
                 tracing::debug!(%error, "memory of a saved session stays taken");
             }
-            return self.given_back[class].push(block.unit);
+            self.given_back[class].push(unit);
         }
-        self.free[class].push(block.unit);
     }
 
     /// A part of a block. Panics beyond its end.

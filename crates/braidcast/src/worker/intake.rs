@@ -83,6 +83,7 @@ impl Worker {
         let received = net::recv(&session.socket, self.heap.bytes_mut(region, start..start + room))?;
         kill_point("received");
         kept.journal_bytes += received;
+        kept.note_read(received);
         // An edge comes again only after the socket was read empty.
         session.readable = session.peer_ended || received == room;
         // What rests takes room too: only a read that fills most of the journal, and of what did not rest, shows that it is too small.

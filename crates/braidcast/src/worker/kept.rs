@@ -19,6 +19,8 @@ const COMMAND_JOURNAL_BYTES: usize = 3 << 10;
 const INGEST_REGION_BYTES: usize = 64 << 10;
 /// It doubles while a single read fills it, beginning with twice this.
 const GROWN_JOURNAL_BYTES: usize = 56 << 10;
+/// It is half as long after each checkpoint before which no read was as long as this part of it.
+const SHRINKING_PART: u32 = 8;
 /// The longest journal, unless a partial message is longer.
 const MOST_JOURNAL_BYTES: usize = 500 << 10;
 
@@ -83,6 +85,8 @@ pub struct UnderWay {
     /// Something is about to be read, and there is no room for it.
     pub hungry: bool,
     grown_bytes: u32,
+    /// The longest single read since the checkpoint.
+    longest_read: u32,
 }
 
 static NOTHING: UnderWay = UnderWay {
@@ -96,6 +100,7 @@ static NOTHING: UnderWay = UnderWay {
     headers_revision: 0,
     hungry: false,
     grown_bytes: 0,
+    longest_read: 0,
 };
 
 impl Deref for Kept {
@@ -138,6 +143,9 @@ impl Kept {
         if bytes > 0 || self.under_way.is_some() {
             (self.consumed, self.acted, self.replied, self.hungry) = (0, 0, 0, false);
             self.journal_bytes = bytes;
+            if std::mem::take(&mut self.longest_read) < self.grown_bytes / SHRINKING_PART {
+                self.grown_bytes /= 2;
+            }
         }
     }
 
@@ -192,6 +200,11 @@ impl Kept {
             Appetite::Commands => COMMAND_JOURNAL_BYTES.max(checkpoint_bytes),
             Appetite::Idle => 0,
         }
+    }
+
+    /// So much was read at once into the journal.
+    pub fn note_read(&mut self, bytes: usize) {
+        self.longest_read = self.longest_read.max(bytes as u32);
     }
 
     /// A single read has filled the journal.
