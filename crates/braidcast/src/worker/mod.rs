@@ -74,7 +74,7 @@ use outgoing::Outgoing;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
-pub use save::{SAVED_VERSION, SAVED_VERSION_BEFORE};
+pub use save::{SAVED_VERSION, SAVED_VERSION_BEFORE, SAVED_VERSION_UNPACKED};
 use session::Session;
 use shares::Share;
 use slab::Slab;

@@ -8,6 +8,7 @@ use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, Origin};
 use crate::events::Kind;
 use crate::logging::Requested;
+use crate::saved::packed;
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
 use braidcast_protocols::proxy::PrefixReader;
@@ -21,8 +22,12 @@ use std::net::SocketAddr;
 
 /// The version of rows and checkpoints, which begin with it. A new one must still read the one before.
 pub const VERSION: u8 = 2;
+/// What a checkpoint begins with that is packed, and says the same as one of [`VERSION`].
+pub const PACKED: u8 = 3;
 /// The version of all that is saved, tables and heaps included.
-pub const SAVED_VERSION: u8 = 3;
+pub const SAVED_VERSION: u8 = 4;
+/// The same without packed checkpoints, in an instance that was begun so.
+pub const SAVED_VERSION_UNPACKED: u8 = 3;
 /// The version before: the same rows and checkpoints, in tables of another shape.
 pub const SAVED_VERSION_BEFORE: u8 = 2;
 /// Second byte of a row: it follows here, or its place in the heap does.
@@ -32,6 +37,8 @@ pub const SPILLED: u8 = 1;
 /// See [`INLINE`]: the session could not be saved, and an older save would be wrong.
 pub const UNSAVED: u8 = 2;
 
+/// The checkpoint of a viewer is packed if it takes no more than this.
+const PACKED_BYTES: usize = 1024;
 /// Few sessions have more to save.
 const FIRST_BUFFER_BYTES: usize = 16 << 10;
 
@@ -142,6 +149,12 @@ impl Worker {
             (Role::Viewing { .. } | Role::Following(_), _) if !kept.hungry => (Appetite::Idle, 0),
             _ => (Appetite::Commands, bytes.len()),
         };
+        let mut packed = [0; PACKED_BYTES];
+        let bytes = match appetite {
+            Appetite::Idle if self.rows.may_pack() => pack(bytes, &mut packed).unwrap_or(bytes),
+            _ => bytes,
+        };
+        let checkpoint = bytes.len();
         // What was read and not used yet goes along. Of a session that came from elsewhere nothing is in this heap yet.
         let unused = match kept.region {
             Some(region) => {
@@ -151,7 +164,7 @@ impl Worker {
             None => session.more.unread.clone(),
         };
         let journal = kept.wanted_journal(appetite, partial).max(2 * unused.len());
-        let allocated = self.heap.allocate(bytes.len() + journal);
+        let allocated = self.heap.allocate(checkpoint + journal);
         let region = match allocated {
             Ok(region) => region,
             Err(error) => {
@@ -308,6 +321,14 @@ impl Worker {
         }
         self.sessions[slot].kept.room().min(wanted)
     }
+}
+
+/// A checkpoint packed, if that makes it shorter.
+fn pack<'a>(plain: &[u8], packed: &'a mut [u8]) -> Option<&'a [u8]> {
+    let (version, body) = packed.split_first_mut()?;
+    *version = PACKED;
+    let bytes = 1 + packed::pack(&plain[1..], body)?;
+    (bytes < plain.len()).then(|| &packed[..bytes])
 }
 
 /// Writes a value to `buffer`, which grows as it has to, from this byte on; says where it ends.

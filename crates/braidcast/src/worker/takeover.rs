@@ -9,7 +9,7 @@ use super::kept::{Kept, Row};
 use super::ledger::{Blocks, Ledger};
 use super::publishers::PUMP_MS;
 use super::rendition::Rendition;
-use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION};
+use super::save::{Checkpoint, INLINE, PACKED, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION};
 use super::session::{Body, Protocol, Role, SavedBody, Session};
 use super::sessions::Arrival;
 use super::websocket::WebSocket;
@@ -18,6 +18,7 @@ use crate::control::counters::WorkerCounter;
 use crate::control::{Adoption, ConnId, Holding, ToFront};
 use crate::page;
 use crate::saved::heap::ForeignHeap;
+use crate::saved::packed;
 use crate::saved::rows::Save;
 use crate::saved::{Block, HeapId};
 use anyhow::{Context, bail, ensure};
@@ -380,6 +381,10 @@ impl Checkpoint {
     pub fn read(bytes: &[u8]) -> anyhow::Result<Self> {
         match bytes.split_first() {
             Some((&VERSION, body)) => postcard::from_bytes(body).context("reading its checkpoint"),
+            Some((&PACKED, body)) => {
+                let body = packed::unpack(body).context("its checkpoint is packed in no way that is known")?;
+                postcard::from_bytes(&body).context("reading its checkpoint")
+            }
             other => bail!("its checkpoint is of version {:?}", other.map(|(version, _)| version)),
         }
     }
