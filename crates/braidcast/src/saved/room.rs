@@ -61,11 +61,13 @@ impl Room {
         true
     }
 
-    /// So many units from `first` on are free from now on. They must not be already.
-    pub fn give(&mut self, first: u32, units: u32) {
+    /// So many units from `first` on are free from now on. They must not be already. Gives those that were given back a while ago and lie with all
+    /// others that are free from now on: first unit and number.
+    pub fn give(&mut self, first: u32, units: u32) -> (u32, u32) {
         let (first, units) = std::mem::replace(&mut self.recent[self.oldest], (first, units));
         self.oldest = (self.oldest + 1) % RECENT;
         self.join(first, units);
+        (first, units)
     }
 
     fn shortest(&self, units: u32) -> Option<(u32, u32)> {
