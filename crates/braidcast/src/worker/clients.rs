@@ -137,7 +137,7 @@ impl Worker {
 impl Session {
     /// A connection to another server.
     pub(super) fn is_outgoing(&self) -> bool {
-        matches!(self.protocol, super::session::Protocol::Client(_))
+        matches!(self.more.protocol, super::session::Protocol::Client(_))
     }
 
     /// The front has let it publish or play.
@@ -152,7 +152,7 @@ impl Session {
     }
 
     fn announces(&self) -> bool {
-        matches!(&self.protocol, super::session::Protocol::Rtmp(rtmp) if rtmp.announces())
+        matches!(&self.more.protocol, super::session::Protocol::Rtmp(rtmp) if rtmp.announces())
     }
 
     /// What is known of it without what it said.

@@ -222,7 +222,7 @@ impl Worker {
             let (_, rendition) = session.viewing()?;
             let (block, offset) = session.ledger.oldest_place()?;
             // A forward is sent copies, for which blocks are read from their beginning.
-            let offset = if matches!(session.protocol, Protocol::Client(_)) { 0 } else { offset };
+            let offset = if matches!(session.more.protocol, Protocol::Client(_)) { 0 } else { offset };
             Some((rendition, (block, offset)))
         });
         if freed {
@@ -274,7 +274,7 @@ impl Worker {
                     let control = session.ledger.advance(sent);
                     session.forget_control(control);
                     self.page.counter(WorkerCounter::BytesOut as usize).fetch_add(sent as u64, std::sync::atomic::Ordering::Relaxed);
-                    if let Some((stream, _)) = session.viewing().filter(|_| !matches!(session.protocol, Protocol::Client(_))) {
+                    if let Some((stream, _)) = session.viewing().filter(|_| !matches!(session.more.protocol, Protocol::Client(_))) {
                         self.streams[stream].sent_bytes += sent as u64;
                     }
                     session.blocked = sent < wanted;
@@ -359,7 +359,7 @@ impl Worker {
         session.owe_run(target.0, target.1, OPEN)?;
         tracing::debug!(stream = %stream.key, conn = %session.conn, from = ?(block, offset), to = ?target,
             "a viewer that lagged was jumped to the newest keyframe");
-        let forwards = matches!(session.protocol, Protocol::Client(_));
+        let forwards = matches!(session.more.protocol, Protocol::Client(_));
         stream.jumps += u64::from(!forwards);
         self.count(if forwards { WorkerCounter::ForwardJumps } else { WorkerCounter::ViewerJumps });
         self.try_flush(slot)
@@ -389,7 +389,7 @@ impl Worker {
             return;
         }
         session.ledger.abandon(&self.streams[stream].blocks(rendition));
-        match &mut session.protocol {
+        match &mut session.more.protocol {
             Protocol::Rtmp(rtmp) => {
                 rtmp.end_play(self.now.mono_ms);
                 let bytes = rtmp.take_outbox();

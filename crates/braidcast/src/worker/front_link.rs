@@ -108,7 +108,7 @@ impl Worker {
         }
         let Some(&slot) = self.by_conn.get(&conn) else { return };
         let session = &self.sessions[slot];
-        let end = match (&session.protocol, &session.role) {
+        let end = match (&session.more.protocol, &session.role) {
             // Its proxy would take a connection that ends for a server that is gone.
             (Protocol::Http(_), Role::Placing(_)) => self.refuse(slot, Refusal::Unwelcome),
             _ => Err(End::Done),

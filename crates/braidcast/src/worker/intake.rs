@@ -5,7 +5,7 @@
 //! and commits for the same bytes. Whoever goes on after a death finds it there and in the journal. Sessions that have no journal, because they cannot be saved, are not for here.
 
 use super::publishers::PUMP_MS;
-use super::session::{Protocol, Role, Session};
+use super::session::{Protocol, Role, Said, Session};
 use super::{End, READ_BYTES, Worker};
 use crate::control::counters::WorkerCounter;
 use braidcast_sys::fault::kill_point;
@@ -22,8 +22,8 @@ const ENDS_PER_REST: u64 = 4;
 impl Worker {
     /// Whether a session is a publisher whose input is read into its journal and parsed there.
     pub(super) fn has_journal(&self, slot: usize) -> bool {
-        let Session { role, protocol, kept, draining, .. } = &self.sessions[slot];
-        matches!((role, protocol), (Role::Publishing(_), Protocol::Rtmp(_))) && kept.region.is_some() && !kept.lost && !draining
+        let Session { role, more, kept, draining, .. } = &self.sessions[slot];
+        matches!((role, &more.protocol), (Role::Publishing(_), Protocol::Rtmp(_))) && kept.region.is_some() && !kept.lost && !draining
     }
 
     /// Reads from a publisher that has a journal, and takes in what it sent unless that may rest.
@@ -79,7 +79,7 @@ impl Worker {
         let session = &mut self.sessions[slot];
         let kept = &mut session.kept;
         let Some(region) = kept.region else { return Ok(0) };
-        let start = kept.checkpoint_bytes + kept.journal_bytes;
+        let start = kept.checkpoint_bytes() + kept.journal_bytes;
         let received = net::recv(&session.socket, self.heap.bytes_mut(region, start..start + room))?;
         kill_point("received");
         kept.journal_bytes += received;
@@ -188,11 +188,12 @@ impl Worker {
             self.commit_publisher(publisher);
         }
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
-        let (offered, from) = (session.kept.unparsed(), session.kept.checkpoint_bytes + session.kept.consumed);
-        let (Some(region), Protocol::Rtmp(rtmp)) = (session.kept.region, &mut session.protocol) else { return Ok(()) };
+        let (offered, from) = (session.kept.unparsed(), session.kept.checkpoint_bytes() + session.kept.consumed);
+        let Some(region) = session.kept.region else { return Ok(()) };
+        let Said { protocol: Protocol::Rtmp(rtmp), unread, .. } = &mut *session.more else { return Ok(()) };
         let busy = (session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
         self.page.busy_with(busy.0, busy.1);
-        session.more.unread.clear();
+        unread.clear();
         let writer = &mut self.publishers[publisher].writer;
         let (converted, mut appended, mut taken) = (writer.converted(), Ok(()), 0u32);
         let input = self.heap.bytes(region, from..from + offered);
@@ -236,9 +237,9 @@ impl Worker {
                 return Err(End::Fault("a publisher that waits for nothing takes no input"));
             }
             // A decision is pending. Its journal may be another one by now.
-            let start = session.kept.checkpoint_bytes + session.kept.consumed;
+            let start = session.kept.checkpoint_bytes() + session.kept.consumed;
             if let Some(region) = session.kept.region {
-                session.more.unread = self.heap.bytes(region, start..session.kept.checkpoint_bytes + session.kept.journal_bytes).to_vec();
+                session.more.unread = self.heap.bytes(region, start..session.kept.checkpoint_bytes() + session.kept.journal_bytes).to_vec();
             }
         }
         Ok(())
@@ -248,7 +249,7 @@ impl Worker {
     /// its publish: most go away then, or publish again.
     pub(super) fn watch_publisher(&mut self, slot: usize) {
         let session = &mut self.sessions[slot];
-        if session.among_publishers || !matches!(session.protocol, Protocol::Rtmp(_)) {
+        if session.among_publishers || !matches!(session.more.protocol, Protocol::Rtmp(_)) {
             return;
         }
         let token = session.token(slot);

@@ -42,13 +42,11 @@ pub struct Kept {
     pub row: RowId,
     /// The number of the last save.
     pub number: u64,
-    /// What the kernel's counters said when the connection was accepted.
-    pub base: Positions,
+    base: [u32; 2],
     /// The checkpoint, then the journal.
     pub region: Option<Block>,
-    /// Length of the checkpoint.
-    pub checkpoint_bytes: usize,
-    /// Its checksum.
+    checkpoint_bytes: u32,
+    /// The checkpoint's checksum.
     pub checkpoint_sum: u32,
     /// Byte of the connection's input at which the journal begins.
     pub journal_from: u64,
@@ -58,8 +56,8 @@ pub struct Kept {
     pub lost: bool,
     /// [`Ledger::changes`] at the last save.
     pub ledger_changes: u32,
-    /// When the checkpoint was made, monotonic milliseconds.
-    pub checkpoint_ms: u64,
+    /// When the checkpoint was made, the lower half of the monotonic milliseconds.
+    checkpoint_ms: u32,
     under_way: Option<Box<UnderWay>>,
 }
 
@@ -118,26 +116,44 @@ impl DerefMut for Kept {
 }
 
 impl Kept {
-    /// Of a session that was never saved.
+    /// Of a session that was never saved. `base`: what the kernel's counters said when its connection was accepted; more than 4 GiB it cannot have
+    /// been then.
     pub fn new(row: RowId, base: Positions) -> Self {
+        let [written, read] = [base.written, base.read].map(u32::try_from);
         Self {
             row,
             number: 0,
-            base,
+            base: [*written.as_ref().unwrap_or(&0), *read.as_ref().unwrap_or(&0)],
             region: None,
             checkpoint_bytes: 0,
             checkpoint_sum: 0,
             journal_from: 0,
             stale: true,
-            lost: false,
+            lost: written.is_err() || read.is_err(),
             ledger_changes: 0,
             checkpoint_ms: 0,
             under_way: None,
         }
     }
 
-    /// A checkpoint was made, with so many bytes of input behind it that are not used yet.
-    pub fn begin_journal(&mut self, bytes: usize) {
+    /// What the kernel's counters said when the connection was accepted: written, read.
+    pub fn base(&self) -> [u64; 2] {
+        self.base.map(u64::from)
+    }
+
+    /// Length of the checkpoint.
+    pub fn checkpoint_bytes(&self) -> usize {
+        self.checkpoint_bytes as usize
+    }
+
+    /// When the checkpoint was made, monotonic milliseconds; it was made in the last 49 days.
+    pub fn checkpoint_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub((now_ms as u32).wrapping_sub(self.checkpoint_ms).into())
+    }
+
+    /// A checkpoint of so many bytes was made, with so many bytes of input behind it that are not used yet.
+    pub fn begin_journal(&mut self, checkpoint_bytes: usize, bytes: usize, now_ms: u64) {
+        (self.checkpoint_bytes, self.checkpoint_ms) = (checkpoint_bytes as u32, now_ms as u32);
         self.journal_from += self.consumed as u64;
         self.stale = false;
         if bytes > 0 || self.under_way.is_some() {
@@ -179,12 +195,12 @@ impl Kept {
 
     /// Room behind the journal.
     pub fn room(&self) -> usize {
-        self.region.map_or(0, |region| region.bytes() - self.checkpoint_bytes - self.journal_bytes)
+        self.region.map_or(0, |region| region.bytes() - self.checkpoint_bytes() - self.journal_bytes)
     }
 
     /// Less room than this would make many small reads of at most `wanted` bytes.
     pub fn least_room(&self, wanted: usize) -> usize {
-        self.region.map_or(1, |region| (region.bytes() - self.checkpoint_bytes) / 4).clamp(1, wanted)
+        self.region.map_or(1, |region| (region.bytes() - self.checkpoint_bytes()) / 4).clamp(1, wanted)
     }
 
     /// Input in the journal that was not parsed yet.

@@ -144,7 +144,7 @@ impl Worker {
         let bytes = &buffer[..checkpoint];
         let session = &mut self.sessions[slot];
         let kept = &mut session.kept;
-        let (appetite, partial) = match (&session.role, &session.protocol) {
+        let (appetite, partial) = match (&session.role, &session.more.protocol) {
             (Role::Publishing(_), _) => (Appetite::Ingest, bytes.len()),
             (Role::Viewing { .. } | Role::Following(_), _) if !kept.hungry => (Appetite::Idle, 0),
             _ => (Appetite::Commands, bytes.len()),
@@ -158,8 +158,8 @@ impl Worker {
         // What was read and not used yet goes along. Of a session that came from elsewhere nothing is in this heap yet.
         let unused = match kept.region {
             Some(region) => {
-                let start = kept.checkpoint_bytes + kept.consumed;
-                self.heap.bytes(region, start..kept.checkpoint_bytes + kept.journal_bytes).to_vec()
+                let start = kept.checkpoint_bytes() + kept.consumed;
+                self.heap.bytes(region, start..kept.checkpoint_bytes() + kept.journal_bytes).to_vec()
             }
             None => session.more.unread.clone(),
         };
@@ -178,9 +178,7 @@ impl Worker {
         kept.checkpoint_sum = crc32fast::hash(bytes);
         self.save_buffer = buffer;
         kept.region = Some(region);
-        kept.checkpoint_bytes = checkpoint;
-        kept.begin_journal(unused.len());
-        kept.checkpoint_ms = self.now.mono_ms;
+        kept.begin_journal(checkpoint, unused.len(), self.now.mono_ms);
         if let Role::Publishing(publisher) = session.role {
             kept.headers_revision = self.publishers[publisher].writer.headers_revision();
         }
@@ -210,7 +208,7 @@ impl Worker {
         Checkpoint {
             origin: session.origin(),
             peer: session.more.peer,
-            protocol: match &session.protocol {
+            protocol: match &session.more.protocol {
                 Protocol::Prefix(reader) => SavedProtocol::Prefix((**reader).clone()),
                 // Of a client, and of what goes through a relay, nothing is saved.
                 Protocol::Unknown | Protocol::Client(_) | Protocol::Relay(_) | Protocol::Resting => SavedProtocol::Unknown,
@@ -240,10 +238,10 @@ impl Worker {
         let kept = &session.kept;
         let row = Row {
             conn: session.conn.0,
-            base: [kept.base.written, kept.base.read],
+            base: kept.base(),
             heap: self.heap.id(),
             region: kept.region.ok_or_else(|| io::Error::other("a row is written after its checkpoint"))?,
-            checkpoint: (kept.checkpoint_bytes as u32, kept.checkpoint_sum),
+            checkpoint: (kept.checkpoint_bytes() as u32, kept.checkpoint_sum),
             journal_from: kept.journal_from,
             consumed: kept.consumed as u32,
             acted: kept.acted,

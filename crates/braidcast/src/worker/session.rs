@@ -64,8 +64,6 @@ pub struct Session {
     pub ledger: Ledger,
     /// What of it lies in shared memory.
     pub kept: Kept,
-    /// What it speaks.
-    pub protocol: Protocol,
     /// What is not needed to send a stream.
     pub more: More,
     /// Its id, the same in every worker.
@@ -83,6 +81,8 @@ pub struct More(Option<Box<Said>>);
 
 /// See [`More`].
 pub struct Said {
+    /// What it speaks.
+    pub protocol: Protocol,
     /// Control bytes of the ledger that are not yet sent.
     pub control: Vec<u8>,
     /// What body extents of the ledger are of.
@@ -121,6 +121,7 @@ const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
 
 impl Said {
     const NOTHING: Self = Self {
+        protocol: Protocol::Resting,
         control: Vec::new(),
         body: None,
         rests_until_ms: 0,
@@ -142,9 +143,9 @@ impl Said {
 
 impl More {
     /// Of a connection that has said nothing yet.
-    pub fn new(origin: Origin) -> Self {
+    pub fn new(origin: Origin, protocol: Protocol) -> Self {
         let Origin { listener, peer, local } = origin;
-        Self(Some(Box::new(Said { peer, holder: peer, local, listener, ..Said::NOTHING })))
+        Self(Some(Box::new(Said { protocol, peer, holder: peer, local, listener, ..Said::NOTHING })))
     }
 }
 

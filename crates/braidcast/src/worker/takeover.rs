@@ -322,7 +322,7 @@ impl Worker {
                 },
             }
         }
-        if self.sessions.get(slot).is_some_and(|session| matches!(session.protocol, Protocol::Rtmp(_))) {
+        if self.sessions.get(slot).is_some_and(|session| matches!(session.more.protocol, Protocol::Rtmp(_))) {
             self.act_on_rtmp(slot)?;
         }
         if self.sessions.contains(slot) {
