@@ -122,13 +122,16 @@ impl Worker {
         };
         if to >= self.sessions.capacity() && self.told_clients.is_worth_giving_back() {
             self.told_clients.rested = 0;
+            // As long as they were when many said something at once.
+            self.ready.shrink_to(TELLS_PER_TURN);
+            self.unfinished.shrink_to(TELLS_PER_TURN);
             braidcast_sys::allocation::give_back_free();
         }
     }
 
     /// An operator wants a client gone.
     pub(super) fn kick(&mut self, conn: ConnId) {
-        if let Some(&slot) = self.by_conn.get(&conn) {
+        if let Some(slot) = self.by_conn.get(conn) {
             self.close(slot, End::Peer("kicked by the API".into()));
         }
     }

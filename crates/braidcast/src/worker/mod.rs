@@ -5,6 +5,7 @@
 
 mod access;
 mod api;
+mod by_conn;
 mod clients;
 mod clips;
 mod fan_out;
@@ -65,6 +66,7 @@ use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
 use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
+use by_conn::ByConn;
 use clips::Clips;
 use hls_files::HlsFiles;
 use hls_sessions::HlsSessions;
@@ -206,7 +208,7 @@ pub(crate) struct Worker {
     doorbells: Doorbells,
     page: WorkerPage,
     sessions: Slab<Session>,
-    by_conn: HashMap<ConnId, usize>,
+    by_conn: ByConn,
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
@@ -349,7 +351,7 @@ impl Worker {
             doorbells,
             page,
             sessions: Slab::new(),
-            by_conn: HashMap::new(),
+            by_conn: ByConn::default(),
             rows,
             clients,
             told_clients: clients::Round::default(),

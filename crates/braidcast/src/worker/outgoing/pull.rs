@@ -60,7 +60,7 @@ impl Worker {
             self.forget_dial(id);
             return self.tell_front(&ToFront::Closed { conn });
         }
-        let Some(&slot) = self.by_conn.get(&conn) else { return };
+        let Some(slot) = self.by_conn.get(conn) else { return };
         if let Protocol::Client(client) = &mut self.sessions[slot].more.protocol {
             client.end();
             client.error = Some("nobody wants it any more".to_owned());
