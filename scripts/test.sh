@@ -68,6 +68,11 @@ unit_tests() {
   return $status
 }
 
+# Most of their time they wait for what real programs do in theirs: two for each core.
+e2e_tests() {
+  NEXTEST_TEST_THREADS=$((2 * $(nproc))) cargo_test -p braidcast-e2e
+}
+
 export BRAIDCAST_BIN="$PWD/target/debug/braidcast"
 
 own_directories() {
@@ -104,7 +109,7 @@ step 'unit and property tests' 'about 4 minutes the first time'
 part unit unit_tests
 
 step 'end-to-end tests with real processes' 'about 10 minutes'
-part e2e cargo_test -p braidcast-e2e
+part e2e e2e_tests
 
 step 'browser tests' 'about 1 minute'
 part browser npm run --silent test --workspace e2e/browser

@@ -110,7 +110,8 @@ fn a_viewer_that_comes_and_goes() -> Result<()> {
     eventually(PATIENCE, || over(&server)).context("the visitors' connections did not end")?;
     let (front, worker) = (front.stop()?, worker.stop()?);
     Judged::new("a viewer that comes and goes, for the front", &front, VISITS).calls(21.0).verdict()?;
-    Judged::new("a viewer that comes and goes, for a worker", &worker, VISITS).calls(25.0).verdict()
+    // 17, and four more for each that is gone before it was sent all that was there: how many are is up to how they are scheduled.
+    Judged::new("a viewer that comes and goes, for a worker", &worker, VISITS).calls_besides_waits(21.5).verdict()
 }
 
 #[test]

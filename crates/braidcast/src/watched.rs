@@ -7,11 +7,9 @@ use crate::control::WorkerId;
 use crate::control::pages::MAX_WORKERS;
 use braidcast_media::StreamKey;
 use braidcast_stream_log::Root;
+use braidcast_sys::dir::{Identity, identity, identity_at};
 use braidcast_sys::{Dir, SharedPage};
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -53,6 +51,8 @@ const FADED: u64 = 1_000;
 #[derive(Debug)]
 pub struct Lane {
     page: SharedPage,
+    /// Which file it is.
+    identity: Identity,
     worker: WorkerId,
 }
 
@@ -61,7 +61,8 @@ impl Lane {
     pub fn open(root: &Root, key: &StreamKey, worker: WorkerId) -> io::Result<Self> {
         let file = Dir::open(&root.stream_dir(key))?.open_or_create(NAME)?;
         // Others may have made it longer already.
-        Ok(Self { page: SharedPage::map_writable(file, usize::from(worker.0) * LANE_BYTES)?, worker })
+        let identity = identity(&file)?;
+        Ok(Self { page: SharedPage::map_writable(file, usize::from(worker.0) * LANE_BYTES)?, identity, worker })
     }
 
     /// Says how many view in this process, and adds what was sent and how often somebody was jumped in the last second. Whether there is more to
@@ -81,9 +82,8 @@ impl Lane {
     }
 
     /// Whether the stream still has the directory that the lane lies in.
-    pub fn is_there(&self) -> bool {
-        let file = self.page.as_fd().try_clone_to_owned().map(File::from);
-        file.and_then(|file| file.metadata()).is_ok_and(|metadata| metadata.nlink() > 0)
+    pub fn is_of(&self, root: &Root, key: &StreamKey) -> bool {
+        identity_at(&root.stream_dir(key).join(NAME)).is_ok_and(|there| there == self.identity)
     }
 }
 
@@ -99,7 +99,7 @@ fn try_read(root: &Root, key: &StreamKey, pid_of: impl Fn(WorkerId) -> u32) -> i
     if lanes == 0 {
         return Ok(watched);
     }
-    let page = SharedPage::map_readonly(file.into(), usize::from(lanes) * LANE_BYTES)?;
+    let page = SharedPage::map_readonly(file, usize::from(lanes) * LANE_BYTES)?;
     for worker in (1..=lanes).map(WorkerId) {
         let word = |word| lane_word(&page, worker, word).load(Relaxed);
         if word(Word::Pid) == u64::from(pid_of(worker)) {
@@ -144,8 +144,8 @@ mod tests {
         // Nobody views there any more, and the rate fades.
         while first.tell(0, 0, 0) {}
         assert_eq!(read(&root, &key, own), Watched { viewers: 1, sent_bytes: 816_008, sent_rate: 87_501, jumps: 1 });
-        assert!(first.is_there());
+        assert!(first.is_of(&root, &key));
         std::fs::remove_dir_all(root.stream_dir(&key)).unwrap();
-        assert!(!first.is_there());
+        assert!(!first.is_of(&root, &key));
     }
 }

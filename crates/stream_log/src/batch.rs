@@ -173,13 +173,24 @@ impl Batch {
 
     /// Copies what was left in `source`.
     pub fn take_left(&mut self, source: &[u8]) {
-        for left in std::mem::take(&mut self.left).into_iter().rev() {
-            let payload = source.get(left.from..left.from + left.bytes).unwrap_or_default();
-            self.bytes.splice(left.staged..left.staged, payload.iter().copied());
-            for run in self.runs.iter_mut().filter(|run| run.staged > left.staged) {
-                run.staged += payload.len();
-            }
+        if self.left.is_empty() {
+            return;
         }
+        let (left, staged) = (std::mem::take(&mut self.left), std::mem::take(&mut self.bytes));
+        self.bytes.reserve(staged.len() + left.iter().map(|left| left.bytes).sum::<usize>());
+        let (mut runs, mut copied) = (self.runs.iter_mut().peekable(), 0);
+        for left in left {
+            // Runs that begin before the payload have what was put in before them.
+            while let Some(run) = runs.next_if(|run| run.staged <= left.staged) {
+                run.staged += self.bytes.len() - copied;
+            }
+            self.bytes.extend_from_slice(&staged[copied..left.staged]);
+            copied = left.staged;
+            self.bytes.extend_from_slice(source.get(left.from..left.from + left.bytes).unwrap_or_default());
+        }
+        let put_in = self.bytes.len() - copied;
+        runs.for_each(|run| run.staged += put_in);
+        self.bytes.extend_from_slice(&staged[copied..]);
     }
 
     pub fn clear(&mut self) {

@@ -7,7 +7,7 @@ use braidcast_sys::SharedPage;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
 
@@ -184,6 +184,7 @@ pub(crate) enum HeadFault {
     Damaged,
 }
 
+/// A lock on the file that was mapped lasts as long as the map: a map keeps its file open, without a descriptor.
 #[derive(Debug)]
 pub(crate) struct Head(SharedPage);
 
@@ -432,12 +433,6 @@ impl Head {
                 place.store(0, Release);
             }
         }
-    }
-}
-
-impl AsFd for Head {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 

@@ -10,13 +10,16 @@ use braidcast_media::{RecordHeader, StreamKey};
 use braidcast_sys::{Dir, Mapping};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 /// A stream's log, opened for reading. It stays the same log even if the stream is removed and made anew:
 /// [`State::Disposed`] tells.
 #[derive(Debug)]
 pub struct Reader {
     head: Head,
-    log: Dir,
+    /// The directory of the blocks. What is opened there is this log's as long as it was not disposed of.
+    log: PathBuf,
 }
 
 /// What lies ahead of a place in the log.
@@ -40,18 +43,15 @@ impl Reader {
     /// Opens a stream's log. `None` if there is none, or if it is just being made or removed. `InvalidData` if what lies
     /// there is no log, `Unsupported` if it is of another version.
     pub fn open(root: &Root, key: &StreamKey) -> io::Result<Option<Self>> {
-        let opened = Dir::open(&root.stream_dir(key)).and_then(|directory| {
-            let head = Head::map_readonly(directory.open_file("head")?)?;
-            Ok((head, directory.open_dir("log")?))
-        });
-        let (head, log) = match opened {
-            Ok(opened) => opened,
+        let directory = root.stream_dir(key);
+        let head = match open_below(&directory, "head").and_then(Head::map_readonly) {
+            Ok(head) => head,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => return Ok(None),
             Err(error) => return Err(error),
         };
         match head.check() {
             Ok(()) if head.state() == State::Disposed => Ok(None),
-            Ok(()) => Ok(Some(Self { head, log })),
+            Ok(()) => Ok(Some(Self { head, log: directory.join("log") })),
             Err(HeadFault::Unfinished) => Ok(None),
             Err(HeadFault::Version(version)) => {
                 Err(io::Error::new(io::ErrorKind::Unsupported, format!("a stream log of version {version}")))
@@ -182,9 +182,10 @@ impl Reader {
     pub fn map(&self, number: u32) -> io::Result<BlockMap> {
         let block = self.block(number).ok_or(io::ErrorKind::NotFound)?;
         let longest = block.final_bytes.unwrap_or_else(|| self.head.block_capacity().max(self.head.commit().offset));
-        let file = self.log.open_file(&block_name(number))?;
-        // A file that was evicted before it was opened may have been given to another block; once it is open it is not.
-        self.block(number).ok_or(io::ErrorKind::NotFound)?;
+        let file = open_below(&self.log, &block_name(number))?;
+        // A file that was evicted before it was opened may have been given to another block, a directory that was disposed of replaced by another;
+        // once it is open it is not.
+        self.block(number).filter(|_| self.state() != State::Disposed).ok_or(io::ErrorKind::NotFound)?;
         Ok(BlockMap { number, first_record: block.prefix_bytes, mapping: Mapping::map_readonly(file, longest.max(1) as usize)? })
     }
 
@@ -232,4 +233,8 @@ impl BlockMap {
     pub fn let_go(&self) -> io::Result<()> {
         self.mapping.let_go()
     }
+}
+
+fn open_below(directory: &Path, name: &str) -> io::Result<OwnedFd> {
+    Dir::open(directory)?.open_file(name)
 }

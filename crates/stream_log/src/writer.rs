@@ -235,11 +235,11 @@ impl Writer {
 
     /// Appends records whose payloads stand in `source`, without a copy of those that are long: they are written from there.
     pub fn gather<'a>(&'a mut self, source: &'a [u8], now: Now) -> Gathering<'a> {
-        debug_assert!(self.written.is_none(), "nothing is appended to a batch that is written");
         Gathering { writer: self, source, now }
     }
 
     fn append_in(&mut self, source: &[u8], kind: RecordKind, timestamp_ms: u32, payload: &[u8], now: Now) -> Result<(), AppendError> {
+        debug_assert!(self.written.is_none(), "nothing is appended to a batch that is written");
         if !self.publishing {
             return Err(AppendError::NotPublishing);
         }

@@ -23,8 +23,18 @@ pub struct Identity {
 
 /// The identity of an open file.
 pub fn identity(file: impl AsFd) -> io::Result<Identity> {
-    let stat = rustix::fs::fstat(file)?;
-    Ok(Identity { device: stat.st_dev, inode: stat.st_ino })
+    Ok(rustix::fs::fstat(file)?.into())
+}
+
+/// The identity of what has a path, which is followed if it is a link.
+pub fn identity_at(path: &Path) -> io::Result<Identity> {
+    Ok(rustix::fs::stat(path)?.into())
+}
+
+impl From<rustix::fs::Stat> for Identity {
+    fn from(stat: rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
 }
 
 impl Dir {

@@ -10,7 +10,7 @@ use std::path::Path;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// Takes the exclusive `flock` of an open file, without waiting; false if somebody else has it. The lock belongs to the
-/// open file description and ends with its last descriptor, so at the latest with its holder's process.
+/// open file description and ends with its last descriptor and map, so at the latest with its holder's process.
 pub fn try_lock_exclusive(fd: impl AsFd) -> io::Result<bool> {
     try_lock(fd, FlockOperation::NonBlockingLockExclusive)
 }

@@ -4,7 +4,6 @@ use crate::control::attendants::{Role, file_of};
 use braidcast_sys::SharedPage;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -21,13 +20,13 @@ impl Page {
     pub fn create(shared_dir: &Path, role: Role) -> io::Result<Self> {
         let path = file_of(shared_dir, role, "page");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        Ok(Self(SharedPage::map_writable(OwnedFd::from(file), SLOTS * 8)?))
+        Ok(Self(SharedPage::map_writable(file, SLOTS * 8)?))
     }
 
     /// Opens the page of a role for reading.
     pub fn open(shared_dir: &Path, role: Role) -> io::Result<Self> {
         let file = File::open(file_of(shared_dir, role, "page"))?;
-        Ok(Self(SharedPage::map_readonly(OwnedFd::from(file), SLOTS * 8)?))
+        Ok(Self(SharedPage::map_readonly(file, SLOTS * 8)?))
     }
 
     /// The counter at a place (below 128: panics otherwise, places are constants).

@@ -205,7 +205,8 @@ section! {
         /// `"measured"` takes the CPU time that the workers have to spare as their weights.
         publish: PublishPolicy = PublishPolicy::Weighted;
         /// Where a viewer goes: `"least-loaded"` is the worker with the fewest connections, `"fewest-publish-slots"` the one with the
-        /// least room for publishers, so that the room stays where it is.
+        /// least room for publishers, so that the room stays where it is. Workers with at most a sixteenth more are equals of that one: of them
+        /// the one that has the stream's publisher comes first, so that small streams wake no other worker for their few viewers.
         play: PlayPolicy = PlayPolicy::LeastLoaded;
         /// How many publishers the server takes in all; the next one is refused. 0: no limit but those of the workers.
         max_publishers: u32 = 0, in 0..=1_000_000;

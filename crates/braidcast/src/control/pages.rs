@@ -12,7 +12,6 @@ use braidcast_sys::SharedPage;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -299,7 +298,7 @@ impl FrontPage {
     pub fn create(shared_dir: &Path) -> io::Result<Self> {
         let path = shared_dir.join(FRONT_PAGE_NAME);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
-        let page = Self(SharedPage::map_writable(OwnedFd::from(file), PAGE_BYTES)?);
+        let page = Self(SharedPage::map_writable(file, PAGE_BYTES)?);
         page.header(Header::State).store(InstanceState::Starting as u64, Release);
         let is_page = page.header(Header::Magic).load(Acquire) == MAGIC;
         if !is_page {
@@ -321,7 +320,7 @@ impl FrontPage {
     /// Opens the page in `shared_dir` for reading. `InvalidData`: it is of another version.
     pub fn open(shared_dir: &Path) -> io::Result<Self> {
         let file = File::open(shared_dir.join(FRONT_PAGE_NAME))?;
-        let page = Self(SharedPage::map_readonly(OwnedFd::from(file), PAGE_BYTES)?);
+        let page = Self(SharedPage::map_readonly(file, PAGE_BYTES)?);
         match page.header(Header::Magic).load(Acquire) {
             MAGIC => Ok(page),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the front's page is of another version of braidcast")),

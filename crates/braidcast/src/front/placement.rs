@@ -5,7 +5,7 @@
 
 use crate::config::{PlayPolicy, PublishPolicy};
 use crate::control::WorkerId;
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Ordering;
 
 /// What a worker that can take sessions holds now, reservations included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,17 +64,22 @@ pub fn publish_here(loads: &[Load], worker: WorkerId, allowed_in_all: u32) -> Op
     loads.iter().find(|load| load.worker == worker && load.has_room()).map(|load| load.worker)
 }
 
-/// The worker for one more viewer; `None` if there is none. Of equals the asking worker, then the lowest id: a session that stays need not be moved.
-pub fn play(policy: PlayPolicy, loads: &[Load], asking: WorkerId) -> Option<WorkerId> {
+/// Who has at most this part more sessions than the worker with the fewest is its equal: one in sixteen.
+const EQUAL_PART: u64 = 16;
+
+/// The worker for one more viewer; `None` if there is none. Of equals the one that takes the stream in (`publishing`), which need not wake
+/// another for each frame; then the asking one, for a session that stays need not be moved; then the one with the fewest sessions, and the lowest id.
+pub fn play(policy: PlayPolicy, loads: &[Load], asking: WorkerId, publishing: Option<WorkerId>) -> Option<WorkerId> {
     let room = |load: &Load| match policy {
         PlayPolicy::LeastLoaded => 0,
         PlayPolicy::FewestPublishSlots => load.free_slots().map_or(u64::MAX, u64::from),
     };
-    let order = |load: &&Load| {
-        let sessions = u64::from(load.publishers) + u64::from(load.viewers);
-        (room(load), sessions, Reverse(load.worker == asking), load.worker)
-    };
-    loads.iter().min_by_key(order).map(|load| load.worker)
+    let sessions = |load: &Load| u64::from(load.publishers) + u64::from(load.viewers);
+    let first = loads.iter().min_by_key(|load| (room(load), sessions(load), load.worker))?;
+    let most = sessions(first) + sessions(first) / EQUAL_PART;
+    let is_equal =
+        |worker: &WorkerId| loads.iter().any(|load| load.worker == *worker && room(load) == room(first) && sessions(load) <= most);
+    Some(publishing.filter(is_equal).or(Some(asking).filter(is_equal)).unwrap_or(first.worker))
 }
 
 #[cfg(test)]
@@ -152,10 +157,11 @@ mod tests {
         let loads = [load(1), load(2), load(3)];
         for policy in [PlayPolicy::LeastLoaded, PlayPolicy::FewestPublishSlots] {
             for id in 1..=3 {
-                assert_eq!(play(policy, &loads, WorkerId(id)), Some(WorkerId(id)));
+                assert_eq!(play(policy, &loads, WorkerId(id), None), Some(WorkerId(id)));
+                assert_eq!(play(policy, &loads, WorkerId(id), Some(WorkerId(2))), Some(WorkerId(2)));
             }
-            assert_eq!(play(policy, &loads[1..], WorkerId(1)), Some(WorkerId(2)));
-            assert_eq!(play(policy, &[], WorkerId(1)), None);
+            assert_eq!(play(policy, &loads[1..], WorkerId(1), Some(WorkerId(1))), Some(WorkerId(2)));
+            assert_eq!(play(policy, &[], WorkerId(1), None), None);
         }
     }
 
@@ -166,8 +172,32 @@ mod tests {
             Load { allowed: 10, publishers: 8, viewers: 90, ..load(2) },
             Load { allowed: 0, ..load(3) },
         ];
-        assert_eq!(play(PlayPolicy::FewestPublishSlots, &loads, WorkerId(1)), Some(WorkerId(2)));
-        assert_eq!(play(PlayPolicy::LeastLoaded, &loads, WorkerId(1)), Some(WorkerId(3)));
+        assert_eq!(play(PlayPolicy::FewestPublishSlots, &loads, WorkerId(1), Some(WorkerId(3))), Some(WorkerId(2)));
+        assert_eq!(play(PlayPolicy::LeastLoaded, &loads, WorkerId(1), None), Some(WorkerId(3)));
+    }
+
+    #[test]
+    fn many_small_streams_are_watched_where_they_are_taken_in() {
+        let mut loads: Vec<Load> = (1..=8).map(load).collect();
+        assert_eq!(place_publishers(PublishPolicy::Even, &mut loads, 3_000, 0), 3_000);
+        for stream in 0..3_000u16 {
+            let (publishing, asking) = (WorkerId(stream % 8 + 1), WorkerId(stream / 3 % 8 + 1));
+            let chosen = play(PlayPolicy::LeastLoaded, &loads, asking, Some(publishing)).unwrap();
+            assert_eq!(chosen, publishing);
+            loads[usize::from(chosen.0) - 1].viewers += 1;
+        }
+    }
+
+    #[test]
+    fn a_great_audience_is_at_all_workers() {
+        let mut loads: Vec<Load> = (1..=4).map(load).collect();
+        loads[0].publishers = 1;
+        for _ in 0..4_000 {
+            let chosen = play(PlayPolicy::LeastLoaded, &loads, WorkerId(1), Some(WorkerId(1))).unwrap();
+            loads[usize::from(chosen.0) - 1].viewers += 1;
+        }
+        let (least, most) = (loads.iter().map(|load| load.viewers).min().unwrap(), loads.iter().map(|load| load.viewers).max().unwrap());
+        assert!(most <= least + least / 16 + 1, "{least} to {most}");
     }
 
     fn any_loads() -> impl Strategy<Value = Vec<Load>> {
@@ -215,14 +245,18 @@ mod tests {
         }
 
         #[test]
-        fn viewers_go_where_nobody_has_less(loads in any_loads(), asking in 1u16..7) {
-            let chosen = play(PlayPolicy::LeastLoaded, &loads, WorkerId(asking));
+        fn viewers_go_where_nobody_has_much_less(loads in any_loads(), asking in 1u16..7, publishing in proptest::option::of(1u16..7)) {
+            let (asking, publishing) = (WorkerId(asking), publishing.map(WorkerId));
+            let chosen = play(PlayPolicy::LeastLoaded, &loads, asking, publishing);
             prop_assert_eq!(chosen.is_none(), loads.is_empty());
             let sessions = |id: WorkerId| loads.iter().find(|load| load.worker == id).map(|load| load.publishers + load.viewers);
-            let least = loads.iter().map(|load| load.publishers + load.viewers).min();
-            prop_assert_eq!(chosen.and_then(sessions), least);
-            if sessions(WorkerId(asking)) == least && least.is_some() {
-                prop_assert_eq!(chosen, Some(WorkerId(asking)));
+            if let Some(least) = loads.iter().map(|load| load.publishers + load.viewers).min() {
+                let is_equal = |id: WorkerId| sessions(id).is_some_and(|have| have <= least + least / 16);
+                let wanted = [publishing, Some(asking)].into_iter().flatten().find(|id| is_equal(*id));
+                match wanted {
+                    Some(wanted) => prop_assert_eq!(chosen, Some(wanted)),
+                    None => prop_assert_eq!(chosen.and_then(sessions), Some(least)),
+                }
             }
         }
     }

@@ -643,7 +643,13 @@ impl Registry {
                 let unlimited: Vec<Load> = loads.iter().map(|load| Load { allowed: 0, ..*load }).collect();
                 placement::publish(self.rules.publish, &unlimited, 0)
             }
-            _ => loads.iter().min_by_key(|load| (self.load(load.worker).sessions, load.worker)).map(|load| load.worker),
+            Some(Intent::Play) => {
+                let follows = self.stream_of(homeless.conn).and_then(|key| self.publishing_worker(key));
+                // One that has to go does not come back because its stream has stayed.
+                let elsewhere = follows.filter(|worker| Some(*worker) != self.worker_of(homeless.conn));
+                placement::play(PlayPolicy::LeastLoaded, &loads, WorkerId::NONE, elsewhere)
+            }
+            None => loads.iter().min_by_key(|load| (self.load(load.worker).sessions, load.worker)).map(|load| load.worker),
         }
     }
 
@@ -765,7 +771,13 @@ impl Registry {
         if question.pinned {
             return Ok(asking);
         }
-        placement::play(self.rules.play, &self.loads(around.workers, None), asking).ok_or(Refusal::Unavailable)
+        let publishing = self.publishing_worker(&question.key);
+        placement::play(self.rules.play, &self.loads(around.workers, None), asking, publishing).ok_or(Refusal::Unavailable)
+    }
+
+    /// The worker that takes a stream in.
+    fn publishing_worker(&self, key: &StreamKey) -> Option<WorkerId> {
+        Some(self.conns.get(self.publishers.get(key)?)?.worker)
     }
 
     /// The worker, and the publisher that has to go.

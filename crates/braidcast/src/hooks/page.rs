@@ -9,7 +9,6 @@ use crate::control::counters::HookCounter;
 use braidcast_sys::SharedPage;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -63,7 +62,7 @@ impl HooksPage {
     pub fn create(shared_dir: &Path, hooks: &[(u64, String)]) -> io::Result<Self> {
         let path = file_of(shared_dir, Role::Hooks, SUFFIX);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path)?;
-        let mut this = Self { page: SharedPage::map_writable(OwnedFd::from(file), PAGE_BYTES)?, rows: Vec::new() };
+        let mut this = Self { page: SharedPage::map_writable(file, PAGE_BYTES)?, rows: Vec::new() };
         if this.header(Header::Magic).load(Acquire) != MAGIC {
             (0..MAX_HOOKS).for_each(|row| this.word(row, PLACE_AT).store(0, Relaxed));
             this.header(Header::Missed).store(0, Relaxed);
@@ -97,7 +96,7 @@ impl HooksPage {
     /// Opens the page for reading. `InvalidData`: it is of another version.
     pub fn open(shared_dir: &Path) -> io::Result<Self> {
         let file = File::open(file_of(shared_dir, Role::Hooks, SUFFIX))?;
-        let mut this = Self { page: SharedPage::map_readonly(OwnedFd::from(file), PAGE_BYTES)?, rows: Vec::new() };
+        let mut this = Self { page: SharedPage::map_readonly(file, PAGE_BYTES)?, rows: Vec::new() };
         if this.header(Header::Magic).load(Acquire) != MAGIC {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the hooks' page is of another version of braidcast"));
         }

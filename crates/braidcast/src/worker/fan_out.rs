@@ -170,6 +170,8 @@ impl Worker {
         };
         if let Err(error) = looked.and_then(|()| stream.update()) {
             tracing::error!(stream = %stream.key, %error, "cannot map a block: viewers of the stream are closed");
+            // Who comes while they go has rounds again.
+            self.end_round(slot);
             self.end_viewers(slot);
             return true;
         }
@@ -188,16 +190,22 @@ impl Worker {
         let Some(stream) = self.streams.get_mut(slot) else { return true };
         stream.pace.spend(began.elapsed().as_micros() as u64);
         if is_round {
-            stream.next_viewer = 0;
-            let (before_us, now_us) = stream.pace.end_round();
-            self.fan_out_load_us = self.fan_out_load_us + now_us - before_us;
-            if stream.may_let_go() {
+            let may_let_go = stream.may_let_go();
+            self.end_round(slot);
+            if may_let_go {
                 self.let_go_of_sent(slot);
             }
             // What came while the round was under way left no news that anybody still has.
             self.look_at_stream(slot);
         }
         is_round
+    }
+
+    fn end_round(&mut self, slot: usize) {
+        let stream = &mut self.streams[slot];
+        stream.next_viewer = 0;
+        let (before_us, now_us) = stream.pace.end_round();
+        self.fan_out_load_us = self.fan_out_load_us + now_us - before_us;
     }
 
     fn serve_viewer(&mut self, slot: usize) {

@@ -6,13 +6,13 @@
 
 use super::publishers::PUMP_MS;
 use super::session::{Protocol, Role, Said, Session};
-use super::{End, READ_BYTES, Worker};
+use super::{End, PUBLISHERS_TIME, READ_BYTES, Worker};
 use crate::control::counters::WorkerCounter;
 use braidcast_sys::fault::kill_point;
 use braidcast_sys::{Events, Interest, net};
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So much resting input is taken out of the kernel at once: far less than a window, so that no publisher has to stop.
 const HELD_BACK_BYTES: u32 = 32 << 10;
@@ -132,13 +132,17 @@ impl Worker {
         self.enqueue(slot);
     }
 
-    /// Takes in what has rested long enough.
+    /// Takes in what has rested long enough, for one bounded turn.
     pub(super) fn take_in_rested(&mut self) {
+        let since = Instant::now();
         while let Some((due_ms, token)) = self.rests.pop_front_if(|(due_ms, _)| *due_ms <= self.now.mono_ms) {
             // It may have been taken in before, and other input rest by now.
             let Some(slot) = self.slot_of(token).filter(|slot| self.sessions[*slot].more.rests_until_ms == due_ms) else { continue };
             if let Err(end) = self.take_in_resting(slot) {
                 self.close(slot, end);
+            }
+            if since.elapsed() >= PUBLISHERS_TIME {
+                return;
             }
         }
     }

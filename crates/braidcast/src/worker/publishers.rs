@@ -266,6 +266,10 @@ impl Worker {
     /// # Errors
     /// The record is one that no log takes: the publisher is closed.
     pub(super) fn append(&mut self, publisher: usize, kind: RecordKind, timestamp_ms: u32, payload: &[u8]) -> Result<(), End> {
+        if self.publishers.get(publisher).is_some_and(|at| at.writer.is_written()) {
+            // What lies in the files is as long as it was written.
+            self.commit_publisher(publisher);
+        }
         let Some(at) = self.publishers.get_mut(publisher) else { return Ok(()) };
         let converted = at.writer.converted();
         let appended = at.writer.append(kind, timestamp_ms, payload, self.now);

@@ -215,7 +215,7 @@ impl RenderedBlocks {
         let (needed, offset) = self.needed_from;
         for block in self.blocks.iter_mut().take_while(|block| block.number <= needed) {
             freed |= block.let_go(if block.number < needed { u32::MAX } else { offset });
-            if block.complete && block.bytes.is_empty() {
+            if block.complete && block.bytes.is_empty() && block.bytes.capacity() > 0 {
                 self.spare = std::mem::take(&mut block.bytes);
             }
         }

@@ -186,6 +186,8 @@ impl Worker {
         if self.has_journal(slot) {
             return self.read_publisher(slot);
         }
+        // One that had a journal when its input was held back hears of all input from now on.
+        self.release_input(slot);
         if self.sessions[slot].more.rests_until_ms != 0 {
             // It has lost its journal for what comes, and what is in it comes first.
             return self.take_in(slot);

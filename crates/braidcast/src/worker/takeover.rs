@@ -297,10 +297,12 @@ impl Worker {
         if follows {
             self.go_on_following(slot);
         }
-        if let Role::Publishing(publisher) = self.sessions[slot].role {
-            // Whoever had it may have held its input back.
+        if !matches!(self.sessions[slot].role, Role::Viewing { .. }) {
+            // Whoever had it may have held its input back; what is saved of it may be older than its publish.
             self.sessions[slot].held_back = true;
             self.release_input(slot);
+        }
+        if let Role::Publishing(publisher) = self.sessions[slot].role {
             self.watch_publisher(slot);
             self.begin_forwards(publisher);
         }

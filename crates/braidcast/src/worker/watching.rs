@@ -45,7 +45,7 @@ impl Worker {
             }
         }
         let mut lanes = std::mem::take(&mut self.watching.lanes);
-        lanes.retain(|_, lane| lane.is_there());
+        lanes.retain(|key, lane| lane.is_of(&self.root, key));
         for key in lanes.keys() {
             self.watching.untold.entry(key.clone()).or_default();
         }

@@ -153,10 +153,11 @@ impl Front {
         let (now_ms, stopping) = (self.now_ms, self.is_stopping());
         let shared_dir = self.config.server.shared_dir.clone();
         let Engine { recipe: Some(recipe), processes, .. } = &mut self.engine else { return };
+        let taken: Vec<Ports> = processes.iter().filter_map(Process::ports).collect();
         let Some(process) = processes.get_mut(usize::from(id.0) - 1).filter(|process| process.running.is_none() && !stopping) else {
             return;
         };
-        let started = Ports::free().map_err(anyhow::Error::from).and_then(|ports| {
+        let started = Ports::free(&taken).map_err(anyhow::Error::from).and_then(|ports| {
             let pid = recipe.start(&self.config, &process.program, id, ports)?;
             process.started(&process_dir(&shared_dir, id), pid, ports, now_ms)?;
             Ok((pid, ports))

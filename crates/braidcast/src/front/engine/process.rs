@@ -60,11 +60,24 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Three that are free now. Somebody may take one before the process does: then it ends, and others are tried.
-    pub fn free() -> io::Result<Self> {
-        let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-        let [rtmp, http, api] = listeners.map(|listener| listener.and_then(|listener| listener.local_addr()));
-        Ok(Self { rtmp: rtmp?, http: http?, api: api? })
+    /// Three that are free now and that no process of `others` is to have: one that was started just before may not listen yet. Somebody else may
+    /// take one before the process does: then it ends, and others are tried.
+    pub fn free(others: &[Self]) -> io::Result<Self> {
+        // Those that will not do are held too, so that they are not given again.
+        let mut held = Vec::new();
+        let mut next = || loop {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let address = listener.local_addr()?;
+            held.push(listener);
+            if !others.iter().any(|other| other.all().contains(&address)) {
+                return io::Result::Ok(address);
+            }
+        };
+        Ok(Self { rtmp: next()?, http: next()?, api: next()? })
+    }
+
+    fn all(&self) -> [SocketAddr; 3] {
+        [self.rtmp, self.http, self.api]
     }
 }
 
@@ -127,6 +140,12 @@ impl Process {
         matches!(self.state, WorkerState::Running | WorkerState::Draining) && self.running.is_some()
     }
 
+    /// Where it listens, or is going to.
+    pub fn ports(&self) -> Option<Ports> {
+        let Note { rtmp, http, api, .. } = self.running.as_ref()?.note;
+        Some(Ports { rtmp, http, api })
+    }
+
     /// What relays are told of it.
     pub fn address(&self) -> Option<EngineProcess> {
         let Note { run, rtmp, http, api, .. } = self.running.as_ref()?.note;
@@ -147,6 +166,7 @@ impl Process {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     #[test]
     fn a_later_front_finds_a_process_and_never_another_of_its_number() {
@@ -155,7 +175,7 @@ mod tests {
         let limits = config::Worker { id: 3, ..config::Worker::default() };
         let mut first = Process::new(limits.clone(), "/bin/sleep".into());
         first.restarts = 2;
-        first.started(directory.path(), child.id(), Ports::free().unwrap(), 5).unwrap();
+        first.started(directory.path(), child.id(), Ports::free(&[]).unwrap(), 5).unwrap();
         let mut next = Process::new(limits.clone(), "/bin/false".into());
         next.adopt(directory.path(), 9).unwrap();
         assert_eq!(next.address(), first.address());
@@ -169,8 +189,14 @@ mod tests {
 
     #[test]
     fn free_ports_differ() {
-        let ports = Ports::free().unwrap();
-        assert!(ports.rtmp != ports.http && ports.http != ports.api && ports.rtmp != ports.api);
-        assert!(ports.rtmp.ip().is_loopback() && ports.rtmp.port() != 0);
+        // So many that the system would give one twice if it were asked for each anew.
+        let mut taken: Vec<Ports> = Vec::new();
+        for _ in 0..300 {
+            let ports = Ports::free(&taken).unwrap();
+            assert!(ports.rtmp.ip().is_loopback() && ports.rtmp.port() != 0);
+            taken.push(ports);
+        }
+        let all: HashSet<SocketAddr> = taken.iter().flat_map(Ports::all).collect();
+        assert_eq!(all.len(), 900);
     }
 }
