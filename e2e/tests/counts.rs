@@ -114,35 +114,84 @@ fn a_viewer_that_comes_and_goes() -> Result<()> {
     Judged::new("a viewer that comes and goes, for a worker", &worker, VISITS).calls_besides_waits(21.5).verdict()
 }
 
+/// A stream with segments, and nothing that comes any more.
+fn with_segments(server: &Server) -> Result<RtmpClient> {
+    let mut publishers = [publisher(server, "x")?];
+    push(&mut publishers, 0..160)?;
+    let index = || http_get(&server.http("live/x.m3u8")).ok().filter(|answer| answer.status == 200 && answer.text().contains("2.ts"));
+    eventually(PATIENCE, index).context("no index came")?;
+    let [publisher] = publishers;
+    Ok(publisher)
+}
+
+fn connect(server: &Server) -> Result<TcpStream> {
+    let stream = TcpStream::connect(server.address("http"))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn ask(stream: &mut TcpStream, path: &str) -> Result<()> {
+    Ok(write!(stream, "GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n")?)
+}
+
+fn answer(stream: &mut TcpStream) -> Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head)?.to_ascii_lowercase();
+    ensure!(head.starts_with("http/1.1 200"), "{head}");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok()).context("no length")?;
+    stream.read_exact(&mut vec![0; length])?;
+    Ok(())
+}
+
 #[test]
 fn a_request_for_hls() -> Result<()> {
     const REQUESTS: u64 = 100;
     let server = server(&["hls.fragment=1s"])?;
-    let mut publishers = [publisher(&server, "x")?];
-    push(&mut publishers, 0..160)?;
-    let index = || http_get(&server.http("live/x.m3u8")).ok().filter(|answer| answer.status == 200 && answer.text().contains("2.ts"));
-    eventually(PATIENCE, index).context("no index came")?;
-    let mut stream = TcpStream::connect(server.address("http"))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut ask = |path: &str| -> Result<()> {
-        write!(stream, "GET /{path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8(head)?.to_ascii_lowercase();
-        ensure!(head.starts_with("http/1.1 200"), "{head}");
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok()).context("no length")?;
-        stream.read_exact(&mut vec![0; length])?;
-        Ok(())
-    };
+    let _publisher = with_segments(&server)?;
+    let mut stream = connect(&server)?;
     for (what, path, calls) in [("a request for an index", "live/x.m3u8", 8.0), ("a request for a segment", "live/x/1.ts", 7.0)] {
-        ask(path)?;
+        let mut once = || ask(&mut stream, path).and_then(|()| answer(&mut stream));
+        once()?;
         let trace = Trace::start(server.worker_pid(1)?)?;
-        (0..REQUESTS).try_for_each(|_| ask(path))?;
+        (0..REQUESTS).try_for_each(|_| once())?;
         Judged::new(what, &trace.stop()?, REQUESTS).calls(calls).verdict()?;
     }
     Ok(())
+}
+
+/// Each asks once in a while, and not all at once: no wake-up for each of them.
+#[test]
+fn requests_of_many_for_hls() -> Result<()> {
+    const CLIENTS: usize = 200;
+    const GAP: Duration = Duration::from_millis(1);
+    /// Answers that are under way: of more time than the server lets pass.
+    const BEHIND: usize = 80;
+    let server = server(&["hls.fragment=1s", "hls.read_pause=50ms"])?;
+    let _publisher = with_segments(&server)?;
+    let mut clients = (0..CLIENTS).map(|_| connect(&server)).collect::<Result<Vec<_>>>()?;
+    let mut round = || -> Result<()> {
+        for index in 0..CLIENTS + BEHIND {
+            if let Some(client) = clients.get_mut(index) {
+                ask(client, "live/x.m3u8")?;
+                std::thread::sleep(GAP);
+            }
+            if let Some(client) = index.checked_sub(BEHIND).and_then(|asked| clients.get_mut(asked)) {
+                answer(client)?;
+            }
+        }
+        Ok(())
+    };
+    let gathered = || {
+        let before = server.workers_counter("wake_ups");
+        round().map(|()| (server.workers_counter("wake_ups") - before < CLIENTS as u64 / 4).then_some(())).transpose()
+    };
+    eventually(PATIENCE, gathered).context("each request has a wake-up of its own")??;
+    let trace = Trace::start(server.worker_pid(1)?)?;
+    round()?;
+    Judged::new("one of many requests for an index", &trace.stop()?, CLIENTS as u64).calls(3.0).verdict()
 }

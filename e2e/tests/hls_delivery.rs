@@ -232,6 +232,34 @@ fn a_worker_is_killed_in_the_middle_of_a_segment() -> Result<()> {
     Ok(())
 }
 
+/// Requests that wait until many are looked at together are answered by whoever goes on.
+#[test]
+fn a_worker_is_killed_while_many_ask() -> Result<()> {
+    const CLIENTS: usize = 150;
+    let server = Server::start(options(1).set("hls.read_pause=100ms"))?;
+    let _publisher = with_segments(&server, 2)?;
+    let mut connections = (0..CLIENTS).map(|_| Connection::open(&server)).collect::<Result<Vec<_>>>()?;
+    let segment = http_get(&server.http("live/x/1.ts"))?.body;
+    for round in 0..8 {
+        for connection in &mut connections {
+            connection.ask(&["live/x.m3u8", "live/x/1.ts"])?;
+        }
+        let pid = server.worker_pid(1)?;
+        if round % 2 == 1 {
+            signal(pid, "KILL")?;
+        }
+        for connection in &mut connections {
+            let (head, body) = connection.answer().with_context(|| format!("round {round}:\n{}", server.log_text()))?;
+            ensure!(status(&head) == "200" && body.starts_with(b"#EXTM3U"), "{head}");
+            ensure!(connection.answer()?.1 == segment, "round {round}: another segment");
+        }
+        let ready = || server.worker(1).ok().filter(|row| round % 2 == 0 || row["pid"] != pid && row["state"] == "ready");
+        eventually(PATIENCE, ready).with_context(|| format!("the worker does not come back:\n{}", server.log_text()))?;
+    }
+    ensure!(server.front_counter("sessions_lost") == 0, "sessions were lost:\n{}", server.log_text());
+    Ok(())
+}
+
 #[test]
 fn an_answer_ends_rather_than_going_on_with_another_file() -> Result<()> {
     let server = Server::start(options(1))?;

@@ -4,8 +4,8 @@
 //! A figure that the kernel does not give away is 0, as with SRS.
 
 use serde_json::{Map, Number, Value, json};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +14,10 @@ pub const NAME: &str = "machine.json";
 /// Clock ticks of /proc: `USER_HZ`, the same on every architecture that this runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 const SECTOR_BYTES: u64 = 512;
+/// The files that are read are shorter than this, most of them much.
+const FILE_BYTES: usize = 8 << 10;
+/// No more is read of one.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// The fields of /proc/PID/stat behind the command (proc_pid_stat(5)), by SRS's names.
 const STAT_FIELDS: [&str; 42] = [
@@ -102,8 +106,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// How often it is worth to look.
-    pub const PERIOD: Duration = Duration::from_secs(2);
+    /// How often it is worth to look: as SRS does.
+    pub const PERIOD: Duration = Duration::from_secs(3);
 
     /// Looks once more, at the front and its workers, and writes what it sees.
     ///
@@ -268,7 +272,9 @@ pub fn last(shared_dir: &Path) -> Option<Value> {
 
 /// A file of /proc; empty if it cannot be read.
 fn read(path: &str) -> String {
-    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+    let mut bytes = Vec::with_capacity(FILE_BYTES);
+    let _ = File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes));
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// `pid (command) state …`, where the command may hold anything.

@@ -258,6 +258,9 @@ section! {
         /// Whether viewers count as sessions: whoever asks for an index gets one that leads to it with `hls_ctx=…`, and what asks with that is one
         /// viewer, in the API and for hooks; files without it are not given out. `"with_hooks"`: of streams that an on_play or on_stop hook is for.
         sessions: HlsSessions = HlsSessions::WithHooks;
+        /// When many clients ask for HLS, their requests are looked at so often, and then all that have come are answered: fewer wake-ups for the
+        /// same bytes, for so much delay at most. While few ask, each is answered at once. 0: always.
+        read_pause: Span = Span::ms(5), in Span::ms(0)..=Span::ms(100);
     }
 }
 

@@ -69,7 +69,7 @@ fn the_keys_are_those_that_were_promised() {
             "placement: publish play max_publishers rebalance_share rebalance_after rebalance_per_second",
             "log: block_min block_max block_max_bytes keep stream_budget budget",
             "logging: format file levels access_log",
-            "hls: enabled fragment window hls_dispose stream_budget retention sessions",
+            "hls: enabled fragment window hls_dispose stream_budget retention sessions read_pause",
             "relay: answer silent retry_max ffmpeg",
             "tls: rtmps https https_api min_version http2 handshakes drain_limit",
             "acme: domains agree contact directory ca_file",

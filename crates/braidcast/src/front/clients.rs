@@ -1,7 +1,7 @@
 //! What the front does for the API: it notes when clients begin what they were placed for, kicks them, and looks at the machine.
 
 use super::Front;
-use super::timers::Timer;
+use super::timers::{Timer, next_step};
 use crate::api::machine::Sampler;
 use crate::clients::Description;
 use crate::control::{ConnId, ToWorker, WorkerId};
@@ -29,7 +29,7 @@ impl Front {
         if let Err(error) = self.sampler.sample(self.shared.path(), std::process::id(), &workers, clock::wall_ms()) {
             tracing::debug!(%error, "what the API says of processes and machine cannot be written");
         }
-        self.timers.set(Timer::Sample, self.now_ms + Sampler::PERIOD.as_millis() as u64);
+        self.timers.set(Timer::Sample, next_step(self.now_ms, Sampler::PERIOD.as_millis() as u64));
     }
 
     /// An operator wants a client gone.

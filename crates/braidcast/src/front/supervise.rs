@@ -2,7 +2,7 @@
 
 use super::Front;
 use super::orphans;
-use super::timers::Timer;
+use super::timers::{Timer, next_step};
 use super::workers::{ForWorkers, Process};
 use crate::control::counters::FrontCounter;
 use crate::control::pages::{InstanceState, Why, WorkerRow, WorkerState};
@@ -276,7 +276,7 @@ impl Front {
         self.expire_hls_sessions();
         self.show_decisions();
         self.show_gauges();
-        self.timers.set(Timer::Tick, now_ms + super::TICK_MS);
+        self.timers.set(Timer::Tick, next_step(now_ms, super::TICK_MS));
     }
 
     /// While the directory is nearly full every worker hears each second what has to go, and once that nothing has to any more.

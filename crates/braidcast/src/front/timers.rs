@@ -9,7 +9,7 @@ use std::collections::HashMap;
 pub enum Timer {
     /// Once a second: counters, CPU times, budget.
     Tick,
-    /// Every two seconds: processes and machine are looked at for the API.
+    /// Every few seconds: processes and machine are looked at for the API.
     Sample,
     /// A successor takes too long, or a quiet moment is looked for.
     Succession,
@@ -51,6 +51,11 @@ pub enum Timer {
     ReadyAnyway,
     /// Workers that have not ended in order are killed.
     StopOverdue,
+}
+
+/// The next multiple of a step of time: what is done at such moments is done together, by one wake-up.
+pub fn next_step(now_ms: u64, step_ms: u64) -> u64 {
+    (now_ms / step_ms + 1) * step_ms
 }
 
 /// Which timers run, and when they are due: monotonic milliseconds.

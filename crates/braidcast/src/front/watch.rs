@@ -1,13 +1,13 @@
 //! Does every worker go on? One that does not, although it was given time, is killed; its death is then handled like any other.
 
 use super::Front;
-use super::timers::Timer;
+use super::timers::{Timer, next_step};
 use crate::control::counters::FrontCounter;
 use braidcast_stream_log::WorkerPage;
 use braidcast_sys::process::{self, RunState};
 
-/// How often workers are looked at, milliseconds.
-const LOOK_MS: u64 = 100;
+/// How often workers are looked at, milliseconds; with the other looks of the front, which are not that often.
+const LOOK_MS: u64 = 250;
 
 /// What was seen of a worker.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +74,7 @@ impl Front {
             self.count(FrontCounter::WorkersHung);
             tracing::error!(%worker, pid, "the worker has not gone on for {stuck_ms} ms although it was given time ([server] hang_after): it is killed, others go on with its connections");
         }
-        self.timers.set(Timer::Watch, self.now_ms + LOOK_MS);
+        self.timers.set(Timer::Watch, next_step(self.now_ms, LOOK_MS));
     }
 }
 

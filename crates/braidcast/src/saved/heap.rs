@@ -6,7 +6,7 @@
 use super::room::Room;
 use braidcast_sys::{Dir, Mapping, SharedMemory};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
@@ -22,7 +22,8 @@ const SHORT_BYTES: u64 = 1024;
 const CLASSES: usize = 15;
 /// Memory is taken from the file system in pieces of this size, or of the block's if that is more.
 const GROWTH_BYTES: usize = 256 << 10;
-/// The memory of a free long block is given back to the file system when so many of its length are kept for whoever comes next: …
+/// The memory of a free long block is given back to the file system when so many of its length, and as many as are in use, are kept for
+/// whoever comes next: of sessions that are answered one request after another each holds now more of them, now fewer; …
 const KEPT_BLOCKS: usize = 8;
 /// … one of the length of journals while one is in use, for a new one is there before the old one goes, and none that are longer than most.
 const KEPT_JOURNALS: usize = 1;
@@ -114,12 +115,12 @@ pub struct Heap {
     brief: Room,
     /// The pages of `brief`, by number.
     brief_pages: HashSet<u32>,
-    /// Free long blocks that have their memory, by their class.
-    free: [Vec<u32>; CLASSES],
+    /// Free long blocks that have their memory, by their class; what was freed last comes last.
+    free: [VecDeque<u32>; CLASSES],
+    /// How many long blocks somebody has.
+    in_use: [usize; CLASSES],
     /// Those that have none.
     given_back: [Vec<u32>; CLASSES],
-    /// How many long blocks of a class somebody has.
-    in_use: [u32; CLASSES],
 }
 
 impl Heap {
@@ -135,8 +136,8 @@ impl Heap {
             brief: Room::default(),
             brief_pages: HashSet::new(),
             free: Default::default(),
-            given_back: Default::default(),
             in_use: [0; CLASSES],
+            given_back: Default::default(),
         })
     }
 
@@ -159,7 +160,11 @@ impl Heap {
     fn allocate_for(&mut self, bytes: usize, is_brief: bool) -> io::Result<Block> {
         match length_of(bytes).ok_or(io::ErrorKind::StorageFull)? {
             Length::Short(bytes) => self.allocate_short(bytes, is_brief),
-            Length::Long(class, bytes) => self.allocate_long(class, bytes),
+            Length::Long(class, bytes) => {
+                let block = self.allocate_long(class, bytes)?;
+                self.in_use[class] += 1;
+                Ok(block)
+            }
         }
     }
 
@@ -180,13 +185,7 @@ impl Heap {
     }
 
     fn allocate_long(&mut self, class: usize, bytes: NonZeroU32) -> io::Result<Block> {
-        let block = self.find_long(class, bytes)?;
-        self.in_use[class] += 1;
-        Ok(block)
-    }
-
-    fn find_long(&mut self, class: usize, bytes: NonZeroU32) -> io::Result<Block> {
-        if let Some(unit) = self.free[class].pop() {
+        if let Some(unit) = self.free[class].pop_back() {
             return Ok(Block { unit, bytes });
         }
         if let Some(&unit) = self.given_back[class].last() {
@@ -214,7 +213,10 @@ impl Heap {
     pub fn free(&mut self, block: Block) {
         match length_of(block.bytes()) {
             Some(Length::Short(bytes)) => self.free_short(block.unit, bytes.get() / UNIT_BYTES as u32),
-            Some(Length::Long(class, bytes)) => self.free_long(class, Block { bytes, ..block }),
+            Some(Length::Long(class, bytes)) => {
+                self.in_use[class] -= 1;
+                self.free_long(class, Block { bytes, ..block });
+            }
             None => {}
         }
     }
@@ -231,17 +233,16 @@ impl Heap {
     }
 
     fn free_long(&mut self, class: usize, block: Block) {
-        self.in_use[class] = self.in_use[class].saturating_sub(1);
         let most = match u64::from(block.bytes.get()) {
-            ..JOURNAL_BYTES => KEPT_BLOCKS,
+            ..JOURNAL_BYTES => KEPT_BLOCKS + self.in_use[class],
             JOURNAL_BYTES..=LONG_JOURNAL_BYTES if self.in_use[class] > 0 => KEPT_JOURNALS,
             _ => 0,
         };
-        self.free[class].push(block.unit);
+        self.free[class].push_back(block.unit);
         while self.free[class].len() > most
-            && let Some(unit) = self.free[class].pop()
+            && let Some(unit) = self.free[class].pop_front()
         {
-            if let Err(error) = self.memory.give_back((Block { unit, ..block }).range()) {
+            if let Err(error) = self.memory.give_back(Block { unit, ..block }.range()) {
                 tracing::debug!(%error, "memory of a saved session stays taken");
             }
             self.given_back[class].push(unit);
@@ -349,6 +350,30 @@ mod tests {
         heap.bytes_mut(again, 0..1).fill(2);
         assert_eq!(heap.allocate(usize::MAX / 2).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(heap.allocate(100 << 20).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
+
+    /// Sessions that are answered one request after another: each has room for its input, and what it was answered last, which is long
+    /// for all of them now, and short for all then.
+    #[test]
+    fn what_sessions_take_in_turn_stays_at_hand_until_they_go() {
+        const SESSIONS: usize = 200;
+        let (directory, mut heap) = heap();
+        let used = || std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(directory.path().join("sessions/heap-7")).unwrap()) * 512;
+        let mut held: Vec<(Block, Block)> =
+            (0..SESSIONS).map(|_| (heap.allocate(3_400).unwrap(), heap.store(&[1; 300]).unwrap())).collect();
+        for round in 0..6 {
+            for (region, said) in &mut held {
+                let bytes = if round % 2 == 0 { 2_000 } else { 300 };
+                let (next, says) = (heap.allocate(3_400).unwrap(), heap.store(&vec![2; bytes]).unwrap());
+                heap.free(std::mem::replace(said, says));
+                heap.free(std::mem::replace(region, next));
+            }
+            assert!(heap.given_back.iter().all(Vec::is_empty), "memory was given back in round {round}");
+        }
+        assert!(used() >= (2 * SESSIONS) as u64 * PAGE_BYTES);
+        held.into_iter().flat_map(|(region, said)| [region, said]).for_each(|block| heap.free(block));
+        let most = 2 * KEPT_BLOCKS * PAGE_BYTES as usize + GROWTH_BYTES;
+        assert!(used() <= most as u64, "{} bytes for nobody", used());
     }
 
     /// Many negotiate at once, each with room for its input; then they rest, and what they had is nobody's.

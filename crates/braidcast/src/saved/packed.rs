@@ -15,8 +15,7 @@ const FAR: u8 = 0x40;
 const NEAR_BYTES: usize = 256;
 
 /// What is in most checkpoints of viewers: limits as they are if nobody sets them, state of chunk streams, names that are the usual ones.
-const COMMON: &[u8] =
-    b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\xff\xff\xff\x07@\x80\x80\x80\x10 P\x90N\xa0\x9c\x01\xe0\xd4\x03\x14\
+const COMMON: &[u8] = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\xff\xff\xff\x07@\x80\x80\x80\x10 P\x90N\xa0\x9c\x01\xe0\xd4\x03\x14\
 \x81\x80\x04@\x84\x80\x10\x84\x1a\x80\x80\x04\0\x03\x02\0\0\n\x04\0\0\0\0\0\0\x03\0\0\x19\x14\0\0\0\0\0\0\x05\0\0\x1e\x14\x01\
 \0\0\x05\x04livertmp:///live\0\0\rLNX 9,0,124,2\0\0\0\0\0\x10__defaultVhost__\x04live\x01\x01\0\0\x01\x01\
 \x10__defaultVhost__\x04live\x01\0\x01\0\0\0\x01";

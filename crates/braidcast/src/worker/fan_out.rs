@@ -30,6 +30,8 @@ const VIEWERS_PER_LOOK: usize = 32;
 pub(super) const FLUSH_BYTES: usize = 4 << 20;
 /// How long sessions that are not served with others may take in one turn: those whose sockets have room again, and those that take more than others.
 const UNFINISHED_TIME: Duration = Duration::from_millis(2);
+/// The longest buffer of control bytes that is kept for the next answer.
+const SPARE_BYTES: usize = 16 << 10;
 /// How often streams' shares of the worker's time are reckoned anew, milliseconds.
 const SHARES_MS: u64 = 100;
 /// What one round of each stream may take together, microseconds, without anybody's share having to be reckoned: 60 frames a second fit.
@@ -280,7 +282,10 @@ impl Worker {
                 Ok(sent) => {
                     kill_point("sent");
                     let control = session.ledger.advance(sent);
-                    session.forget_control(control);
+                    if let Some(mut buffer) = session.forget_control(control).filter(|buffer| buffer.capacity() <= SPARE_BYTES) {
+                        buffer.clear();
+                        self.spare_control = buffer;
+                    }
                     self.page.counter(WorkerCounter::BytesOut as usize).fetch_add(sent as u64, std::sync::atomic::Ordering::Relaxed);
                     if let Some((stream, _)) = session.viewing().filter(|_| !matches!(session.more.protocol, Protocol::Client(_))) {
                         self.streams[stream].sent_bytes += sent as u64;

@@ -6,7 +6,7 @@
 use super::Worker;
 use super::ingest::Publisher;
 use super::rendezvous::holding;
-use super::session::{Role, Session};
+use super::session::{Role, Session, Watched};
 use super::takeover::Departed;
 use crate::control::counters::WorkerCounter;
 use crate::control::{ConnId, ToFront, WorkerId};
@@ -86,8 +86,15 @@ impl Worker {
     pub(super) fn unwatch(&mut self, session: &Session) {
         self.unfinished_bytes -= session.more.unfinished_bytes;
         self.by_conn.remove(session.conn);
-        let poller = if session.among_publishers { &self.publishers_poller } else { &self.poller };
-        if let Err(error) = poller.delete(&session.socket) {
+        let gathered = match session.watched {
+            Watched::Alone | Watched::Publisher => Ok(()),
+            Watched::Asker => self.asker_sockets.delete(&session.socket),
+        };
+        let watched = match session.watched {
+            Watched::Alone | Watched::Asker => self.poller.delete(&session.socket),
+            Watched::Publisher => self.publisher_sockets.delete(&session.socket),
+        };
+        if let Err(error) = gathered.and(watched) {
             tracing::debug!(conn = %session.conn, %error, "cannot unwatch a socket");
         }
     }

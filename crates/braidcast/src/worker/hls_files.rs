@@ -1,6 +1,7 @@
 //! What a worker remembers of HLS files, so that most requests for them cost no file: indexes as they are sent, segments open.
 //!
-//! An index counts as long as its file is the same, which one look in [`INDEX_LOOK_MS`] says for all who ask. A segment never changes, so
+//! An index counts as long as its file is the same, which one look in [`INDEX_LOOK_MS`] says for all who ask; what this worker has cut
+//! itself is looked at at once. A segment never changes, so
 //! it counts until it is deleted; within a second of that, or when nobody has asked for a while, it is let go of. What most clients are
 //! answered is kept whole, head and all. All of it is bounded by count and bytes, and nothing is ever written.
 
@@ -23,14 +24,17 @@ use std::rc::Rc;
 
 /// Streams that are remembered.
 const MOST_STREAMS: usize = 1_024;
+/// What the names of indexes end with.
+const EXTENSION: &str = ".m3u8";
 /// Index files of a stream: its live index, and those that others have laid there.
 const MOST_INDEXES: usize = 4;
 /// Texts of an index that are remembered: each query that is carried on to its segments makes another one.
 const MOST_TEXTS: usize = 8;
 /// The longest index that is remembered, in bytes.
 const INDEX_BYTES: usize = 1 << 20;
-/// How long an index is what it was without a look at its file, milliseconds: little beside the seconds after which a client asks again.
-pub const INDEX_LOOK_MS: u64 = 20;
+/// How long an index that others write is what it was without a look at its file, milliseconds: little beside the seconds after which a
+/// client asks again.
+pub const INDEX_LOOK_MS: u64 = 50;
 /// Segments that are held open, of all streams.
 const MOST_SEGMENTS: usize = 1_024;
 /// Their bytes together.
@@ -68,6 +72,8 @@ struct Stream {
 /// An index file at some moment.
 struct IndexFile {
     path: PathBuf,
+    /// Without extension; `None`: the live index, by whatever name it is asked for.
+    name: Option<String>,
     identity: Identity,
     looked_ms: u64,
     text: String,
@@ -120,15 +126,22 @@ impl IndexText {
 
     /// Head and body, not compressed, on a connection that is kept; made when they are asked for first.
     pub fn answer(&self, now_wall_ms: u64) -> &[u8] {
-        let validators = self.validators(false, now_wall_ms);
-        self.answers[usize::from(validators.modified_s.is_some())]
-            .get_or_init(|| [&self.head(false, &validators, true), self.plain.as_bytes()].concat())
+        let is_dated = self.date(now_wall_ms).is_some();
+        self.answers[usize::from(is_dated)].get_or_init(|| {
+            let head = self.head(false, &self.validators(false, now_wall_ms), true);
+            [&head, self.plain.as_bytes()].concat()
+        })
     }
 
-    /// What tells it from the version before. It has no date as long as it can be replaced within the same second.
+    /// When it was written; as long as it can be replaced within the same second it has no date.
+    fn date(&self, now_wall_ms: u64) -> Option<u64> {
+        Some(self.modified_s).filter(|at| *at < now_wall_ms / 1_000)
+    }
+
+    /// What tells it from the version before.
     pub fn validators(&self, gzip: bool, now_wall_ms: u64) -> Validators {
         let form = if gzip { "-gz" } else { "" };
-        Validators { etag: format!("\"{}{form}\"", self.etag), modified_s: Some(self.modified_s).filter(|at| *at < now_wall_ms / 1_000) }
+        Validators { etag: format!("\"{}{form}\"", self.etag), modified_s: self.date(now_wall_ms) }
     }
 
     /// The text in gzip, made when it is asked for first.
@@ -246,6 +259,13 @@ impl HlsFiles {
         Ok(Some(segment))
     }
 
+    /// A stream's live index was written just now: whoever asks for it next looks at its file.
+    pub fn renewed(&mut self, key: &StreamKey) {
+        for file in self.streams.get_mut(key).map(|stream| &mut stream.indexes).into_iter().flatten() {
+            file.looked_ms = 0;
+        }
+    }
+
     /// Lets go of segments that are deleted, and of what nobody has asked for.
     pub fn sweep(&mut self, now_ms: u64) {
         let goes_on = |used_ms: u64| now_ms.saturating_sub(used_ms) < IDLE_MS;
@@ -298,18 +318,15 @@ impl HlsFiles {
 impl Stream {
     /// An index file as it is now; `name` is without extension, `None`: the live index.
     fn index_file(&mut self, name: Option<&str>, now_ms: u64, counts: &mut Counts) -> io::Result<Option<&mut IndexFile>> {
-        let is_it = |file: &IndexFile| match name {
-            None => file.path.ends_with(INDEX),
-            Some(name) => file.path.file_stem().is_some_and(|stem| stem == name),
-        };
-        let place = self.indexes.iter().position(is_it);
+        let name = name.filter(|name| Some(*name) != INDEX.strip_suffix(EXTENSION));
+        let place = self.indexes.iter().position(|file| file.name.as_deref() == name);
         if let Some(place) = place.filter(|place| now_ms.saturating_sub(self.indexes[*place].looked_ms) < INDEX_LOOK_MS) {
             return Ok(Some(&mut self.indexes[place]));
         }
         let path = match (place, name) {
             (Some(place), _) => self.indexes[place].path.clone(),
             (None, None) => self.directory.join(INDEX),
-            (None, Some(name)) => self.directory.join(format!("{name}.m3u8")),
+            (None, Some(name)) => self.directory.join(format!("{name}{EXTENSION}")),
         };
         let identity = match fs::metadata(&path) {
             Ok(metadata) => Identity::of(&metadata),
@@ -326,7 +343,7 @@ impl Stream {
             }
             self.indexes.remove(place);
         }
-        let Some(file) = IndexFile::read(path, now_ms)? else { return Ok(None) };
+        let Some(file) = IndexFile::read(path, name, now_ms)? else { return Ok(None) };
         counts.indexes_read += 1;
         if self.indexes.len() >= MOST_INDEXES {
             self.indexes.remove(0);
@@ -337,7 +354,7 @@ impl Stream {
 }
 
 impl IndexFile {
-    fn read(path: PathBuf, now_ms: u64) -> io::Result<Option<Self>> {
+    fn read(path: PathBuf, name: Option<&str>, now_ms: u64) -> io::Result<Option<Self>> {
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -349,7 +366,8 @@ impl IndexFile {
         if bytes.len() == INDEX_BYTES {
             return Err(io::Error::other("the index is too long to be served"));
         }
-        Ok(Some(Self { path, identity, looked_ms: now_ms, text: String::from_utf8_lossy(&bytes).into_owned(), texts: Vec::new() }))
+        let name = name.map(str::to_owned);
+        Ok(Some(Self { path, name, identity, looked_ms: now_ms, text: String::from_utf8_lossy(&bytes).into_owned(), texts: Vec::new() }))
     }
 }
 

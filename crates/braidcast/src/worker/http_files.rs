@@ -70,7 +70,18 @@ impl Worker {
     }
 
     fn answer_index(&mut self, slot: usize, wish: &IndexWish, text: &IndexText) -> Result<(), End> {
+        self.watch_asker(slot);
         let gzip = wish.conditions.gzip && text.plain.len() >= COMPRESSED_FROM_BYTES;
+        let keep_alive = self.keeps_alive(slot);
+        if keep_alive && !gzip && !wish.head_only && wish.conditions.are_none() {
+            self.count_for_session(&wish.key, &wish.query, text.plain.len() as u64);
+            let session = &mut self.sessions[slot];
+            if session.more.control.capacity() == 0 {
+                session.more.control = std::mem::take(&mut self.spare_control);
+            }
+            session.push_control(text.answer(self.now.wall_ms));
+            return self.finish_response(slot);
+        }
         let validators = text.validators(gzip, self.now.wall_ms);
         if wish.conditions.has(&validators) {
             self.count_for_session(&wish.key, &wish.query, 0);
@@ -78,19 +89,15 @@ impl Worker {
         }
         let body = if gzip { text.gzip() } else { text.plain.as_bytes() };
         self.count_for_session(&wish.key, &wish.query, body.len() as u64);
-        let keep_alive = self.keeps_alive(slot);
-        if keep_alive && !gzip && !wish.head_only {
-            self.sessions[slot].push_control(text.answer(self.now.wall_ms));
-        } else {
-            self.sessions[slot].push_control(&text.head(gzip, &validators, keep_alive));
-            if !wish.head_only {
-                self.sessions[slot].push_control(body);
-            }
+        self.sessions[slot].push_control(&text.head(gzip, &validators, keep_alive));
+        if !wish.head_only {
+            self.sessions[slot].push_control(body);
         }
         self.finish_response(slot)
     }
 
     pub(super) fn answer_segment(&mut self, slot: usize, key: &StreamKey, number: u64, params: &str, request: &Request) -> Result<(), End> {
+        self.watch_asker(slot);
         let head_only = request.method == Method::Head;
         let segment = match self.hls_files.segment(&self.root, key, number, self.now.mono_ms) {
             Ok(Some(segment)) => segment,

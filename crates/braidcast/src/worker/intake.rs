@@ -5,14 +5,14 @@
 //! and commits for the same bytes. Whoever goes on after a death finds it there and in the journal. Sessions that have no journal, because they cannot be saved, are not for here.
 
 use super::publishers::PUMP_MS;
-use super::session::{Protocol, Role, Said, Session};
+use super::session::{Protocol, Role, Said, Session, Watched};
 use super::{End, PUBLISHERS_TIME, READ_BYTES, Worker};
 use crate::control::counters::WorkerCounter;
 use braidcast_sys::fault::kill_point;
-use braidcast_sys::{Events, Interest, net};
+use braidcast_sys::{Interest, net};
 use std::io;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// So much resting input is taken out of the kernel at once: far less than a window, so that no publisher has to stop.
 const HELD_BACK_BYTES: u32 = 32 << 10;
@@ -147,6 +147,17 @@ impl Worker {
         }
     }
 
+    /// When the first rest ends that is not over already: whoever looks at a publisher's stream takes in what rests before that.
+    pub(super) fn next_rest_ms(&mut self) -> Option<u64> {
+        while let Some((due_ms, token)) = self.rests.front().copied() {
+            if self.slot_of(token).is_some_and(|slot| self.sessions[slot].more.rests_until_ms == due_ms) {
+                return Some(due_ms);
+            }
+            self.rests.pop_front();
+        }
+        None
+    }
+
     /// Takes in what rests, if anything does, in the journal and in the kernel. What comes then rests again, if anything has come.
     pub(super) fn take_in_resting(&mut self, slot: usize) -> Result<(), End> {
         if self.sessions.get(slot).is_none_or(|session| session.more.rests_until_ms == 0) {
@@ -253,33 +264,16 @@ impl Worker {
     /// its publish: most go away then, or publish again.
     pub(super) fn watch_publisher(&mut self, slot: usize) {
         let session = &mut self.sessions[slot];
-        if session.among_publishers || !matches!(session.more.protocol, Protocol::Rtmp(_)) {
+        if session.watched != Watched::Alone || !matches!(session.more.protocol, Protocol::Rtmp(_)) {
             return;
         }
         let token = session.token(slot);
         let interest = Interest::READ | Interest::WRITE | Interest::PEER_CLOSED | Interest::EDGE;
-        match self.publishers_poller.add(&session.socket, token, interest).and_then(|()| self.poller.delete(&session.socket)) {
-            Ok(()) => session.among_publishers = true,
+        match self.publisher_sockets.add(&session.socket, token, interest).and_then(|()| self.poller.delete(&session.socket)) {
+            Ok(()) => session.watched = Watched::Publisher,
             Err(error) => {
                 tracing::debug!(conn = %session.conn, peer = %session.more.peer, %error, "a publisher's socket is looked at by itself");
             }
-        }
-    }
-
-    /// Hears from publishers' sockets; `told` says that there is something to hear, `events` is room for it.
-    pub(super) fn look_at_publishers(&mut self, told: bool, events: &mut Events) -> io::Result<()> {
-        let now_ms = self.now.mono_ms;
-        if !told && !self.looks.is_due(now_ms) {
-            return Ok(());
-        }
-        self.publishers_poller.wait(events, Some(Duration::ZERO))?;
-        for event in events.iter() {
-            self.session_event(event.token, event);
-        }
-        match self.looks.looked(events.len(), now_ms) {
-            Some(true) => self.poller.delete(&self.publishers_poller),
-            Some(false) => self.poller.add(&self.publishers_poller, super::PUBLISHERS, Interest::READ),
-            None => Ok(()),
         }
     }
 }

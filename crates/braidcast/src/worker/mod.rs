@@ -11,6 +11,7 @@ mod clips;
 mod fan_out;
 mod front_link;
 pub mod fuzzing;
+mod gathering;
 mod handover;
 mod hls_files;
 mod hls_sessions;
@@ -68,6 +69,7 @@ use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
 use by_conn::ByConn;
 use clips::Clips;
+use gathering::Gathering;
 use hls_files::HlsFiles;
 use hls_sessions::HlsSessions;
 use ingest::Publisher;
@@ -141,6 +143,7 @@ const PROCESSES: u64 = u64::MAX - 6;
 const API_ANSWERS: u64 = u64::MAX - 7;
 const ASKED: u64 = u64::MAX - 9;
 const PUBLISHERS: u64 = u64::MAX - 10;
+const ASKERS: u64 = u64::MAX - 11;
 
 /// Why a session is closed.
 #[derive(Debug)]
@@ -189,9 +192,9 @@ pub(crate) struct Worker {
     /// What the segments of one stream may hold.
     hls_budget_bytes: u64,
     poller: Poller,
-    /// Watches the sockets of publishers: by itself when they are looked at in steps, else watched by the other.
-    publishers_poller: Poller,
-    looks: Looks,
+    publisher_sockets: Gathering,
+    /// Clients that ask for HLS again and again.
+    asker_sockets: Gathering,
     /// Until when input of which session rests, in that order.
     rests: VecDeque<(u64, u64)>,
     front: Channel,
@@ -217,6 +220,8 @@ pub(crate) struct Worker {
     hls_files: HlsFiles,
     heap: Heap,
     save_buffer: Vec<u8>,
+    /// Room for the next answer, of one that was sent.
+    spare_control: Vec<u8>,
     /// Sessions that were handed over and are not yet another worker's own.
     departed: HashMap<ConnId, Departed>,
     generation: u32,
@@ -305,8 +310,11 @@ impl Worker {
         let poller = Poller::new().context("epoll")?;
         poller.add(&front, CONTROL, Interest::READ)?;
         poller.add(&doorbell, DOORBELL, Interest::READ)?;
-        let publishers_poller = Poller::new().context("epoll")?;
-        poller.add(&publishers_poller, PUBLISHERS, Interest::READ)?;
+        let now_ms = clock::monotonic_ms();
+        let publishers = Looks::new(config.publish.read_pause.as_ms(), looks::Worth::PUBLISHERS, now_ms);
+        let publisher_sockets = Gathering::new(&poller, PUBLISHERS, publishers).context("epoll")?;
+        let askers = Looks::new(config.hls.read_pause.as_ms(), looks::Worth::ASKERS, now_ms);
+        let asker_sockets = Gathering::new(&poller, ASKERS, askers).context("epoll")?;
         let rendezvous = Rendezvous::open(&config.server.shared_dir, id, &poller).context("listening for fronts")?;
         let outgoing = Outgoing::new(&config.server.shared_dir).context("connections to other servers")?;
         outgoing.watch(&poller, OUTGOING)?;
@@ -338,8 +346,8 @@ impl Worker {
             hls_budget_bytes: config.hls.stream_budget.bytes().min(stream_most_bytes),
             log_options,
             poller,
-            publishers_poller,
-            looks: Looks::new(config.publish.read_pause.as_ms(), clock::monotonic_ms()),
+            publisher_sockets,
+            asker_sockets,
             rests: VecDeque::new(),
             front,
             workers,
@@ -359,6 +367,7 @@ impl Worker {
             hls_files: HlsFiles::default(),
             heap,
             save_buffer: Vec::new(),
+            spare_control: Vec::new(),
             departed: HashMap::new(),
             generation: 0,
             streams: Slab::new(),
@@ -416,12 +425,13 @@ impl Worker {
             self.page.beat();
             self.wait(&mut events)?;
             self.now = Now::read();
-            let (mut rung, mut publishers) = (false, false);
+            let (mut rung, mut publishers, mut askers) = (false, false, false);
             for event in events.iter() {
                 match event.token {
                     CONTROL => self.hear_front(),
                     DOORBELL => rung |= self.doorbell.drain()?,
                     PUBLISHERS => publishers = true,
+                    ASKERS => askers = true,
                     RENDEZVOUS => self.meet(),
                     NEWCOMER => self.hear_newcomer(),
                     OUTGOING => self.outgoing_ready(),
@@ -434,9 +444,10 @@ impl Worker {
                 }
             }
             let heard = !events.is_empty();
-            // Of more sockets than there was room to hear of, publishers' may be the last.
-            publishers |= events.len() == EVENTS_PER_TURN;
-            self.look_at_publishers(publishers, &mut events)?;
+            // Of more sockets than there was room to hear of, these may be the last.
+            let full = events.len() == EVENTS_PER_TURN;
+            self.look_at_publishers(publishers || full, &mut events)?;
+            self.look_at_askers(askers || full, &mut events)?;
             self.read_sessions();
             self.take_in_rested();
             let committed = self.commit_publishers();
@@ -482,7 +493,8 @@ impl Worker {
         waited
     }
 
-    fn sleep_time(&self) -> Duration {
+    fn sleep_time(&mut self) -> Duration {
+        let rest_ms = self.next_rest_ms();
         let mut wake_ms = self.report_at_ms.min(self.told_clients.due_ms());
         let mut sooner = |at: Option<u64>| wake_ms = wake_ms.min(at.unwrap_or(u64::MAX));
         sooner(self.flushes.next_ms());
@@ -490,8 +502,9 @@ impl Worker {
         sooner((!self.waiting.is_empty()).then_some(self.retry_at_ms));
         sooner((self.front.pending() > 0).then_some(self.now.mono_ms + FRONT_RETRY_MS));
         sooner(self.pumps.next_ms());
-        sooner(self.looks.next_ms());
-        sooner(self.rests.front().map(|(due_ms, _)| *due_ms));
+        sooner(self.publisher_sockets.looks.next_ms());
+        sooner(self.asker_sockets.looks.next_ms());
+        sooner(rest_ms);
         sooner(self.outgoing.next_ms());
         sooner(self.relays.next_ms());
         sooner(self.api.next_ms());

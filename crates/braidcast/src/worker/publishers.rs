@@ -427,6 +427,9 @@ impl Worker {
     }
 
     pub(super) fn report_segments(&mut self, key: &StreamKey, finished: &[SegmentInfo]) {
+        if !finished.is_empty() {
+            self.hls_files.renewed(key);
+        }
         for info in finished {
             self.count(WorkerCounter::Segments);
             let duration_ms = Some(duration_ms(info));

@@ -48,8 +48,8 @@ pub struct Session {
     pub readable: bool,
     /// The peer has ended its half of the connection. What it sent before may still have to be read, and no edge tells again.
     pub peer_ended: bool,
-    /// Its socket is looked at with those of the other publishers.
-    pub among_publishers: bool,
+    /// With whose sockets its own is looked at.
+    pub watched: Watched,
     /// Its socket tells of input only when there is much of it: it is read when its rest is over.
     pub held_back: bool,
     /// The session is in the queue of those to be read.
@@ -72,6 +72,17 @@ pub struct Session {
     pub deadline_ms: u64,
     /// The earliest deadline for which the worker's timers hold an entry; 0: none.
     pub timer_ms: u64,
+}
+
+/// With whose sockets a session's is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// With all that have no place of their own.
+    Alone,
+    /// With publishers'.
+    Publisher,
+    /// With those of clients that ask for HLS; whether it takes more is heard with [`Watched::Alone`].
+    Asker,
 }
 
 /// What of a session a viewer that gets the stream and nothing else does not need. One that rests has none of it in memory, see
@@ -383,18 +394,20 @@ impl Session {
         self.ledger.push(Source::Body { offset, end }).map_err(|Full| End::Fault("the ledger of an HTTP session is full"))
     }
 
-    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer, and one that rests nothing.
-    pub fn forget_control(&mut self, count: usize) {
-        if count == 0 {
-            return;
-        }
+    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer, and one that rests nothing: gives it, if it had one.
+    pub fn forget_control(&mut self, count: usize) -> Option<Vec<u8>> {
         if count < self.more.control.len() {
             self.more.control.drain(..count);
-        } else if self.rests() {
-            self.more = More::default();
-        } else {
-            self.more.control = Vec::new();
+            return None;
         }
+        if self.more.control.capacity() == 0 {
+            return None;
+        }
+        let buffer = std::mem::take(&mut self.more.control);
+        if self.rests() {
+            self.more = More::default();
+        }
+        Some(buffer)
     }
 
     /// Whether it is sent an endless answer, so that nothing can follow on the connection.

@@ -1,7 +1,7 @@
 //! The table of sessions: opening, reading, deadlines, closing.
 
 use super::kept::Kept;
-use super::session::{MAX_CONTROL_BYTES, More, Protocol, Role, Session, Want};
+use super::session::{MAX_CONTROL_BYTES, More, Protocol, Role, Session, Want, Watched};
 use super::waiting::Awaited;
 use super::{COMMAND_BYTES, EXPIRED_PER_TURN, End, PUBLISHERS_TIME, READS_PER_TURN, READS_TIME, Worker};
 use crate::control::counters::WorkerCounter;
@@ -78,7 +78,7 @@ impl Worker {
             closing: false,
             draining: false,
             readable: true,
-            among_publishers: false,
+            watched: Watched::Alone,
             held_back: false,
             peer_ended: false,
             queued: true,
@@ -146,7 +146,7 @@ impl Worker {
         let session = &mut self.sessions[slot];
         if !session.queued && (session.readable || !session.more.unread.is_empty()) && session.may_read() {
             session.queued = true;
-            if session.among_publishers { self.ready_publishers.push_back(slot) } else { self.ready.push_back(slot) }
+            if session.watched == Watched::Publisher { self.ready_publishers.push_back(slot) } else { self.ready.push_back(slot) }
         }
     }
 

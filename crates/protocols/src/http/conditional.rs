@@ -43,6 +43,11 @@ impl Conditions {
         }
     }
 
+    /// Whether the client says of no version that it has it.
+    pub fn are_none(&self) -> bool {
+        self.none_match.is_none() && self.modified_since.is_none()
+    }
+
     /// Whether a range of it may be given: the client says of no version that its part is of, or of this one (section 13.1.5).
     pub fn allow_range(&self, validators: &Validators) -> bool {
         match self.if_range.as_deref() {
