@@ -151,15 +151,15 @@ struct Conn {
     listener: Listener,
     peer: Address,
     local: Address,
-    /// The client's; a proxy's until it says whose connection it is. No port.
-    client: Address,
+    /// The client's that a proxy has named.
+    client: Option<Box<IpAddr>>,
     /// The client that a proxy named is not let in: the worker was told so.
     turned_away: bool,
     /// A worker has opened it, to fetch a stream.
     pulled: bool,
     place: Option<Place>,
     /// What the front before was asked for it: it may have begun.
-    asked_before: Option<(Intent, StreamKey)>,
+    asked_before: Option<Box<(Intent, StreamKey)>>,
 }
 
 /// A reservation: counted at the worker that was chosen, from the answer on.
@@ -175,7 +175,21 @@ struct Place {
     /// Hooks were not heard yet: the number of the question.
     undecided: Option<u32>,
     /// Where hooks want the stream to be pushed to.
-    forward: Box<[String]>,
+    forward: Forward,
+}
+
+/// One word in all the places that have none.
+type Forward = Option<Box<Vec<String>>>;
+
+impl Place {
+    fn forward(&self) -> &[String] {
+        self.forward.as_deref().map_or(&[], Vec::as_slice)
+    }
+}
+
+/// In a place of its own, if there are any.
+fn kept(forward: Vec<String>) -> Forward {
+    (!forward.is_empty()).then(|| Box::new(forward))
 }
 
 /// An address as short as it can be: there are several of each connection.
@@ -210,7 +224,8 @@ impl Address {
 impl Conn {
     fn new(worker: WorkerId, row: RowId, origin: Origin, client: IpAddr) -> Self {
         let Origin { listener, peer, local } = origin;
-        let (peer, local, client) = (peer.into(), local.into(), SocketAddr::from((client, 0)).into());
+        let client = (client != peer.ip()).then(|| Box::new(client));
+        let (peer, local) = (peer.into(), local.into());
         Self { worker, row, listener, peer, local, client, turned_away: false, pulled: false, place: None, asked_before: None }
     }
 
@@ -219,7 +234,7 @@ impl Conn {
     }
 
     fn address(&self) -> IpAddr {
-        self.client.ip()
+        self.client.as_deref().copied().unwrap_or_else(|| self.peer.ip())
     }
 }
 
@@ -321,7 +336,7 @@ impl Registry {
         let Holding { conn, row, origin, client, place, pull, .. } = holding;
         let address = client.ip();
         self.next_conn = self.next_conn.max(conn.0);
-        let asked_before = place.as_ref().filter(|place| !place.admitted).map(|place| (place.intent, place.key.clone()));
+        let asked_before = place.as_ref().filter(|place| !place.admitted).map(|place| Box::new((place.intent, place.key.clone())));
         self.conns.insert(conn, Box::new(Conn { asked_before, pulled: pull.is_some(), ..Conn::new(worker, row, origin, address) }));
         self.opened(worker, address);
         self.tally(worker).sessions += 1;
@@ -359,7 +374,7 @@ impl Registry {
         }
         self.closed_by(from, before);
         self.opened(from, client);
-        self.owned(conn, from)?.client = SocketAddr::from((client, 0)).into();
+        self.owned(conn, from)?.client = Some(Box::new(client));
         Ok(None)
     }
 
@@ -502,7 +517,7 @@ impl Registry {
                 stream: key.stream().to_owned(),
                 process: place.process?.0.0,
                 worker: held.worker.0,
-                publisher: held.client.socket(),
+                publisher: (held.address(), 0).into(),
                 since_wall_ms: began_ms + place.since_ms,
             })
         };
@@ -841,7 +856,7 @@ impl Registry {
             Intent::Play => self.tally(worker).viewers += 1,
         }
         let held = self.conns.get_mut(&conn).expect("the question came from this connection's worker");
-        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None, undecided, forward: forward.into() });
+        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None, undecided, forward: kept(forward) });
     }
 
     fn evict(&mut self, conn: ConnId, now_ms: u64) {
@@ -857,7 +872,7 @@ impl Registry {
     fn release(&mut self, conn: ConnId, gone: Gone, now_ms: u64) {
         let asked_before = self.conns.get_mut(&conn).and_then(|held| held.asked_before.take());
         let place = self.vacate(conn, gone, now_ms).filter(|place| place.undecided.is_none());
-        self.ended(conn, place.map(|place| (place.intent, place.key)).or(asked_before));
+        self.ended(conn, place.map(|place| (place.intent, place.key)).or(asked_before.map(|before| *before)));
     }
 
     /// Gives a connection's place up; what it was.

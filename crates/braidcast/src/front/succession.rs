@@ -12,7 +12,7 @@ use crate::control::channel::Channel;
 use crate::control::{PROTOCOL, PROTOCOL_BEFORE, WorkerId};
 use crate::events::{Event, Kind};
 use crate::saved::Rows;
-use crate::worker::{SAVED_VERSION, SAVED_VERSION_BEFORE};
+use crate::worker::{SAVED_VERSION, SAVED_VERSION_BEFORE, SAVED_VERSION_UNPACKED};
 use anyhow::{Context, bail};
 use braidcast_sys::process::SIGKILL;
 use braidcast_sys::{Events, Interest, PidFd, Poller, child, clock, net};
@@ -120,9 +120,10 @@ impl Front {
         let Some(succession) = &mut self.succession else { return };
         match succession.channel.receive::<FromSuccessor>() {
             Ok(Some((FromSuccessor::Prepared { version, protocol, saved }, _))) if succession.step == Step::Preparing => {
-                if protocol != PROTOCOL || saved != SAVED_VERSION {
+                let here = version_here(&self.config.server.shared_dir);
+                if protocol != PROTOCOL || saved != here {
                     return self.give_up_succession(&format!(
-                        "version {version} cannot take over from this one: control protocol {protocol} and saved state {saved}, here {PROTOCOL} and {SAVED_VERSION}"
+                        "version {version} cannot take over from this one: control protocol {protocol} and saved state {saved}, here {PROTOCOL} and {here}"
                     ));
                 }
                 succession.step = Step::Quieting;
@@ -319,7 +320,7 @@ impl Predecessor {
         // A front of the version before hears its own: this one reads what it has left.
         let (protocol, saved) = match Rows::are_of_before(shared_dir) {
             true => (PROTOCOL_BEFORE, SAVED_VERSION_BEFORE),
-            false => (PROTOCOL, SAVED_VERSION),
+            false => (PROTOCOL, version_here(shared_dir)),
         };
         channel.send(&FromSuccessor::Prepared { version, protocol, saved: saved_version(saved) }, Vec::new())?;
         let wait = Duration::from_millis(PREPARE_MS + QUIET_MS);
@@ -350,6 +351,11 @@ impl Predecessor {
         self.0 = None;
         true
     }
+}
+
+/// The version of what this instance saves.
+fn version_here(shared_dir: &Path) -> u8 {
+    if Rows::may_be_packed(shared_dir) { SAVED_VERSION } else { SAVED_VERSION_UNPACKED }
 }
 
 /// The version of saved state that this program says it reads.

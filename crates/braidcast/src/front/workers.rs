@@ -18,6 +18,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+/// What the C library's allocator reads at the start of a process …
+const ALLOCATOR_VARIABLE: &str = "GLIBC_TUNABLES";
+/// … and what workers have there: of each size it keeps one free piece at hand and not seven. Each of them holds a page of what thousands of
+/// sessions had while they negotiated, and is never given back.
+const WORKERS_ALLOCATOR: &str = "glibc.malloc.tcache_count=1";
+
 /// The binary that runs now, even if another one lies at its path by now.
 pub(super) const PROGRAM: &str = "/proc/self/exe";
 /// So many processes in succession that crash soon are no accident.
@@ -146,6 +152,9 @@ impl Process {
         command.arg0("braidcast").arg("worker").arg("--control-fd").arg(theirs.as_raw_fd().to_string());
         command.stdin(Stdio::null()).env_remove(NOTIFY_VARIABLE).process_group(0);
         config::without_settings(&mut command);
+        if std::env::var_os(ALLOCATOR_VARIABLE).is_none() {
+            command.env(ALLOCATOR_VARIABLE, WORKERS_ALLOCATOR);
+        }
         let mut child = child::spawn(command, &[theirs.as_fd()]).with_context(|| format!("starting {PROGRAM}"))?;
         let pid = child.id();
         let greeted = (|| {

@@ -25,7 +25,7 @@ const GROWTH_BYTES: usize = 256 << 10;
 /// The memory of a free long block is given back to the file system when so many of its length, and as many as are in use, are kept for
 /// whoever comes next: of sessions that are answered one request after another each holds now more of them, now fewer; …
 const KEPT_BLOCKS: usize = 8;
-/// … one of the length of journals, for a new one is there before the old one goes, and none that are longer than most.
+/// … one of the length of journals while one is in use, for a new one is there before the old one goes, and none that are longer than most.
 const KEPT_JOURNALS: usize = 1;
 const JOURNAL_BYTES: u64 = 64 << 10;
 const LONG_JOURNAL_BYTES: u64 = 1 << 20;
@@ -222,10 +222,10 @@ impl Heap {
     }
 
     fn free_short(&mut self, unit: u32, units: u32) {
-        let pages = unit / PAGE_UNITS..=(unit + units - 1) / PAGE_UNITS;
-        let room = if self.brief_pages.contains(pages.start()) { &mut self.brief } else { &mut self.lasting };
-        room.give(unit, units);
-        // A page that nothing is left in is anybody's.
+        let room = if self.brief_pages.contains(&(unit / PAGE_UNITS)) { &mut self.brief } else { &mut self.lasting };
+        let (first, units) = room.give(unit, units);
+        // A page that nothing is left in is anybody's. What was given back just now may be wanted again at once.
+        let pages = first / PAGE_UNITS..(first + units).div_ceil(PAGE_UNITS);
         for page in pages.filter(|page| room.take_this(page * PAGE_UNITS, PAGE_UNITS)).collect::<Vec<_>>() {
             self.brief_pages.remove(&page);
             self.free_long(0, Block { unit: page * PAGE_UNITS, bytes: PAGE });
@@ -235,7 +235,7 @@ impl Heap {
     fn free_long(&mut self, class: usize, block: Block) {
         let most = match u64::from(block.bytes.get()) {
             ..JOURNAL_BYTES => KEPT_BLOCKS + self.in_use[class],
-            JOURNAL_BYTES..=LONG_JOURNAL_BYTES => KEPT_JOURNALS,
+            JOURNAL_BYTES..=LONG_JOURNAL_BYTES if self.in_use[class] > 0 => KEPT_JOURNALS,
             _ => 0,
         };
         self.free[class].push_back(block.unit);
@@ -394,7 +394,10 @@ mod tests {
             }
         }
         assert!(said.iter().all(|block| heap.bytes(*block, 0..250) == [2; 250]));
+        let before = used();
         said.into_iter().for_each(|block| heap.free(block));
+        let (given_back, most_left) = (before - used(), 3 * KEPT_BLOCKS * PAGE_BYTES as usize);
+        assert!(given_back as usize + most_left >= SESSIONS * 256, "{given_back} bytes were given back");
         let most = SESSIONS * 352 + 2 * KEPT_BLOCKS * PAGE_BYTES as usize + GROWTH_BYTES;
         assert!(used() <= most as u64, "{} bytes for {SESSIONS} sessions", used());
         assert!(resting.iter().all(|block| heap.bytes(*block, 0..350) == [1; 350]));

@@ -5,6 +5,7 @@
 //! by another one only when that worker is dead or has handed the session over.
 
 pub mod heap;
+pub mod packed;
 mod room;
 pub mod rows;
 

@@ -61,11 +61,13 @@ impl Room {
         true
     }
 
-    /// So many units from `first` on are free from now on. They must not be already.
-    pub fn give(&mut self, first: u32, units: u32) {
+    /// So many units from `first` on are free from now on. They must not be already. Gives those that were given back a while ago and lie with all
+    /// others that are free from now on: first unit and number.
+    pub fn give(&mut self, first: u32, units: u32) -> (u32, u32) {
         let (first, units) = std::mem::replace(&mut self.recent[self.oldest], (first, units));
         self.oldest = (self.oldest + 1) % RECENT;
         self.join(first, units);
+        (first, units)
     }
 
     fn shortest(&self, units: u32) -> Option<(u32, u32)> {
@@ -113,7 +115,9 @@ mod tests {
         room.give(10, 30);
         let pieces = [0; 3].map(|_| room.take(10).unwrap());
         assert_eq!((pieces, room.take(1)), ([10, 20, 30], None));
-        [10, 30, 20].into_iter().for_each(|first| room.give(first, 10));
+        for first in [10, 30, 20] {
+            room.give(first, 10);
+        }
         assert_eq!((room.take(31), room.take_this(9, 2), room.take_this(39, 2)), (None, false, false));
         assert!(room.take_this(20, 5) && !room.take_this(24, 1));
         room.give(20, 5);
@@ -136,7 +140,9 @@ mod tests {
                     held.push((first, units));
                 }
             }
-            held.into_iter().for_each(|(first, units)| room.give(first, units));
+            for (first, units) in held {
+                room.give(first, units);
+            }
             prop_assert_eq!(room.take(1000), Some(0));
         }
     }

@@ -13,6 +13,8 @@ use std::path::Path;
 /// of a session may be in either.
 const NAME: &str = "rows-3";
 const NAME_BEFORE: &str = "rows";
+/// Made with a table whose sessions may have packed checkpoints, which version 3 cannot read: all who come upon it read them.
+const PACKED_NAME: &str = "packed";
 /// The most rows, and so connections, of an instance.
 const MOST_ROWS: usize = 1 << 20;
 /// Memory is taken for so many rows at once.
@@ -33,6 +35,7 @@ pub struct RowId(pub u32);
 pub struct Rows {
     slots: Slots,
     before: Option<Slots>,
+    may_pack: bool,
 }
 
 /// A table's memory.
@@ -54,8 +57,9 @@ pub struct Save {
 impl Rows {
     /// Makes an empty table; the front's part.
     pub fn create(shared_dir: &Path) -> io::Result<Self> {
-        let file = Dir::open(&super::directory(shared_dir))?.create_file(NAME)?;
-        Ok(Self { slots: Slots::map(file, SLOT_BYTES)?, before: None })
+        let directory = Dir::open(&super::directory(shared_dir))?;
+        directory.create_file(PACKED_NAME)?;
+        Ok(Self { slots: Slots::map(directory.create_file(NAME)?, SLOT_BYTES)?, before: None, may_pack: true })
     }
 
     /// Opens the table.
@@ -67,7 +71,17 @@ impl Rows {
             true => Some(Slots::map(directory.open_or_create(NAME_BEFORE)?, SLOT_BYTES_BEFORE)?),
             false => None,
         };
-        Ok(Self { slots, before })
+        Ok(Self { slots, before, may_pack: Self::may_be_packed(shared_dir) })
+    }
+
+    /// Whether checkpoints may be packed: no process of a version that cannot read them ever had a session of this instance.
+    pub fn may_pack(&self) -> bool {
+        self.may_pack
+    }
+
+    /// Whether sessions of what there is may have packed checkpoints.
+    pub fn may_be_packed(shared_dir: &Path) -> bool {
+        super::directory(shared_dir).join(PACKED_NAME).exists()
     }
 
     /// Whether what there is was left by version 2.
@@ -173,8 +187,10 @@ mod tests {
     fn tables() -> (tempfile::TempDir, Rows, Rows) {
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         std::fs::create_dir(directory.path().join("sessions")).unwrap();
+        assert!(!Rows::may_be_packed(directory.path()));
         let front = Rows::create(directory.path()).unwrap();
         let worker = Rows::open(directory.path()).unwrap();
+        assert!(front.may_pack() && worker.may_pack());
         (directory, front, worker)
     }
 

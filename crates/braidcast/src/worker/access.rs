@@ -61,7 +61,7 @@ impl Worker {
     }
 
     fn turn_down(&mut self, slot: usize, intent: Intent, status: Status, text: &str) -> Result<(), End> {
-        match self.sessions[slot].protocol {
+        match self.sessions[slot].more.protocol {
             Protocol::Rtmp(_) | Protocol::Relay(_) => {
                 let code = if intent == Intent::Publish { rtmp::status::PUBLISH_DENIED } else { rtmp::status::PLAY_FAILED };
                 self.refuse_rtmp(slot, code, text)

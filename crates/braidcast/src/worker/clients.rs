@@ -122,13 +122,16 @@ impl Worker {
         };
         if to >= self.sessions.capacity() && self.told_clients.is_worth_giving_back() {
             self.told_clients.rested = 0;
+            // As long as they were when many said something at once.
+            self.ready.shrink_to(TELLS_PER_TURN);
+            self.unfinished.shrink_to(TELLS_PER_TURN);
             braidcast_sys::allocation::give_back_free();
         }
     }
 
     /// An operator wants a client gone.
     pub(super) fn kick(&mut self, conn: ConnId) {
-        if let Some(&slot) = self.by_conn.get(&conn) {
+        if let Some(slot) = self.by_conn.get(conn) {
             self.close(slot, End::Peer("kicked by the API".into()));
         }
     }
@@ -137,7 +140,7 @@ impl Worker {
 impl Session {
     /// A connection to another server.
     pub(super) fn is_outgoing(&self) -> bool {
-        matches!(self.protocol, super::session::Protocol::Client(_))
+        matches!(self.more.protocol, super::session::Protocol::Client(_))
     }
 
     /// The front has let it publish or play.
@@ -152,7 +155,7 @@ impl Session {
     }
 
     fn announces(&self) -> bool {
-        matches!(&self.protocol, super::session::Protocol::Rtmp(rtmp) if rtmp.announces())
+        matches!(&self.more.protocol, super::session::Protocol::Rtmp(rtmp) if rtmp.announces())
     }
 
     /// What is known of it without what it said.

@@ -232,7 +232,7 @@ impl Worker {
             let (_, rendition) = session.viewing()?;
             let (block, offset) = session.ledger.oldest_place()?;
             // A forward is sent copies, for which blocks are read from their beginning.
-            let offset = if matches!(session.protocol, Protocol::Client(_)) { 0 } else { offset };
+            let offset = if matches!(session.more.protocol, Protocol::Client(_)) { 0 } else { offset };
             Some((rendition, (block, offset)))
         });
         if freed {
@@ -261,7 +261,7 @@ impl Worker {
                 Role::Publishing(publisher) if self.publishers[publisher].dirty => return Ok(()),
                 _ => View::Nothing,
             };
-            let next = session.ledger.gather(&view, &session.control);
+            let next = session.ledger.gather(&view, &session.more.control);
             if !matches!(next, Next::Nothing) && session.kept.is_behind(&session.ledger) {
                 self.save(slot);
                 continue;
@@ -270,11 +270,11 @@ impl Worker {
                 Next::Nothing => break,
                 Next::Slices(slices) => match outgoing::message_stream(session) {
                     None => (send(&session.socket, &slices), slices.total()),
-                    Some(id) => outgoing::send_restamped(&session.socket, &session.ledger, &view, &session.control, id),
+                    Some(id) => outgoing::send_restamped(&session.socket, &session.ledger, &view, &session.more.control, id),
                 },
                 Next::Body(offset, length) => {
                     let length = left.min(length as usize);
-                    (send_body(&session.socket, session.body.as_deref(), offset as usize, length), length)
+                    (send_body(&session.socket, session.more.body.as_deref(), offset as usize, length), length)
                 }
             };
             match sent {
@@ -287,7 +287,7 @@ impl Worker {
                         self.spare_control = buffer;
                     }
                     self.page.counter(WorkerCounter::BytesOut as usize).fetch_add(sent as u64, std::sync::atomic::Ordering::Relaxed);
-                    if let Some((stream, _)) = session.viewing().filter(|_| !matches!(session.protocol, Protocol::Client(_))) {
+                    if let Some((stream, _)) = session.viewing().filter(|_| !matches!(session.more.protocol, Protocol::Client(_))) {
                         self.streams[stream].sent_bytes += sent as u64;
                     }
                     session.blocked = sent < wanted;
@@ -322,7 +322,9 @@ impl Worker {
         if !session.ledger.is_empty() {
             return Ok(());
         }
-        session.body = None;
+        if session.more.body.is_some() {
+            session.more.body = None;
+        }
         if session.closing && !session.draining {
             net::shutdown(&session.socket, Shutdown::Write).map_err(End::Socket)?;
             session.draining = true;
@@ -370,7 +372,7 @@ impl Worker {
         session.owe_run(target.0, target.1, OPEN)?;
         tracing::debug!(stream = %stream.key, conn = %session.conn, from = ?(block, offset), to = ?target,
             "a viewer that lagged was jumped to the newest keyframe");
-        let forwards = matches!(session.protocol, Protocol::Client(_));
+        let forwards = matches!(session.more.protocol, Protocol::Client(_));
         stream.jumps += u64::from(!forwards);
         self.count(if forwards { WorkerCounter::ForwardJumps } else { WorkerCounter::ViewerJumps });
         self.try_flush(slot)
@@ -400,7 +402,7 @@ impl Worker {
             return;
         }
         session.ledger.abandon(&self.streams[stream].blocks(rendition));
-        match &mut session.protocol {
+        match &mut session.more.protocol {
             Protocol::Rtmp(rtmp) => {
                 rtmp.end_play(self.now.mono_ms);
                 let bytes = rtmp.take_outbox();

@@ -94,7 +94,7 @@ impl Worker {
         if self.evict_pair_of(conn) {
             return;
         }
-        let Some(&slot) = self.by_conn.get(&conn) else { return };
+        let Some(slot) = self.by_conn.get(conn) else { return };
         let session = &self.sessions[slot];
         if matches!(session.role, Role::Publishing(_) | Role::Opening(..)) {
             self.close(slot, End::Peer("a newer publisher takes the stream over".into()));
@@ -106,9 +106,9 @@ impl Worker {
         if self.close_pair_of(conn, End::Done) {
             return;
         }
-        let Some(&slot) = self.by_conn.get(&conn) else { return };
+        let Some(slot) = self.by_conn.get(conn) else { return };
         let session = &self.sessions[slot];
-        let end = match (&session.protocol, &session.role) {
+        let end = match (&session.more.protocol, &session.role) {
             // Its proxy would take a connection that ends for a server that is gone.
             (Protocol::Http(_), Role::Placing(_)) => self.refuse(slot, Refusal::Unwelcome),
             _ => Err(End::Done),
@@ -204,7 +204,7 @@ impl Worker {
 
     fn placed(&mut self, conn: ConnId, placement: Placement, forward: Vec<String>) {
         // The client may have gone while the front was asked; the front was told by `Closed`.
-        let Some(&slot) = self.by_conn.get(&conn) else { return };
+        let Some(slot) = self.by_conn.get(conn) else { return };
         let Session { role: Role::Placing(wish), .. } = &self.sessions[slot] else { return };
         let wish = (**wish).clone();
         self.sessions[slot].more.described = None;

@@ -4,6 +4,7 @@ use super::kept::Row;
 use super::ledger::Ledger;
 use super::save::{Checkpoint, SavedProtocol};
 use super::websocket::WebSocket;
+use crate::saved::packed;
 use braidcast_protocols::http::{RequestReader, Settings};
 use braidcast_protocols::rtmp::ServerSession;
 
@@ -16,6 +17,9 @@ pub fn saved_session(bytes: &[u8]) {
     let Ok((row, rest)) = postcard::take_from_bytes::<Row<'_>>(bytes) else { return };
     saved_ledger(&row);
     if let Ok(checkpoint) = postcard::from_bytes::<Checkpoint>(rest) {
+        saved_protocol(&checkpoint.protocol);
+    }
+    if let Some(Ok(checkpoint)) = packed::unpack(rest).map(|body| postcard::from_bytes::<Checkpoint>(&body)) {
         saved_protocol(&checkpoint.protocol);
     }
 }

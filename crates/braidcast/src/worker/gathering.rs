@@ -87,7 +87,7 @@ impl Worker {
     /// what it was answered is still heard at once.
     pub(super) fn watch_asker(&mut self, slot: usize) {
         let session = &mut self.sessions[slot];
-        let again = session.ledger.sent() > 0 && !session.last_request && matches!(session.protocol, Protocol::Http(_));
+        let again = session.ledger.sent() > 0 && !session.last_request && matches!(session.more.protocol, Protocol::Http(_));
         if !again || session.watched != Watched::Alone {
             return;
         }

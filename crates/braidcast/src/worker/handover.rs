@@ -48,7 +48,7 @@ impl Worker {
         if self.config.relays() {
             return self.tell_front(&ToFront::Stays { conn });
         }
-        let Some(&slot) = self.by_conn.get(&conn) else { return };
+        let Some(slot) = self.by_conn.get(conn) else { return };
         let session = &self.sessions[slot];
         let asks = matches!(session.role, Role::Asking(_) | Role::AskingSession(_));
         let answers = asks || session.is_outgoing() || session.answering || session.closing || session.draining;
@@ -85,7 +85,7 @@ impl Worker {
     /// Takes a session's socket out of the loop, and what it holds out of the worker's sum.
     pub(super) fn unwatch(&mut self, session: &Session) {
         self.unfinished_bytes -= session.more.unfinished_bytes;
-        self.by_conn.remove(&session.conn);
+        self.by_conn.remove(session.conn);
         let gathered = match session.watched {
             Watched::Alone | Watched::Publisher => Ok(()),
             Watched::Asker => self.asker_sockets.delete(&session.socket),

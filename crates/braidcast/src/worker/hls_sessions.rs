@@ -150,7 +150,7 @@ impl Worker {
 
     /// The front has answered.
     pub(super) fn hls_session(&mut self, conn: ConnId, answer: HlsAnswer) {
-        let Some(&slot) = self.by_conn.get(&conn) else { return };
+        let Some(slot) = self.by_conn.get(conn) else { return };
         let session = &mut self.sessions[slot];
         if !matches!(session.role, Role::AskingSession(_)) {
             return;

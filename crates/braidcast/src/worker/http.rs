@@ -52,7 +52,7 @@ impl Worker {
             session.kept.consumed += bytes.len();
             return Ok(bytes.len());
         }
-        let Protocol::Http(reader) = &mut session.protocol else { return Ok(bytes.len()) };
+        let Protocol::Http(reader) = &mut session.more.protocol else { return Ok(bytes.len()) };
         let consumed = match reader.handle_input(bytes) {
             Ok(consumed) => consumed,
             Err(error) => {
@@ -164,7 +164,7 @@ impl Worker {
                     && let Some(socket) = request.websocket_key.as_deref().and_then(WebSocket::new)
                 {
                     form = Form::WebSocket;
-                    session.protocol = Protocol::WebSocket(Box::new(socket));
+                    session.more.protocol = Protocol::WebSocket(Box::new(socket));
                 }
                 let wish = Wish { key, what: Want::Play(Rendition { form, tracks }) };
                 self.describe_http(slot, &wish, request);
@@ -360,7 +360,7 @@ impl Worker {
             return;
         }
         session.more.peer = session.more.holder;
-        if let Protocol::Http(reader) = &mut session.protocol {
+        if let Protocol::Http(reader) = &mut session.more.protocol {
             reader.next_request();
         }
         session.deadline_ms = idle_ms;
@@ -371,7 +371,7 @@ impl Worker {
     /// An HTTP connection was silent for too long: before its first request, in the middle of one, or between two.
     pub(super) fn http_timeout(&mut self, slot: usize) -> Result<(), End> {
         let session = &mut self.sessions[slot];
-        if let Protocol::Http(reader) = &session.protocol
+        if let Protocol::Http(reader) = &session.more.protocol
             && !reader.is_idle()
         {
             if self.peer_lines.allow(self.now.mono_ms) {

@@ -76,8 +76,8 @@ impl Worker {
         if keep_alive && !gzip && !wish.head_only && wish.conditions.are_none() {
             self.count_for_session(&wish.key, &wish.query, text.plain.len() as u64);
             let session = &mut self.sessions[slot];
-            if session.control.capacity() == 0 {
-                session.control = std::mem::take(&mut self.spare_control);
+            if session.more.control.capacity() == 0 {
+                session.more.control = std::mem::take(&mut self.spare_control);
             }
             session.push_control(text.answer(self.now.wall_ms));
             return self.finish_response(slot);

@@ -39,7 +39,7 @@ impl Worker {
     /// Gives bytes to what reads the prefixes of a connection, one after the other; says how many they were.
     pub(super) fn feed_prefixes(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
         let mut used = 0;
-        while let Protocol::Prefix(reader) = &mut self.sessions[slot].protocol {
+        while let Protocol::Prefix(reader) = &mut self.sessions[slot].more.protocol {
             let form = reader.form();
             let (step, sender) = reader.handle_input(&bytes[used..]).map_err(|error| self.bad_prefix(form, &error))?;
             used += step;
@@ -75,7 +75,7 @@ impl Worker {
             // Its handshake has a timer of its own, for the time that is left.
             session.deadline_ms = 0;
         }
-        session.protocol = next;
+        session.more.protocol = next;
         self.watch_deadline(slot);
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! and commits for the same bytes. Whoever goes on after a death finds it there and in the journal. Sessions that have no journal, because they cannot be saved, are not for here.
 
 use super::publishers::PUMP_MS;
-use super::session::{Protocol, Role, Session, Watched};
+use super::session::{Protocol, Role, Said, Session, Watched};
 use super::{End, PUBLISHERS_TIME, READ_BYTES, Worker};
 use crate::control::counters::WorkerCounter;
 use braidcast_sys::fault::kill_point;
@@ -22,8 +22,8 @@ const ENDS_PER_REST: u64 = 4;
 impl Worker {
     /// Whether a session is a publisher whose input is read into its journal and parsed there.
     pub(super) fn has_journal(&self, slot: usize) -> bool {
-        let Session { role, protocol, kept, draining, .. } = &self.sessions[slot];
-        matches!((role, protocol), (Role::Publishing(_), Protocol::Rtmp(_))) && kept.region.is_some() && !kept.lost && !draining
+        let Session { role, more, kept, draining, .. } = &self.sessions[slot];
+        matches!((role, &more.protocol), (Role::Publishing(_), Protocol::Rtmp(_))) && kept.region.is_some() && !kept.lost && !draining
     }
 
     /// Reads from a publisher that has a journal, and takes in what it sent unless that may rest.
@@ -79,10 +79,11 @@ impl Worker {
         let session = &mut self.sessions[slot];
         let kept = &mut session.kept;
         let Some(region) = kept.region else { return Ok(0) };
-        let start = kept.checkpoint_bytes + kept.journal_bytes;
+        let start = kept.checkpoint_bytes() + kept.journal_bytes;
         let received = net::recv(&session.socket, self.heap.bytes_mut(region, start..start + room))?;
         kill_point("received");
         kept.journal_bytes += received;
+        kept.note_read(received);
         // An edge comes again only after the socket was read empty.
         session.readable = session.peer_ended || received == room;
         // What rests takes room too: only a read that fills most of the journal, and of what did not rest, shows that it is too small.
@@ -110,9 +111,9 @@ impl Worker {
             _ => 0,
         };
         let due_ms = ((self.now.mono_ms + looks_ms + pause_ms) / step_ms * step_ms).max(self.now.mono_ms + 1);
-        if session.rests_until_ms == 0 {
+        if session.more.rests_until_ms == 0 {
             session.held_back = session.held_back || net::set_rcvlowat(&session.socket, HELD_BACK_BYTES).is_ok();
-            session.rests_until_ms = due_ms;
+            session.more.rests_until_ms = due_ms;
             self.page.counter(WorkerCounter::InputRested as usize).fetch_add(1, Ordering::Relaxed);
             self.rests.push_back((due_ms, session.token(slot)));
         }
@@ -136,7 +137,7 @@ impl Worker {
         let since = Instant::now();
         while let Some((due_ms, token)) = self.rests.pop_front_if(|(due_ms, _)| *due_ms <= self.now.mono_ms) {
             // It may have been taken in before, and other input rest by now.
-            let Some(slot) = self.slot_of(token).filter(|slot| self.sessions[*slot].rests_until_ms == due_ms) else { continue };
+            let Some(slot) = self.slot_of(token).filter(|slot| self.sessions[*slot].more.rests_until_ms == due_ms) else { continue };
             if let Err(end) = self.take_in_resting(slot) {
                 self.close(slot, end);
             }
@@ -149,7 +150,7 @@ impl Worker {
     /// When the first rest ends that is not over already: whoever looks at a publisher's stream takes in what rests before that.
     pub(super) fn next_rest_ms(&mut self) -> Option<u64> {
         while let Some((due_ms, token)) = self.rests.front().copied() {
-            if self.slot_of(token).is_some_and(|slot| self.sessions[slot].rests_until_ms == due_ms) {
+            if self.slot_of(token).is_some_and(|slot| self.sessions[slot].more.rests_until_ms == due_ms) {
                 return Some(due_ms);
             }
             self.rests.pop_front();
@@ -159,7 +160,7 @@ impl Worker {
 
     /// Takes in what rests, if anything does, in the journal and in the kernel. What comes then rests again, if anything has come.
     pub(super) fn take_in_resting(&mut self, slot: usize) -> Result<(), End> {
-        if self.sessions.get(slot).is_none_or(|session| session.rests_until_ms == 0) {
+        if self.sessions.get(slot).is_none_or(|session| session.more.rests_until_ms == 0) {
             return Ok(());
         }
         let more = self.sessions[slot].held_back && self.has_journal(slot) && self.fill_journal(slot)?;
@@ -192,7 +193,7 @@ impl Worker {
     pub(super) fn take_in(&mut self, slot: usize) -> Result<(), End> {
         let now_ms = self.now.mono_ms;
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
-        session.rests_until_ms = 0;
+        session.more.rests_until_ms = 0;
         let Role::Publishing(publisher) = session.role else { return Ok(()) };
         if session.kept.unparsed() == 0 {
             return Ok(());
@@ -202,11 +203,12 @@ impl Worker {
             self.commit_publisher(publisher);
         }
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
-        let (offered, from) = (session.kept.unparsed(), session.kept.checkpoint_bytes + session.kept.consumed);
-        let (Some(region), Protocol::Rtmp(rtmp)) = (session.kept.region, &mut session.protocol) else { return Ok(()) };
+        let (offered, from) = (session.kept.unparsed(), session.kept.checkpoint_bytes() + session.kept.consumed);
+        let Some(region) = session.kept.region else { return Ok(()) };
+        let Said { protocol: Protocol::Rtmp(rtmp), unread, .. } = &mut *session.more else { return Ok(()) };
         let busy = (session.conn.0, session.kept.journal_from + session.kept.consumed as u64);
         self.page.busy_with(busy.0, busy.1);
-        session.more.unread.clear();
+        unread.clear();
         let writer = &mut self.publishers[publisher].writer;
         let (converted, mut appended, mut taken) = (writer.converted(), Ok(()), 0u32);
         let input = self.heap.bytes(region, from..from + offered);
@@ -250,9 +252,9 @@ impl Worker {
                 return Err(End::Fault("a publisher that waits for nothing takes no input"));
             }
             // A decision is pending. Its journal may be another one by now.
-            let start = session.kept.checkpoint_bytes + session.kept.consumed;
+            let start = session.kept.checkpoint_bytes() + session.kept.consumed;
             if let Some(region) = session.kept.region {
-                session.more.unread = self.heap.bytes(region, start..session.kept.checkpoint_bytes + session.kept.journal_bytes).to_vec();
+                session.more.unread = self.heap.bytes(region, start..session.kept.checkpoint_bytes() + session.kept.journal_bytes).to_vec();
             }
         }
         Ok(())
@@ -262,7 +264,7 @@ impl Worker {
     /// its publish: most go away then, or publish again.
     pub(super) fn watch_publisher(&mut self, slot: usize) {
         let session = &mut self.sessions[slot];
-        if session.watched != Watched::Alone || !matches!(session.protocol, Protocol::Rtmp(_)) {
+        if session.watched != Watched::Alone || !matches!(session.more.protocol, Protocol::Rtmp(_)) {
             return;
         }
         let token = session.token(slot);

@@ -11,6 +11,7 @@ use braidcast_stream_log::SavedWriter;
 use braidcast_sys::net::Positions;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
+use std::ops::{Deref, DerefMut};
 
 /// Handshakes, commands and requests come in pieces of some kilobytes.
 const COMMAND_JOURNAL_BYTES: usize = 3 << 10;
@@ -18,6 +19,8 @@ const COMMAND_JOURNAL_BYTES: usize = 3 << 10;
 const INGEST_REGION_BYTES: usize = 64 << 10;
 /// It doubles while a single read fills it, beginning with twice this.
 const GROWN_JOURNAL_BYTES: usize = 56 << 10;
+/// It is half as long after each checkpoint before which no read was as long as this part of it.
+const SHRINKING_PART: u32 = 8;
 /// The longest journal, unless a partial message is longer.
 const MOST_JOURNAL_BYTES: usize = 500 << 10;
 
@@ -39,16 +42,28 @@ pub struct Kept {
     pub row: RowId,
     /// The number of the last save.
     pub number: u64,
-    /// What the kernel's counters said when the connection was accepted.
-    pub base: Positions,
+    base: [u32; 2],
     /// The checkpoint, then the journal.
     pub region: Option<Block>,
-    /// Length of the checkpoint.
-    pub checkpoint_bytes: usize,
-    /// Its checksum.
+    checkpoint_bytes: u32,
+    /// The checkpoint's checksum.
     pub checkpoint_sum: u32,
     /// Byte of the connection's input at which the journal begins.
     pub journal_from: u64,
+    /// The checkpoint does not say any more what the session is, even with its journal.
+    pub stale: bool,
+    /// The session could not be saved: it cannot be continued elsewhere, but goes on here.
+    pub lost: bool,
+    /// [`Ledger::changes`] at the last save.
+    pub ledger_changes: u32,
+    /// When the checkpoint was made, the lower half of the monotonic milliseconds.
+    checkpoint_ms: u32,
+    under_way: Option<Box<UnderWay>>,
+}
+
+/// What is kept of a session only while its checkpoint and its row do not say everything; of one that rests nothing is.
+#[derive(Debug, Default, PartialEq)]
+pub struct UnderWay {
     /// Input in the journal.
     pub journal_bytes: usize,
     /// How much of it the protocol has taken.
@@ -63,47 +78,109 @@ pub struct Kept {
     pub spill: Option<Block>,
     /// The spill of the save before, for the next one.
     pub spare: Option<Block>,
-    /// The checkpoint does not say any more what the session is, even with its journal.
-    pub stale: bool,
-    /// [`Ledger::changes`] at the last save.
-    pub ledger_changes: u32,
     /// `Writer::headers_revision` at the checkpoint.
     pub headers_revision: u32,
-    /// The session could not be saved: it cannot be continued elsewhere, but goes on here.
-    pub lost: bool,
     /// Something is about to be read, and there is no room for it.
     pub hungry: bool,
-    /// When the checkpoint was made, monotonic milliseconds.
-    pub checkpoint_ms: u64,
     grown_bytes: u32,
+    /// The longest single read since the checkpoint.
+    longest_read: u32,
+}
+
+static NOTHING: UnderWay = UnderWay {
+    journal_bytes: 0,
+    consumed: 0,
+    acted: 0,
+    replied: 0,
+    control: None,
+    spill: None,
+    spare: None,
+    headers_revision: 0,
+    hungry: false,
+    grown_bytes: 0,
+    longest_read: 0,
+};
+
+impl Deref for Kept {
+    type Target = UnderWay;
+
+    fn deref(&self) -> &UnderWay {
+        self.under_way.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut UnderWay {
+        self.under_way.get_or_insert_default()
+    }
 }
 
 impl Kept {
-    /// Of a session that was never saved.
+    /// Of a session that was never saved. `base`: what the kernel's counters said when its connection was accepted; more than 4 GiB it cannot have
+    /// been then.
     pub fn new(row: RowId, base: Positions) -> Self {
+        let [written, read] = [base.written, base.read].map(u32::try_from);
         Self {
             row,
             number: 0,
-            base,
+            base: [*written.as_ref().unwrap_or(&0), *read.as_ref().unwrap_or(&0)],
             region: None,
             checkpoint_bytes: 0,
             checkpoint_sum: 0,
             journal_from: 0,
-            journal_bytes: 0,
-            consumed: 0,
-            acted: 0,
-            replied: 0,
-            control: None,
-            spill: None,
-            spare: None,
             stale: true,
+            lost: written.is_err() || read.is_err(),
             ledger_changes: 0,
-            headers_revision: 0,
-            lost: false,
-            hungry: false,
             checkpoint_ms: 0,
-            grown_bytes: 0,
+            under_way: None,
         }
+    }
+
+    /// What the kernel's counters said when the connection was accepted: written, read.
+    pub fn base(&self) -> [u64; 2] {
+        self.base.map(u64::from)
+    }
+
+    /// Length of the checkpoint.
+    pub fn checkpoint_bytes(&self) -> usize {
+        self.checkpoint_bytes as usize
+    }
+
+    /// When the checkpoint was made, monotonic milliseconds; it was made in the last 49 days.
+    pub fn checkpoint_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub((now_ms as u32).wrapping_sub(self.checkpoint_ms).into())
+    }
+
+    /// A checkpoint of so many bytes was made, with so many bytes of input behind it that are not used yet.
+    pub fn begin_journal(&mut self, checkpoint_bytes: usize, bytes: usize, now_ms: u64) {
+        (self.checkpoint_bytes, self.checkpoint_ms) = (checkpoint_bytes as u32, now_ms as u32);
+        self.journal_from += self.consumed as u64;
+        self.stale = false;
+        if bytes > 0 || self.under_way.is_some() {
+            (self.consumed, self.acted, self.replied, self.hungry) = (0, 0, 0, false);
+            self.journal_bytes = bytes;
+            if std::mem::take(&mut self.longest_read) < self.grown_bytes / SHRINKING_PART {
+                self.grown_bytes /= 2;
+            }
+        }
+    }
+
+    /// The row was saved, and points to these; `spare` no row points to any more.
+    pub fn hold(&mut self, control: Option<Block>, spill: Option<Block>, spare: Option<Block>) {
+        if (control, spill, spare) != (self.control, self.spill, self.spare) {
+            (self.control, self.spill, self.spare) = (control, spill, spare);
+            self.settle();
+        }
+    }
+
+    /// Whether the row points to more than the checkpoint.
+    pub fn holds_more(&self) -> bool {
+        self.control.is_some() || self.spill.is_some()
+    }
+
+    /// Keeps nothing more than checkpoint and row say, if there is nothing more.
+    pub fn settle(&mut self) {
+        self.under_way.take_if(|under_way| **under_way == NOTHING);
     }
 
     /// Whether something would leave the process that is not saved.
@@ -118,12 +195,12 @@ impl Kept {
 
     /// Room behind the journal.
     pub fn room(&self) -> usize {
-        self.region.map_or(0, |region| region.bytes() - self.checkpoint_bytes - self.journal_bytes)
+        self.region.map_or(0, |region| region.bytes() - self.checkpoint_bytes() - self.journal_bytes)
     }
 
     /// Less room than this would make many small reads of at most `wanted` bytes.
     pub fn least_room(&self, wanted: usize) -> usize {
-        self.region.map_or(1, |region| (region.bytes() - self.checkpoint_bytes) / 4).clamp(1, wanted)
+        self.region.map_or(1, |region| (region.bytes() - self.checkpoint_bytes()) / 4).clamp(1, wanted)
     }
 
     /// Input in the journal that was not parsed yet.
@@ -139,6 +216,11 @@ impl Kept {
             Appetite::Commands => COMMAND_JOURNAL_BYTES.max(checkpoint_bytes),
             Appetite::Idle => 0,
         }
+    }
+
+    /// So much was read at once into the journal.
+    pub fn note_read(&mut self, bytes: usize) {
+        self.longest_read = self.longest_read.max(bytes as u32);
     }
 
     /// A single read has filled the journal.
@@ -162,11 +244,11 @@ pub struct Row<'a> {
     pub checkpoint: (u32, u32),
     /// See [`Kept::journal_from`].
     pub journal_from: u64,
-    /// See [`Kept::consumed`].
+    /// See [`UnderWay::consumed`].
     pub consumed: u32,
-    /// See [`Kept::acted`].
+    /// See [`UnderWay::acted`].
     pub acted: u32,
-    /// See [`Kept::replied`].
+    /// See [`UnderWay::replied`].
     pub replied: u64,
     /// Bytes of the connection's output that were sent.
     pub sent: u64,

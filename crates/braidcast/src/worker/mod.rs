@@ -5,6 +5,7 @@
 
 mod access;
 mod api;
+mod by_conn;
 mod clients;
 mod clips;
 mod fan_out;
@@ -66,6 +67,7 @@ use braidcast_stream_log::doorbell::{Doorbells, WorkerPage};
 use braidcast_stream_log::path::Root;
 use braidcast_stream_log::{LogOptions, Now};
 use braidcast_sys::{EventFd, Events, Interest, Poller, clock};
+use by_conn::ByConn;
 use clips::Clips;
 use gathering::Gathering;
 use hls_files::HlsFiles;
@@ -76,7 +78,7 @@ use outgoing::Outgoing;
 use relay::{PAIR_TOKEN, Relays};
 use rendezvous::Rendezvous;
 pub use rendezvous::socket_path as rendezvous_path;
-pub use save::{SAVED_VERSION, SAVED_VERSION_BEFORE};
+pub use save::{SAVED_VERSION, SAVED_VERSION_BEFORE, SAVED_VERSION_UNPACKED};
 use session::Session;
 use shares::Share;
 use slab::Slab;
@@ -209,7 +211,7 @@ pub(crate) struct Worker {
     doorbells: Doorbells,
     page: WorkerPage,
     sessions: Slab<Session>,
-    by_conn: HashMap<ConnId, usize>,
+    by_conn: ByConn,
     rows: Rows,
     clients: Table,
     told_clients: clients::Round,
@@ -357,7 +359,7 @@ impl Worker {
             doorbells,
             page,
             sessions: Slab::new(),
-            by_conn: HashMap::new(),
+            by_conn: ByConn::default(),
             rows,
             clients,
             told_clients: clients::Round::default(),

@@ -137,9 +137,9 @@ impl Worker {
         if session.ledger.owed_bytes().is_none_or(|owed| owed > MAX_CONTROL_BYTES as u64) {
             return Err(self.unread_answers("stopped playing in the middle of a message that it does not read"));
         }
-        let rest = session.ledger.copy_unsent(&view, &session.control);
+        let rest = session.ledger.copy_unsent(&view, &session.more.control);
         session.ledger.restart();
-        session.control.clear();
+        session.more.control.clear();
         session.push_control(&rest);
         Ok(())
     }
@@ -162,7 +162,7 @@ impl Worker {
         if let Some((block, offset)) = resume {
             session.owe_run(block, offset, OPEN)?;
         }
-        if session.control.len() > MAX_CONTROL_BYTES {
+        if session.more.control.len() > MAX_CONTROL_BYTES {
             return Err(self.unread_answers("asked for answers and did not read them"));
         }
         Ok(true)

@@ -38,7 +38,7 @@ impl Worker {
         let Some(log) = &mut self.request_log else { return };
         let session = &mut self.sessions[slot];
         let requested = session.more.requested.take();
-        let Some((status, head_bytes)) = head(&session.control) else { return };
+        let Some((status, head_bytes)) = head(&session.more.control) else { return };
         let bytes = session.ledger.owed_bytes().unwrap_or(0).saturating_sub(head_bytes);
         let requested = requested.map_or_else(Requested::none, |requested| *requested);
         log.push(&requested.written(session.more.peer.ip(), status, bytes, self.now.wall_ms));

@@ -46,7 +46,7 @@ impl Worker {
     /// Gives bytes to the session's machine and carries out what comes of it.
     pub(super) fn feed_rtmp(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
         let now_ms = self.now.mono_ms;
-        let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol else { return Ok(bytes.len()) };
+        let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].more.protocol else { return Ok(bytes.len()) };
         let consumed = rtmp.handle_input(bytes, now_ms);
         self.fed_rtmp(slot, consumed, bytes.len())
     }
@@ -83,7 +83,7 @@ impl Worker {
     /// It is this session that holds most.
     fn note_unfinished(&mut self, slot: usize) -> Result<(), End> {
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
-        let Protocol::Rtmp(rtmp) = &session.protocol else { return Ok(()) };
+        let Protocol::Rtmp(rtmp) = &session.more.protocol else { return Ok(()) };
         let held = rtmp.unfinished_bytes();
         let before = std::mem::replace(&mut session.more.unfinished_bytes, held);
         self.unfinished_bytes = self.unfinished_bytes - before + held;
@@ -102,7 +102,7 @@ impl Worker {
     /// A timer of the machine is due.
     pub(super) fn expire_rtmp(&mut self, slot: usize) -> Result<(), End> {
         let now_ms = self.now.mono_ms;
-        let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol else { return Ok(()) };
+        let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].more.protocol else { return Ok(()) };
         let expired = rtmp.handle_timeout(now_ms);
         self.act_on_rtmp(slot)?;
         expired.map_err(|error| self.rtmp_error(&error))
@@ -110,7 +110,7 @@ impl Worker {
 
     pub(super) fn act_on_rtmp(&mut self, slot: usize) -> Result<(), End> {
         while let Some(session) = self.sessions.get_mut(slot) {
-            let Protocol::Rtmp(rtmp) = &mut session.protocol else { return Ok(()) };
+            let Protocol::Rtmp(rtmp) = &mut session.more.protocol else { return Ok(()) };
             let Some(output) = rtmp.poll_output() else { break };
             session.kept.acted = session.kept.acted.wrapping_add(1);
             match output {
@@ -153,7 +153,7 @@ impl Worker {
             return Ok(());
         }
         if let Some(why) = self.loop_of(slot, via, &key, what == Want::Publish)
-            && let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol
+            && let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].more.protocol
         {
             let code = if what == Want::Publish { status::PUBLISH_DENIED } else { status::PLAY_FAILED };
             rtmp.refuse(code, why, self.now.mono_ms);
@@ -178,10 +178,10 @@ impl Worker {
     /// Puts what the machine has to say into the ledger, between two media messages, and sends it.
     pub(super) fn send_rtmp(&mut self, slot: usize) -> Result<(), End> {
         let Some(session) = self.sessions.get_mut(slot) else { return Ok(()) };
-        let waiting = session.protocol.outbox().len();
+        let waiting = session.more.protocol.outbox().len();
         if waiting > 0 {
             let said = self.interject(slot, |session| {
-                let bytes = session.protocol.take_outbox();
+                let bytes = session.more.protocol.take_outbox();
                 session.kept.replied += bytes.len() as u64;
                 bytes
             })?;
@@ -200,7 +200,7 @@ impl Worker {
 
     /// The stream is held: the publisher is told so.
     pub(super) fn publish_accepted(&mut self, slot: usize) -> Result<(), End> {
-        if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].protocol {
+        if let Protocol::Rtmp(rtmp) = &mut self.sessions[slot].more.protocol {
             rtmp.accept_publish(self.now.mono_ms);
         }
         self.pull_accepted(slot)?;
@@ -213,7 +213,7 @@ impl Worker {
     pub(super) fn play_accepted(&mut self, slot: usize, form: Form) {
         let via = self.via_for_server(slot);
         let session = &mut self.sessions[slot];
-        match &mut session.protocol {
+        match &mut session.more.protocol {
             Protocol::Client(_) => self.forward_accepted(slot),
             Protocol::Rtmp(rtmp) => {
                 rtmp.accept_play_via(&via, self.now.mono_ms);
@@ -237,10 +237,10 @@ impl Worker {
     /// Tells a client why its wish was refused.
     pub(super) fn answer_refusal(&mut self, slot: usize, refusal: Refusal) -> Result<(), End> {
         let text = refusal.to_string();
-        if let Protocol::Client(_) = &self.sessions[slot].protocol {
+        if let Protocol::Client(_) = &self.sessions[slot].more.protocol {
             return Err(End::Peer(text));
         }
-        if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
+        if matches!(self.sessions[slot].more.protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
             let plays = self.sessions[slot].more.asked.as_ref().is_some_and(|asked| asked.intent == Intent::Play);
             let code = match refusal {
                 Refusal::StreamBusy => status::PUBLISH_BAD_NAME,
@@ -268,7 +268,7 @@ impl Worker {
         if placed {
             self.tell_released(slot);
         }
-        if matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
+        if matches!(self.sessions[slot].more.protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
             return self.refuse_rtmp(slot, status::PLAY_STREAM_NOT_FOUND, text);
         }
         self.respond_text(slot, Status::NOT_FOUND, text, head_only)
@@ -276,7 +276,7 @@ impl Worker {
 
     /// Tells a client that speaks RTMP that what it wants is refused.
     pub(super) fn refuse_rtmp(&mut self, slot: usize, code: &str, text: &str) -> Result<(), End> {
-        match &mut self.sessions[slot].protocol {
+        match &mut self.sessions[slot].more.protocol {
             Protocol::Rtmp(rtmp) => rtmp.refuse(code, text, self.now.mono_ms),
             Protocol::Relay(machine) => machine.refuse(code, text, self.now.mono_ms),
             _ => {}

@@ -8,6 +8,7 @@ use crate::control::counters::WorkerCounter;
 use crate::control::{Asked, Origin};
 use crate::events::Kind;
 use crate::logging::Requested;
+use crate::saved::packed;
 use crate::saved::rows::PAYLOAD_BYTES;
 use braidcast_media::StreamKey;
 use braidcast_protocols::proxy::PrefixReader;
@@ -21,8 +22,12 @@ use std::net::SocketAddr;
 
 /// The version of rows and checkpoints, which begin with it. A new one must still read the one before.
 pub const VERSION: u8 = 2;
+/// What a checkpoint begins with that is packed, and says the same as one of [`VERSION`].
+pub const PACKED: u8 = 3;
 /// The version of all that is saved, tables and heaps included.
-pub const SAVED_VERSION: u8 = 3;
+pub const SAVED_VERSION: u8 = 4;
+/// The same without packed checkpoints, in an instance that was begun so.
+pub const SAVED_VERSION_UNPACKED: u8 = 3;
 /// The version before: the same rows and checkpoints, in tables of another shape.
 pub const SAVED_VERSION_BEFORE: u8 = 2;
 /// Second byte of a row: it follows here, or its place in the heap does.
@@ -32,6 +37,8 @@ pub const SPILLED: u8 = 1;
 /// See [`INLINE`]: the session could not be saved, and an older save would be wrong.
 pub const UNSAVED: u8 = 2;
 
+/// The checkpoint of a viewer is packed if it takes no more than this.
+const PACKED_BYTES: usize = 1024;
 /// Few sessions have more to save.
 const FIRST_BUFFER_BYTES: usize = 16 << 10;
 
@@ -137,21 +144,27 @@ impl Worker {
         let bytes = &buffer[..checkpoint];
         let session = &mut self.sessions[slot];
         let kept = &mut session.kept;
-        let (appetite, partial) = match (&session.role, &session.protocol) {
+        let (appetite, partial) = match (&session.role, &session.more.protocol) {
             (Role::Publishing(_), _) => (Appetite::Ingest, bytes.len()),
             (Role::Viewing { .. } | Role::Following(_), _) if !kept.hungry => (Appetite::Idle, 0),
             _ => (Appetite::Commands, bytes.len()),
         };
+        let mut packed = [0; PACKED_BYTES];
+        let bytes = match appetite {
+            Appetite::Idle if self.rows.may_pack() => pack(bytes, &mut packed).unwrap_or(bytes),
+            _ => bytes,
+        };
+        let checkpoint = bytes.len();
         // What was read and not used yet goes along. Of a session that came from elsewhere nothing is in this heap yet.
         let unused = match kept.region {
             Some(region) => {
-                let start = kept.checkpoint_bytes + kept.consumed;
-                self.heap.bytes(region, start..kept.checkpoint_bytes + kept.journal_bytes).to_vec()
+                let start = kept.checkpoint_bytes() + kept.consumed;
+                self.heap.bytes(region, start..kept.checkpoint_bytes() + kept.journal_bytes).to_vec()
             }
             None => session.more.unread.clone(),
         };
         let journal = kept.wanted_journal(appetite, partial).max(2 * unused.len());
-        let allocated = self.heap.allocate(bytes.len() + journal);
+        let allocated = self.heap.allocate(checkpoint + journal);
         let region = match allocated {
             Ok(region) => region,
             Err(error) => {
@@ -165,11 +178,7 @@ impl Worker {
         kept.checkpoint_sum = crc32fast::hash(bytes);
         self.save_buffer = buffer;
         kept.region = Some(region);
-        kept.checkpoint_bytes = checkpoint;
-        kept.journal_from += kept.consumed as u64;
-        kept.journal_bytes = unused.len();
-        (kept.consumed, kept.acted, kept.replied, kept.stale) = (0, 0, 0, false);
-        (kept.hungry, kept.checkpoint_ms) = (false, self.now.mono_ms);
+        kept.begin_journal(checkpoint, unused.len(), self.now.mono_ms);
         if let Role::Publishing(publisher) = session.role {
             kept.headers_revision = self.publishers[publisher].writer.headers_revision();
         }
@@ -180,7 +189,7 @@ impl Worker {
         let session = &self.sessions[slot];
         let now_ms = self.now.mono_ms;
         let role = match &session.role {
-            Role::Idle => session.body.as_ref().map_or(SavedRole::Idle, |body| SavedRole::Answering(body.save())),
+            Role::Idle => session.more.body.as_ref().map_or(SavedRole::Idle, |body| SavedRole::Answering(body.save())),
             Role::Asking(_) | Role::AskingSession(_) => SavedRole::Idle,
             Role::Placing(wish) => SavedRole::Placing((**wish).clone()),
             Role::Opening(wish, _) => SavedRole::Opening((**wish).clone()),
@@ -199,7 +208,7 @@ impl Worker {
         Checkpoint {
             origin: session.origin(),
             peer: session.more.peer,
-            protocol: match &session.protocol {
+            protocol: match &session.more.protocol {
                 Protocol::Prefix(reader) => SavedProtocol::Prefix((**reader).clone()),
                 // Of a client, and of what goes through a relay, nothing is saved.
                 Protocol::Unknown | Protocol::Client(_) | Protocol::Relay(_) | Protocol::Resting => SavedProtocol::Unknown,
@@ -222,17 +231,17 @@ impl Worker {
     fn write_row(&mut self, slot: usize) -> io::Result<()> {
         let session = &mut self.sessions[slot];
         let (old_control, old_spill) = (session.kept.control, session.kept.spill);
-        let control = match session.control.as_slice() {
+        let control = match session.more.control.as_slice() {
             [] => None,
             bytes => Some((self.heap.store(bytes)?, bytes.len() as u32, crc32fast::hash(bytes))),
         };
         let kept = &session.kept;
         let row = Row {
             conn: session.conn.0,
-            base: [kept.base.written, kept.base.read],
+            base: kept.base(),
             heap: self.heap.id(),
             region: kept.region.ok_or_else(|| io::Error::other("a row is written after its checkpoint"))?,
-            checkpoint: (kept.checkpoint_bytes as u32, kept.checkpoint_sum),
+            checkpoint: (kept.checkpoint_bytes() as u32, kept.checkpoint_sum),
             journal_from: kept.journal_from,
             consumed: kept.consumed as u32,
             acted: kept.acted,
@@ -279,11 +288,9 @@ impl Worker {
         let kept = &mut session.kept;
         kill_point("row_saved");
         kept.number += 1;
-        kept.control = control.map(|(block, ..)| block);
-        kept.spill = spill;
         // Of a publisher: another one's spills are few.
         let publishes = matches!(session.role, Role::Publishing(_));
-        kept.spare = if publishes { old_spill } else { None };
+        kept.hold(control.map(|(block, ..)| block), spill, if publishes { old_spill } else { None });
         let unused = if publishes { None } else { old_spill };
         kept.ledger_changes = session.ledger.changes();
         for old in [old_control, spare, unused].into_iter().flatten() {
@@ -312,6 +319,14 @@ impl Worker {
         }
         self.sessions[slot].kept.room().min(wanted)
     }
+}
+
+/// A checkpoint packed, if that makes it shorter.
+fn pack<'a>(plain: &[u8], packed: &'a mut [u8]) -> Option<&'a [u8]> {
+    let (version, body) = packed.split_first_mut()?;
+    *version = PACKED;
+    let bytes = 1 + packed::pack(&plain[1..], body)?;
+    (bytes < plain.len()).then(|| &packed[..bytes])
 }
 
 /// Writes a value to `buffer`, which grows as it has to, from this byte on; says where it ends.

@@ -62,20 +62,12 @@ pub struct Session {
     pub role: Role,
     /// What it is owed.
     pub ledger: Ledger,
-    /// Control bytes of the ledger that are not yet sent.
-    pub control: Vec<u8>,
     /// What of it lies in shared memory.
     pub kept: Kept,
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// What body extents of the ledger are of.
-    pub body: Option<Box<Body>>,
-    /// What only negotiation and HTTP need.
+    /// What is not needed to send a stream.
     pub more: More,
     /// Its id, the same in every worker.
     pub conn: ConnId,
-    /// Input rests, in the journal and in the kernel, until then, monotonic milliseconds; 0: none does.
-    pub rests_until_ms: u64,
     /// Deadline of the role (placing, opening, waiting, closing), monotonic milliseconds; 0: none.
     pub deadline_ms: u64,
     /// The earliest deadline for which the worker's timers hold an entry; 0: none.
@@ -93,13 +85,21 @@ pub enum Watched {
     Asker,
 }
 
-/// What of a session only negotiation and HTTP need. A viewer that rests has none of it in memory, see [`super::rest`]: then these are
-/// nobody's.
+/// What of a session a viewer that gets the stream and nothing else does not need. One that rests has none of it in memory, see
+/// [`super::rest`]: then these are nobody's.
 #[derive(Default)]
 pub struct More(Option<Box<Said>>);
 
 /// See [`More`].
 pub struct Said {
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Control bytes of the ledger that are not yet sent.
+    pub control: Vec<u8>,
+    /// What body extents of the ledger are of.
+    pub body: Option<Box<Body>>,
+    /// Input rests, in the journal and in the kernel, until then, monotonic milliseconds; 0: none does.
+    pub rests_until_ms: u64,
     /// Who: the client, as far as proxies that are trusted say. Over HTTP they say it of each request.
     pub peer: SocketAddr,
     /// Whose connection it is: the client, or a proxy that speaks HTTP for many.
@@ -132,6 +132,10 @@ const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
 
 impl Said {
     const NOTHING: Self = Self {
+        protocol: Protocol::Resting,
+        control: Vec::new(),
+        body: None,
+        rests_until_ms: 0,
         peer: NOBODY,
         holder: NOBODY,
         local: NOBODY,
@@ -150,9 +154,9 @@ impl Said {
 
 impl More {
     /// Of a connection that has said nothing yet.
-    pub fn new(origin: Origin) -> Self {
+    pub fn new(origin: Origin, protocol: Protocol) -> Self {
         let Origin { listener, peer, local } = origin;
-        Self(Some(Box::new(Said { peer, holder: peer, local, listener, ..Said::NOTHING })))
+        Self(Some(Box::new(Said { protocol, peer, holder: peer, local, listener, ..Said::NOTHING })))
     }
 }
 
@@ -160,8 +164,8 @@ impl Deref for More {
     type Target = Said;
 
     fn deref(&self) -> &Said {
-        static NOTHING: Said = Said::NOTHING;
-        self.0.as_deref().unwrap_or(&NOTHING)
+        const NOTHING: &Said = &Said::NOTHING;
+        self.0.as_deref().unwrap_or(NOTHING)
     }
 }
 
@@ -366,7 +370,7 @@ impl Session {
         if bytes.is_empty() {
             return;
         }
-        self.control.extend_from_slice(bytes);
+        self.more.control.extend_from_slice(bytes);
         if self.ledger.push(Source::Control { bytes: bytes.len() as u32 }).is_err() {
             // Only a chain of runs fills a ledger, and those end with an open one.
             self.closing = true;
@@ -386,18 +390,24 @@ impl Session {
     /// # Errors
     /// There is no room, which means that an answer was not out yet.
     pub fn owe_body(&mut self, body: Body, offset: u32, end: u32) -> Result<(), End> {
-        self.body = Some(Box::new(body));
+        self.more.body = Some(Box::new(body));
         self.ledger.push(Source::Body { offset, end }).map_err(|Full| End::Fault("the ledger of an HTTP session is full"))
     }
 
-    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer: gives it, if it had one.
+    /// Forgets the first `count` control bytes: they were sent. An idle session keeps no buffer, and one that rests nothing: gives it, if it had one.
     pub fn forget_control(&mut self, count: usize) -> Option<Vec<u8>> {
-        if count < self.control.len() {
-            self.control.drain(..count);
+        if count < self.more.control.len() {
+            self.more.control.drain(..count);
             return None;
         }
-        let buffer = std::mem::take(&mut self.control);
-        (buffer.capacity() > 0).then_some(buffer)
+        if self.more.control.capacity() == 0 {
+            return None;
+        }
+        let buffer = std::mem::take(&mut self.more.control);
+        if self.rests() {
+            self.more = More::default();
+        }
+        Some(buffer)
     }
 
     /// Whether it is sent an endless answer, so that nothing can follow on the connection.

@@ -44,7 +44,7 @@ impl Worker {
         if let Some(slot) = self.insert_session(arrival, socket, protocol, kept) {
             // What goes through a relay ends with it.
             self.sessions[slot].kept.lost |= self.config.relays();
-            if !matches!(self.sessions[slot].protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
+            if !matches!(self.sessions[slot].more.protocol, Protocol::Rtmp(_) | Protocol::Relay(_)) {
                 self.sessions[slot].deadline_ms = handshake_ms;
             }
             self.save(slot);
@@ -78,7 +78,6 @@ impl Worker {
             closing: false,
             draining: false,
             readable: true,
-            rests_until_ms: 0,
             watched: Watched::Alone,
             held_back: false,
             peer_ended: false,
@@ -87,11 +86,8 @@ impl Worker {
             last_request: false,
             role: Role::Idle,
             ledger: Default::default(),
-            control: Vec::new(),
             kept,
-            protocol,
-            body: None,
-            more: More::new(arrival.origin),
+            more: More::new(arrival.origin, protocol),
             conn: arrival.conn,
             deadline_ms: 0,
             timer_ms: 0,
@@ -139,7 +135,7 @@ impl Worker {
         match session.role {
             _ if dead => Err(End::PeerClosed),
             _ if session.closing => Ok(()),
-            _ if !matches!(session.protocol, Protocol::Http(_)) => Err(End::PeerClosed),
+            _ if !matches!(session.more.protocol, Protocol::Http(_)) => Err(End::PeerClosed),
             Role::Waiting(_) | Role::WaitingForIndex(_) => self.not_found(slot),
             _ => Ok(()),
         }
@@ -192,7 +188,7 @@ impl Worker {
         }
         // One that had a journal when its input was held back hears of all input from now on.
         self.release_input(slot);
-        if self.sessions[slot].rests_until_ms != 0 {
+        if self.sessions[slot].more.rests_until_ms != 0 {
             // It has lost its journal for what comes, and what is in it comes first.
             return self.take_in(slot);
         }
@@ -212,7 +208,7 @@ impl Worker {
         let room = self.make_journal_room(slot, if publishes { buffer.len() } else { COMMAND_BYTES });
         let session = &mut self.sessions[slot];
         let result = match Self::receive(&mut self.heap, session, &mut buffer[..room]) {
-            Ok(0) if !session.draining && session.viewing().is_some() && matches!(session.protocol, Protocol::Http(_)) => {
+            Ok(0) if !session.draining && session.viewing().is_some() && matches!(session.more.protocol, Protocol::Http(_)) => {
                 session.readable = false;
                 Ok(())
             }
@@ -243,7 +239,7 @@ impl Worker {
         let Some(region) = kept.region.filter(|_| !kept.lost && !session.draining) else {
             return net::recv(&session.socket, buffer);
         };
-        let start = kept.checkpoint_bytes + kept.journal_bytes;
+        let start = kept.checkpoint_bytes() + kept.journal_bytes;
         let received = net::recv(&session.socket, heap.bytes_mut(region, start..start + buffer.len()))?;
         buffer[..received].copy_from_slice(heap.bytes(region, start..start + received));
         kill_point("received");
@@ -273,19 +269,19 @@ impl Worker {
         if bytes.is_empty() {
             return Ok(());
         }
-        if let Protocol::Unknown = self.sessions[slot].protocol {
+        if let Protocol::Unknown = self.sessions[slot].more.protocol {
             // RTMP begins with its version, 3 or 6; HTTP with a letter.
             let http = bytes[0].is_ascii_alphabetic();
             let Session { conn, deadline_ms, ref more, .. } = self.sessions[slot];
             let listener = more.listener;
             let protocol = if http { self.new_http(listener) } else { self.new_rtmp(conn, deadline_ms) };
             let session = &mut self.sessions[slot];
-            session.protocol = protocol;
+            session.more.protocol = protocol;
             if !http {
                 session.deadline_ms = 0;
             }
         }
-        let consumed = match self.sessions[slot].protocol {
+        let consumed = match self.sessions[slot].more.protocol {
             Protocol::Rtmp(_) => self.feed_rtmp(slot, bytes)?,
             Protocol::Http(_) => self.feed_http(slot, bytes)?,
             Protocol::WebSocket(_) => self.feed_websocket(slot, bytes)?,
@@ -308,7 +304,7 @@ impl Worker {
     pub(super) fn watch_deadline(&mut self, slot: usize) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let mut next = if session.deadline_ms == 0 { u64::MAX } else { session.deadline_ms };
-        match &session.protocol {
+        match &session.more.protocol {
             Protocol::Rtmp(rtmp) => next = next.min(rtmp.poll_timeout().unwrap_or(u64::MAX)),
             Protocol::Relay(machine) => next = next.min(machine.poll_timeout().unwrap_or(u64::MAX)),
             _ => {}
@@ -352,12 +348,12 @@ impl Worker {
             session.deadline_ms = 0;
             return self.deadline_passed(slot);
         }
-        if let Protocol::Rtmp(rtmp) = &mut session.protocol
+        if let Protocol::Rtmp(rtmp) = &mut session.more.protocol
             && rtmp.poll_timeout().is_some_and(|at| at <= now_ms)
         {
             return self.expire_rtmp(slot);
         }
-        if let Protocol::Relay(machine) = &session.protocol
+        if let Protocol::Relay(machine) = &session.more.protocol
             && machine.poll_timeout().is_some_and(|at| at <= now_ms)
         {
             return self.expire_relay(slot);
@@ -374,7 +370,7 @@ impl Worker {
         if session.closing {
             return Err(End::Done);
         }
-        if let Protocol::Client(_) = session.protocol {
+        if let Protocol::Client(_) = session.more.protocol {
             return self.client_overdue(slot);
         }
         match &session.role {
@@ -393,10 +389,10 @@ impl Worker {
                 self.count(WorkerCounter::PlayWaitTimeouts);
                 self.not_found(slot)
             }
-            Role::Idle if matches!(&session.protocol, Protocol::Prefix(reader) if reader.form() == Form::Proxy) => {
+            Role::Idle if matches!(&session.more.protocol, Protocol::Prefix(reader) if reader.form() == Form::Proxy) => {
                 Err(self.bad_prefix(Form::Proxy, &"none came in time"))
             }
-            Role::Idle if matches!(session.protocol, Protocol::Prefix(_) | Protocol::Unknown) => {
+            Role::Idle if matches!(session.more.protocol, Protocol::Prefix(_) | Protocol::Unknown) => {
                 self.count(WorkerCounter::HandshakeTimeouts);
                 Err(End::Peer("sent nothing".into()))
             }
@@ -410,7 +406,7 @@ impl Worker {
         if !self.sessions.contains(slot) {
             return;
         }
-        if let Protocol::Client(_) = self.sessions[slot].protocol {
+        if let Protocol::Client(_) = self.sessions[slot].more.protocol {
             return self.close_outgoing(slot, &end);
         }
         // What came before the end belongs to the stream; the session is closed for whatever comes of it.
@@ -545,7 +541,7 @@ impl Session {
             | Role::Asking(_)
             | Role::AskingSession(_) => false,
             Role::Idle | Role::Publishing(_) | Role::Viewing { .. } | Role::Following(_) => {
-                !self.closing && !self.answering && self.control.len() < MAX_CONTROL_BYTES
+                !self.closing && !self.answering && self.more.control.len() < MAX_CONTROL_BYTES
             }
         }
     }

@@ -69,7 +69,7 @@ impl Worker {
     pub(super) fn report_gauges(&mut self) {
         let (mut flv, mut rtmp, mut other) = (0, 0, 0);
         let mut viewers: HashMap<usize, u64> = HashMap::new();
-        let is_viewer = |session: &&Session| !matches!(session.protocol, Protocol::Client(_));
+        let is_viewer = |session: &&Session| !matches!(session.more.protocol, Protocol::Client(_));
         for session in self.sessions.iter().map(|(_, session)| session).filter(is_viewer) {
             if let Some((stream, _)) = session.viewing() {
                 *viewers.entry(stream).or_default() += 1;
@@ -87,7 +87,7 @@ impl Worker {
         self.set(WorkerCounter::FlvViewers, flv);
         self.set(WorkerCounter::RtmpViewers, rtmp);
         self.set(WorkerCounter::OtherViewers, other);
-        let clients = self.sessions.iter().filter(|(_, session)| !matches!(session.protocol, Protocol::Client(_)));
+        let clients = self.sessions.iter().filter(|(_, session)| !matches!(session.more.protocol, Protocol::Client(_)));
         self.set(WorkerCounter::Sessions, (clients.count() + self.relays.len()) as u64);
         self.set(WorkerCounter::Publishers, self.publishers.len() as u64 + publishers);
         let evicted: u64 = self.publishers.iter_mut().map(|(_, publisher)| publisher.newly_evicted()).sum();

@@ -9,7 +9,7 @@ use super::kept::{Kept, Row};
 use super::ledger::{Blocks, Ledger};
 use super::publishers::PUMP_MS;
 use super::rendition::Rendition;
-use super::save::{Checkpoint, INLINE, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION};
+use super::save::{Checkpoint, INLINE, PACKED, SPILLED, SavedProtocol, SavedRole, UNSAVED, VERSION};
 use super::session::{Body, Protocol, Role, SavedBody, Session};
 use super::sessions::Arrival;
 use super::websocket::WebSocket;
@@ -18,6 +18,7 @@ use crate::control::counters::WorkerCounter;
 use crate::control::{Adoption, ConnId, Holding, ToFront};
 use crate::page;
 use crate::saved::heap::ForeignHeap;
+use crate::saved::packed;
 use crate::saved::rows::Save;
 use crate::saved::{Block, HeapId};
 use anyhow::{Context, bail, ensure};
@@ -101,7 +102,7 @@ impl Worker {
         let session = &mut self.sessions[slot];
         session.more.peer = checkpoint.peer;
         session.ledger = ledger;
-        session.control = control;
+        session.more.control = control;
         session.more.unread = journal[row.consumed as usize..].to_vec();
         session.more.asked = checkpoint.asked;
         session.more.forward.clone_from(&adoption.forward);
@@ -284,7 +285,7 @@ impl Worker {
                 Role::Viewing { stream, rendition, place, next }
             }
             Restored::Answering(body) => {
-                self.sessions[slot].body = Some(Box::new(body));
+                self.sessions[slot].more.body = Some(Box::new(body));
                 Role::Idle
             }
             Restored::Other(SavedRole::Placing(wish) | SavedRole::Opening(wish) | SavedRole::Waiting(wish)) => {
@@ -312,7 +313,7 @@ impl Worker {
     /// Does what the session was about to do.
     fn go_on(&mut self, slot: usize, admitted: Option<u64>) -> Result<(), End> {
         let session = &self.sessions[slot];
-        if session.body.is_none() && session.ledger.owes_body() {
+        if session.more.body.is_none() && session.ledger.owes_body() {
             return Err(End::Fault("an answer was under way, and it was not said of what"));
         }
         if let Role::Placing(wish) = &session.role {
@@ -325,7 +326,7 @@ impl Worker {
                 },
             }
         }
-        if self.sessions.get(slot).is_some_and(|session| matches!(session.protocol, Protocol::Rtmp(_))) {
+        if self.sessions.get(slot).is_some_and(|session| matches!(session.more.protocol, Protocol::Rtmp(_))) {
             self.act_on_rtmp(slot)?;
         }
         if self.sessions.contains(slot) {
@@ -384,6 +385,10 @@ impl Checkpoint {
     pub fn read(bytes: &[u8]) -> anyhow::Result<Self> {
         match bytes.split_first() {
             Some((&VERSION, body)) => postcard::from_bytes(body).context("reading its checkpoint"),
+            Some((&PACKED, body)) => {
+                let body = packed::unpack(body).context("its checkpoint is packed in no way that is known")?;
+                postcard::from_bytes(&body).context("reading its checkpoint")
+            }
             other => bail!("its checkpoint is of version {:?}", other.map(|(version, _)| version)),
         }
     }

@@ -85,7 +85,7 @@ impl Session {
     #[inline]
     fn lacks<'a>(&self, front: &Front<'a>) -> Option<&'a [u8]> {
         let from = self.ledger.stands_in(front.block)?;
-        if self.blocked || self.kept.is_behind(&self.ledger) || matches!(self.protocol, Protocol::Client(_)) {
+        if self.blocked || self.kept.is_behind(&self.ledger) || matches!(self.more.protocol, Protocol::Client(_)) {
             return None;
         }
         front.after(from).filter(|lacks| lacks.len() <= FLUSH_BYTES)

@@ -40,7 +40,7 @@ impl Worker {
     pub(super) fn feed_websocket(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
         let mut used = 0;
         while let Some(session) = self.sessions.get_mut(slot) {
-            let Protocol::WebSocket(socket) = &mut session.protocol else { break };
+            let Protocol::WebSocket(socket) = &mut session.more.protocol else { break };
             let (step, event) = socket.reader.handle_input(&bytes[used..]);
             used += step;
             session.kept.consumed += step;

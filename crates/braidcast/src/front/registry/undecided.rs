@@ -2,7 +2,7 @@
 //!
 //! A place is reserved before hooks are asked. Who claims a stream that somebody has gets it when they have allowed it, and not before.
 
-use super::{Answer, Conn, Gone, Question, Registry};
+use super::{Answer, Conn, Gone, Place, Question, Registry};
 use crate::control::{ConnId, Intent, Listener, Origin, Placement, Refusal, ToWorker, WorkerId};
 use crate::events::Found;
 use crate::saved::RowId;
@@ -74,7 +74,7 @@ impl Registry {
         }
         held.asked_before = None;
         (place.undecided, place.since_ms) = (None, now_ms);
-        place.forward = forward.as_slice().into();
+        place.forward = super::kept(forward.clone());
         let (intent, key, worker, process) = (place.intent, place.key.clone(), place.worker, place.process);
         let mut replaced = None;
         if intent == Intent::Publish {
@@ -104,7 +104,9 @@ impl Registry {
 
     /// The connections that are there, for the event log.
     pub fn connections_found(&self) -> HashMap<ConnId, Found> {
-        let place = |held: &Conn| held.place.as_ref().map(|place| (place.intent, place.key.clone())).or(held.asked_before.clone());
+        let place = |held: &Conn| {
+            held.place.as_ref().map(|place| (place.intent, place.key.clone())).or_else(|| held.asked_before.as_deref().cloned())
+        };
         self.conns.iter().map(|(conn, held)| (*conn, Found { row: held.row, place: place(held) })).collect()
     }
 
@@ -120,7 +122,7 @@ impl Registry {
 
     /// Where a publisher's stream is pushed to besides what the configuration says.
     pub fn forward_of(&self, conn: ConnId) -> &[String] {
-        self.conns.get(&conn).and_then(|held| held.place.as_ref()).map_or(&[], |place| &place.forward)
+        self.conns.get(&conn).and_then(|held| held.place.as_ref()).map_or(&[], Place::forward)
     }
 
     /// Whether a connection does what it was placed for, as far as this front has decided.
@@ -134,9 +136,12 @@ impl Registry {
         let place = self.vacate(conn, Gone::InOrder, now_ms).filter(|place| place.undecided.is_none());
         let asked_before = self.conns.get_mut(&conn).and_then(|held| held.asked_before.take());
         let goes_on = place.as_ref().filter(|place| place.intent == question.intent && place.key == question.key);
-        let (has_begun, forward) = (goes_on.is_some(), goes_on.map(|place| place.forward.to_vec()).unwrap_or_default());
+        let (has_begun, forward) = (goes_on.is_some(), goes_on.map(|place| place.forward().to_vec()).unwrap_or_default());
         let question = Question { undecided: question.undecided && !has_begun, ..question };
-        (Before { place: place.map(|place| (place.intent, place.key)).or(asked_before), has_begun, forward }, question)
+        (
+            Before { place: place.map(|place| (place.intent, place.key)).or(asked_before.map(|before| *before)), has_begun, forward },
+            question,
+        )
     }
 
     /// A question is about to get its place: says what ends and begins by it, and lets go of who has the stream. Who claims it is turned away at
@@ -149,7 +154,7 @@ impl Registry {
             && let Some(held) = self.conns.get_mut(&question.conn)
         {
             // It may have begun; then it ends if this comes to nothing.
-            held.asked_before.clone_from(&before.place);
+            held.asked_before = before.place.clone().map(Box::new);
         }
         if question.intent == Intent::Publish
             && let Some(claimant) = self.claims.get(&question.key).copied()

@@ -181,7 +181,7 @@ impl Worker {
     /// Has connections ended. False: nobody can be told now.
     fn kick_all(&mut self, slot: usize, conns: &[ConnId]) -> bool {
         let peer = self.sessions[slot].more.peer;
-        if self.front_gone_ms.is_some() && !conns.iter().all(|conn| self.by_conn.contains_key(conn)) {
+        if self.front_gone_ms.is_some() && !conns.iter().all(|conn| self.by_conn.get(*conn).is_some()) {
             return false;
         }
         for conn in conns {

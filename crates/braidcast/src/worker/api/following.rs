@@ -135,7 +135,7 @@ impl Worker {
         for token in self.api.followers.tokens.clone() {
             let Some(slot) = self.slot_of(token) else { continue };
             let session = &mut self.sessions[slot];
-            let owed = session.control.len();
+            let owed = session.more.control.len();
             let Role::Following(following) = &mut session.role else { continue };
             if following.looking || owed > OWED_BYTES {
                 continue;

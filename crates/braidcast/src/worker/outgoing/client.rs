@@ -152,7 +152,7 @@ impl Client {
 impl Worker {
     /// Gives a server's bytes to the client's machine and does what comes of it.
     pub(in super::super) fn feed_client(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
-        let Protocol::Client(client) = &mut self.sessions[slot].protocol else { return Ok(bytes.len()) };
+        let Protocol::Client(client) = &mut self.sessions[slot].more.protocol else { return Ok(bytes.len()) };
         let handled = client.handle_input(bytes);
         // What was whole before an error counts.
         self.act_on_client(slot)?;
@@ -168,7 +168,7 @@ impl Worker {
             if matches!(session.role, Role::Placing(_) | Role::Opening(..)) || session.closing {
                 return Ok(());
             }
-            let Protocol::Client(client) = &mut session.protocol else { return Ok(()) };
+            let Protocol::Client(client) = &mut session.more.protocol else { return Ok(()) };
             let Some(output) = client.poll_output() else { break };
             let forwards = matches!(client.purpose, Purpose::Forward(_));
             match output {
@@ -204,7 +204,7 @@ impl Worker {
     /// A client's deadline has passed.
     pub(in super::super) fn client_overdue(&mut self, slot: usize) -> Result<(), End> {
         let session = &mut self.sessions[slot];
-        let Protocol::Client(client) = &session.protocol else { return Ok(()) };
+        let Protocol::Client(client) = &session.more.protocol else { return Ok(()) };
         match session.role {
             Role::Publishing(_) => {
                 let due_ms = client.media_ms + self.config.relay.silent.as_ms();
@@ -242,7 +242,7 @@ fn refused(code: &str, description: &str) -> String {
 
 /// The message stream that a session's media must go to, if it is another one than viewers'.
 pub fn message_stream(session: &Session) -> Option<u32> {
-    let Protocol::Client(client) = &session.protocol else { return None };
+    let Protocol::Client(client) = &session.more.protocol else { return None };
     match &client.machine {
         Machine::Rtmp(machine) => Some(machine.message_stream()).filter(|id| *id != MEDIA_STREAM_ID),
         Machine::Flv(_) => None,

@@ -190,7 +190,7 @@ impl Worker {
         let now_ms = self.now.mono_ms;
         let metadata = self.forward_of(slot).and_then(|forward| self.metadata(&forward.key));
         let session = &mut self.sessions[slot];
-        let Protocol::Client(client) = &mut session.protocol else { return };
+        let Protocol::Client(client) = &mut session.more.protocol else { return };
         client.was_running = true;
         if let Some((timestamp_ms, payload)) = metadata {
             client.push_metadata(timestamp_ms, &payload);
@@ -206,7 +206,7 @@ impl Worker {
     }
 
     fn forward_of(&self, slot: usize) -> Option<&Forward> {
-        let Protocol::Client(client) = &self.sessions.get(slot)?.protocol else { return None };
+        let Protocol::Client(client) = &self.sessions.get(slot)?.more.protocol else { return None };
         let Purpose::Forward(id) = client.purpose else { return None };
         self.outgoing.forwards.get(&id)
     }

@@ -308,7 +308,7 @@ impl Worker {
 
     /// Notes whom the stream that a session begins to publish has passed through, for all workers.
     pub(super) fn note_via(&mut self, slot: usize, key: &StreamKey) {
-        let via = match &self.sessions[slot].protocol {
+        let via = match &self.sessions[slot].more.protocol {
             Protocol::Rtmp(rtmp) => rtmp.request().map(|request| request.via).unwrap_or_default(),
             Protocol::Client(client) => client.server_via(),
             _ => Via::default(),
@@ -348,7 +348,7 @@ impl Worker {
     /// What a server that plays a stream is told of whom it passed through; for other viewers nothing.
     pub(super) fn via_for_server(&self, slot: usize) -> Via {
         let session = &self.sessions[slot];
-        let asks = match &session.protocol {
+        let asks = match &session.more.protocol {
             Protocol::Rtmp(rtmp) => rtmp.request().is_some_and(|request| !request.via.is_empty()),
             _ => session.more.via.is_some(),
         };
@@ -361,10 +361,10 @@ impl Worker {
     /// Closes a session whose other end is a server: what it was for goes on in its own way.
     pub(super) fn close_outgoing(&mut self, slot: usize, end: &End) {
         self.leave_role(slot, &end.of_server());
-        let session = self.sessions.remove(slot);
+        let mut session = self.sessions.remove(slot);
         self.unwatch(&session);
         let (conn, bytes) = (session.conn, session.ledger.sent());
-        let Protocol::Client(client) = session.protocol else { return };
+        let Protocol::Client(client) = std::mem::replace(&mut session.more.protocol, Protocol::Resting) else { return };
         let running = client.was_running;
         let error = client.endpoint.scrub(&client.error.clone().unwrap_or_else(|| end.of_server()));
         if let Some(target) = client.redirect

@@ -60,8 +60,8 @@ impl Worker {
             self.forget_dial(id);
             return self.tell_front(&ToFront::Closed { conn });
         }
-        let Some(&slot) = self.by_conn.get(&conn) else { return };
-        if let Protocol::Client(client) = &mut self.sessions[slot].protocol {
+        let Some(slot) = self.by_conn.get(conn) else { return };
+        if let Protocol::Client(client) = &mut self.sessions[slot].more.protocol {
             client.end();
             client.error = Some("nobody wants it any more".to_owned());
             let bytes = client.take_outbox();
@@ -80,7 +80,7 @@ impl Worker {
 
     /// The server has agreed to send.
     pub(super) fn pull_started(&mut self, slot: usize) -> Result<(), End> {
-        let Protocol::Client(client) = &self.sessions[slot].protocol else { return Ok(()) };
+        let Protocol::Client(client) = &self.sessions[slot].more.protocol else { return Ok(()) };
         if client.server_via().contains(self.outgoing.instance()) {
             self.count(WorkerCounter::RefusedLoops);
             return Err(End::Peer("loop: the server has the stream from this one".into()));
@@ -95,7 +95,7 @@ impl Worker {
     pub(super) fn pulled_media(&mut self, slot: usize, kind: RecordKind, timestamp_ms: u32, payload: Vec<u8>) -> Result<(), End> {
         let now_ms = self.now.mono_ms;
         let session = &mut self.sessions[slot];
-        let Protocol::Client(client) = &mut session.protocol else { return Ok(()) };
+        let Protocol::Client(client) = &mut session.more.protocol else { return Ok(()) };
         if payload.is_empty() || (kind == RecordKind::Data && is_about_the_connection(&payload)) {
             return Ok(());
         }
@@ -120,7 +120,7 @@ impl Worker {
     pub(in super::super) fn pull_accepted(&mut self, slot: usize) -> Result<(), End> {
         let silent_ms = self.config.relay.silent.as_ms();
         let session = &mut self.sessions[slot];
-        let (Protocol::Client(client), Role::Publishing(publisher)) = (&mut session.protocol, &session.role) else { return Ok(()) };
+        let (Protocol::Client(client), Role::Publishing(publisher)) = (&mut session.more.protocol, &session.role) else { return Ok(()) };
         let publisher = *publisher;
         client.was_running = true;
         session.deadline_ms = client.media_ms + silent_ms;
@@ -134,13 +134,13 @@ impl Worker {
     /// Where a stream that is published here is pulled from.
     pub(super) fn pulled_from(&self, key: &StreamKey) -> Option<Endpoint> {
         let publisher = self.publishers.iter().find(|(_, publisher)| publisher.key == *key)?.1;
-        let Protocol::Client(client) = &self.sessions.get(publisher.session)?.protocol else { return None };
+        let Protocol::Client(client) = &self.sessions.get(publisher.session)?.more.protocol else { return None };
         Some(client.endpoint.clone())
     }
 
     /// The pull that a session is, for a front that takes over.
     pub(in super::super) fn pulled_by(session: &Session) -> Option<StreamKey> {
-        let Protocol::Client(client) = &session.protocol else { return None };
+        let Protocol::Client(client) = &session.more.protocol else { return None };
         let Purpose::Pull(order) = &client.purpose else { return None };
         Some(order.key.clone())
     }
@@ -175,7 +175,7 @@ impl Worker {
             return;
         }
         let (mut streams, mut waited) = (HashSet::new(), HashSet::new());
-        for (_, session) in self.sessions.iter().filter(|(_, session)| !matches!(session.protocol, Protocol::Client(_))) {
+        for (_, session) in self.sessions.iter().filter(|(_, session)| !matches!(session.more.protocol, Protocol::Client(_))) {
             match &session.role {
                 Role::Viewing { stream, .. } => _ = streams.insert(*stream),
                 Role::Waiting(wish) => _ = waited.insert(wish.key.clone()),
@@ -192,7 +192,7 @@ impl Worker {
     /// How much has come of each pull; how it gets on is for the front to say.
     pub(super) fn pull_reports(&self) -> Vec<Relay> {
         let report = |session: &Session| {
-            let Protocol::Client(client) = &session.protocol else { return None };
+            let Protocol::Client(client) = &session.more.protocol else { return None };
             let key = Self::pulled_by(session)?;
             Some(Relay {
                 kind: Kind::Pull,

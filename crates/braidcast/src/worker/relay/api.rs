@@ -89,7 +89,7 @@ impl Worker {
                 head = head.field(name, value);
             }
         }
-        debug_assert!(matches!(self.sessions[slot].protocol, Protocol::Http(_)));
+        debug_assert!(matches!(self.sessions[slot].more.protocol, Protocol::Http(_)));
         let mut bytes = head.length(answer.body.len() as u64).keep_alive(self.keeps_alive(slot)).build();
         if !reply.head_only {
             bytes.extend_from_slice(&answer.body);

@@ -128,7 +128,7 @@ impl Worker {
     /// A session was placed at a process: connects it.
     pub(super) fn connect_through(&mut self, slot: usize, process: ProcessId) -> Result<(), End> {
         let Some(address) = self.relays.process(process) else { return self.refuse(slot, Refusal::Unavailable) };
-        match self.sessions[slot].protocol {
+        match self.sessions[slot].more.protocol {
             Protocol::Relay(_) => self.connect_rtmp(slot, address),
             Protocol::Http(_) => self.connect_http(slot, address.process, address.http),
             _ => Err(End::Fault("a session of no protocol that is relayed was placed at a process")),
@@ -140,7 +140,7 @@ impl Worker {
         let mut session = self.sessions.remove(slot);
         self.unwatch(&session);
         self.release_kept(&session);
-        let (owed, unread) = (std::mem::take(&mut session.control), std::mem::take(&mut session.more.unread));
+        let (owed, unread) = (std::mem::take(&mut session.more.control), std::mem::take(&mut session.more.unread));
         Leaving { session, owed, unread }
     }
 

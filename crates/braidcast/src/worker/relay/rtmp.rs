@@ -23,7 +23,7 @@ impl Worker {
     /// Gives a client's bytes to its machine, and asks where it belongs once that is known.
     pub(in super::super) fn feed_relay(&mut self, slot: usize, bytes: &[u8]) -> Result<usize, End> {
         let now_ms = self.now.mono_ms;
-        let Protocol::Relay(machine) = &mut self.sessions[slot].protocol else { return Ok(bytes.len()) };
+        let Protocol::Relay(machine) = &mut self.sessions[slot].more.protocol else { return Ok(bytes.len()) };
         let used = machine.handle_client(bytes, now_ms);
         self.sessions[slot].kept.consumed += *used.as_ref().unwrap_or(&bytes.len());
         let acted = self.act_on_relay(slot);
@@ -41,7 +41,7 @@ impl Worker {
 
     fn act_on_relay(&mut self, slot: usize) -> Result<(), End> {
         while let Some(session) = self.sessions.get_mut(slot) {
-            let Protocol::Relay(machine) = &mut session.protocol else { return Ok(()) };
+            let Protocol::Relay(machine) = &mut session.more.protocol else { return Ok(()) };
             match machine.poll_output() {
                 Some(RelayOutput::Publish(request)) => self.relay_wish(slot, *request, Want::Publish)?,
                 Some(RelayOutput::Play(request)) => {
@@ -68,7 +68,7 @@ impl Worker {
     /// A timer of the machine is due.
     pub(in super::super) fn expire_relay(&mut self, slot: usize) -> Result<(), End> {
         let now_ms = self.now.mono_ms;
-        let Protocol::Relay(machine) = &mut self.sessions[slot].protocol else { return Ok(()) };
+        let Protocol::Relay(machine) = &mut self.sessions[slot].more.protocol else { return Ok(()) };
         let expired = machine.handle_timeout(now_ms);
         self.act_on_relay(slot)?;
         expired.map_err(|error| self.rtmp_error(&error))
@@ -87,7 +87,7 @@ impl Worker {
         };
         let Leaving { mut session, owed, unread } = self.leave_table(slot);
         let prefix = self.client_prefix(session.more.peer, process.rtmp);
-        let Protocol::Relay(mut machine) = std::mem::replace(&mut session.protocol, Protocol::Unknown) else { return Ok(()) };
+        let Protocol::Relay(mut machine) = std::mem::replace(&mut session.more.protocol, Protocol::Unknown) else { return Ok(()) };
         machine.begin(&prefix, self.now.mono_ms);
         let mut pair = Pair { machine: Some(machine), unread, ..Pair::of(session, server, process.process) };
         pair.owe(CLIENT, &owed);
