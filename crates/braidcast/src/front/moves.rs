@@ -125,7 +125,7 @@ impl Front {
     pub(super) fn adopted(&mut self, worker: WorkerId, conn: ConnId) {
         let Some(moving) = self.moves.under_way.remove(&conn) else { return };
         self.vault.settled(conn);
-        self.forget_departed(conn, &moving);
+        self.forget_departed(conn, &moving, worker);
         let pause_ms = self.now_ms.saturating_sub(moving.since_ms);
         self.count(FrontCounter::Moves);
         let (from, why) = (moving.from.first().copied().unwrap_or(worker), moving.why);
@@ -147,9 +147,10 @@ impl Front {
         }
     }
 
-    /// Those who had a session need not hold what they kept of it any longer.
-    fn forget_departed(&mut self, conn: ConnId, moving: &Move) {
-        for from in &moving.from {
+    /// Those who had a session need not hold what they kept of it any longer. Who has it now knows that already, and may have handed it over again
+    /// before it hears this.
+    fn forget_departed(&mut self, conn: ConnId, moving: &Move, now_with: WorkerId) {
+        for from in moving.from.iter().filter(|from| **from != now_with) {
             self.send(*from, &ToWorker::Departed { conn }, Vec::new());
         }
     }
@@ -171,7 +172,7 @@ impl Front {
     pub(super) fn clear_gone(&mut self) {
         while let Some((conn, row)) = self.registry.poll_gone() {
             if let Some(moving) = self.moves.under_way.remove(&conn) {
-                self.forget_departed(conn, &moving);
+                self.forget_departed(conn, &moving, WorkerId::NONE);
             }
             self.vault.forget(conn, row);
         }

@@ -265,6 +265,14 @@ fn a_session_whose_new_worker_died_on_its_way_goes_to_yet_another() {
         _ => None,
     });
     assert!(adopted.admitted);
+    // It is handed over again before it is heard of: what it was handed over with now is needed.
+    stage.say(W1, &ToFront::Adopted { conn });
+    stage.say(W1, &ToFront::Move { conn, to: None });
+    stage.until("it comes back once more", |stage| match stage.channels[0].receive().unwrap() {
+        Some((ToWorker::Adopt(adoption), _)) if adoption.conn == conn => Some(()),
+        Some((ToWorker::Departed { .. }, _)) => panic!("it is told to forget what it has let go of since"),
+        _ => None,
+    });
 }
 
 #[test]

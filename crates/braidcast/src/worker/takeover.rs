@@ -62,6 +62,8 @@ impl Worker {
         match self.try_adopt(&adoption, &save, socket) {
             Ok(slot) => {
                 self.count(WorkerCounter::MovesIn);
+                // It may have come back; what it was handed over with is needed no more.
+                self.forget_departed(conn);
                 kill_point("adopted");
                 self.tell_front(&ToFront::Adopted { conn });
                 if let Err(end) = self.go_on(slot, adoption.admitted.then_some(adoption.next_segment)) {
