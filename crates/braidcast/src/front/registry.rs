@@ -175,21 +175,23 @@ struct Place {
     /// Hooks were not heard yet: the number of the question.
     undecided: Option<u32>,
     /// Where hooks want the stream to be pushed to.
-    forward: Forward,
+    forward: Option<Box<Targets>>,
 }
 
-/// One word in all the places that have none.
-type Forward = Option<Box<Vec<String>>>;
+/// In a place of their own, for few have any.
+#[derive(Debug)]
+struct Targets(Vec<String>);
 
 impl Place {
     fn forward(&self) -> &[String] {
-        self.forward.as_deref().map_or(&[], Vec::as_slice)
+        self.forward.as_deref().map_or(&[], |targets| &targets.0)
     }
 }
 
-/// In a place of its own, if there are any.
-fn kept(forward: Vec<String>) -> Forward {
-    (!forward.is_empty()).then(|| Box::new(forward))
+impl Targets {
+    fn of(forward: Vec<String>) -> Option<Box<Self>> {
+        (!forward.is_empty()).then(|| Box::new(Self(forward)))
+    }
 }
 
 /// An address as short as it can be: there are several of each connection.
@@ -856,7 +858,8 @@ impl Registry {
             Intent::Play => self.tally(worker).viewers += 1,
         }
         let held = self.conns.get_mut(&conn).expect("the question came from this connection's worker");
-        held.place = Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None, undecided, forward: kept(forward) });
+        held.place =
+            Some(Place { intent, key, worker, credential, since_ms: now_ms, process: None, undecided, forward: Targets::of(forward) });
     }
 
     fn evict(&mut self, conn: ConnId, now_ms: u64) {

@@ -115,9 +115,7 @@ mod tests {
         room.give(10, 30);
         let pieces = [0; 3].map(|_| room.take(10).unwrap());
         assert_eq!((pieces, room.take(1)), ([10, 20, 30], None));
-        for first in [10, 30, 20] {
-            room.give(first, 10);
-        }
+        [10, 30, 20].into_iter().for_each(|first| _ = room.give(first, 10));
         assert_eq!((room.take(31), room.take_this(9, 2), room.take_this(39, 2)), (None, false, false));
         assert!(room.take_this(20, 5) && !room.take_this(24, 1));
         room.give(20, 5);
@@ -140,9 +138,7 @@ mod tests {
                     held.push((first, units));
                 }
             }
-            for (first, units) in held {
-                room.give(first, units);
-            }
+            held.into_iter().for_each(|(first, units)| _ = room.give(first, units));
             prop_assert_eq!(room.take(1000), Some(0));
         }
     }

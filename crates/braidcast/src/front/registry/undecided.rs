@@ -2,7 +2,7 @@
 //!
 //! A place is reserved before hooks are asked. Who claims a stream that somebody has gets it when they have allowed it, and not before.
 
-use super::{Answer, Conn, Gone, Place, Question, Registry};
+use super::{Answer, Conn, Gone, Place, Question, Registry, Targets};
 use crate::control::{ConnId, Intent, Listener, Origin, Placement, Refusal, ToWorker, WorkerId};
 use crate::events::Found;
 use crate::saved::RowId;
@@ -74,7 +74,7 @@ impl Registry {
         }
         held.asked_before = None;
         (place.undecided, place.since_ms) = (None, now_ms);
-        place.forward = super::kept(forward.clone());
+        place.forward = Targets::of(forward.clone());
         let (intent, key, worker, process) = (place.intent, place.key.clone(), place.worker, place.process);
         let mut replaced = None;
         if intent == Intent::Publish {
