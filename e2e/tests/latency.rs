@@ -3,11 +3,12 @@
 use anyhow::{Context, Result, ensure};
 use braidcast_e2e::counts::Trace;
 use braidcast_e2e::rtmp::RtmpClient;
-use braidcast_e2e::server::binary;
+use braidcast_e2e::server::{binary, signal};
 use braidcast_e2e::tools::eventually;
 use braidcast_e2e::{Record, Server, ServerOptions, Viewer, paced};
 use braidcast_media::RecordKind;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -127,5 +128,39 @@ fn a_reload_changes_it_for_those_who_watch() -> Result<()> {
         let sends = stage.sends(&server)?;
         if frugal { with_every("frugal again", 350.0, sends)? } else { with_every_frame("low after a reload", sends)? }
     }
+    stage.viewers.into_iter().try_for_each(Viewer::end)
+}
+
+/// Runs something while a process has a tenth of the time: it is stopped, again and again, for so long that several frames come meanwhile.
+fn with_little_time<T>(pid: u32, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| {
+            let mut signalled = Ok(());
+            while signalled.is_ok() && !over.load(Ordering::Relaxed) {
+                signalled = signal(pid, "STOP");
+                std::thread::sleep(Duration::from_millis(270));
+                signalled = signalled.and(signal(pid, "CONT"));
+                std::thread::sleep(Duration::from_millis(30));
+            }
+            signalled
+        });
+        let result = run();
+        over.store(true, Ordering::Relaxed);
+        stopping.join().expect("the thread does not panic")?;
+        result
+    })
+}
+
+/// Too late for every frame: more goes at once, everybody has everything, and nobody is jumped.
+#[test]
+fn a_worker_without_time_batches_by_itself_and_leaves_nobody_behind() -> Result<()> {
+    let server = server("[play]\nlatency = \"low\"\n")?;
+    let mut stage = Stage::new(&server, "__defaultVhost__")?;
+    let (by_frame, _) = with_little_time(server.worker_pid(1)?, || stage.sends(&server)).with_context(|| server.log_text())?;
+    println!("low, without time: {by_frame:.2} sends a video frame");
+    ensure!(by_frame < 0.5, "{by_frame:.2} sends to a viewer for each video frame");
+    ensure!(server.workers_counter("viewer_jumps") == 0, "a viewer was jumped");
+    with_every_frame("low, with time again", stage.sends(&server)?)?;
     stage.viewers.into_iter().try_for_each(Viewer::end)
 }
