@@ -112,10 +112,10 @@ fn viewers_take(what: &str, watch: impl Fn(&Server) -> Result<Viewer>, bound: u6
 
 #[test]
 fn a_viewer_by_flv() -> Result<()> {
-    viewers_take("a viewer by HTTP-FLV", |server| Viewer::flv(server.address("http"), "live/x.flv"), 1_200)
+    viewers_take("a viewer by HTTP-FLV", |server| Viewer::flv(server.address("http"), "live/x.flv"), 1_300)
 }
 
 #[test]
 fn a_viewer_by_rtmp() -> Result<()> {
-    viewers_take("a viewer by RTMP", |server| Viewer::rtmp(&server.rtmp("x")), 1_450)
+    viewers_take("a viewer by RTMP", |server| Viewer::rtmp(&server.rtmp("x")), 1_600)
 }
