@@ -3,18 +3,20 @@
 //! Pure: events go in, messages for workers come out of [`Registry::poll_message`], which the caller drains after every
 //! input. It never sees a descriptor, a byte a client sent, or a clock of its own.
 
+mod conn;
 mod undecided;
 
 use super::addresses::Addresses;
 use super::lifecycle::{Gone, Lifecycle};
 use super::placement::{self, Load};
 use crate::config::{Network, PlayPolicy, PublishPolicy};
-use crate::control::{ConnId, HeldPlace, Holding, Intent, Listener, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
+use crate::control::{ConnId, HeldPlace, Holding, Intent, Origin, Placement, ProcessId, Refusal, ToWorker, WorkerId};
 use crate::engine::report::Published;
 use crate::saved::RowId;
 use braidcast_media::StreamKey;
+use conn::{Conn, Place, Targets};
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 pub use undecided::{Happening, What};
 
 /// The most streams that are known at once: published, waiting for their publisher, or ended and not deleted yet.
@@ -142,102 +144,6 @@ pub struct Tally {
     pub publishers: u32,
     /// Viewers, reservations included.
     pub viewers: u32,
-}
-
-#[derive(Debug)]
-struct Conn {
-    worker: WorkerId,
-    row: RowId,
-    listener: Listener,
-    peer: Address,
-    local: Address,
-    /// The client's that a proxy has named.
-    client: Option<Box<IpAddr>>,
-    /// The client that a proxy named is not let in: the worker was told so.
-    turned_away: bool,
-    /// A worker has opened it, to fetch a stream.
-    pulled: bool,
-    place: Option<Place>,
-    /// What the front before was asked for it: it may have begun.
-    asked_before: Option<Box<(Intent, StreamKey)>>,
-}
-
-/// A reservation: counted at the worker that was chosen, from the answer on.
-#[derive(Debug)]
-struct Place {
-    intent: Intent,
-    key: StreamKey,
-    worker: WorkerId,
-    credential: u64,
-    since_ms: u64,
-    /// The process that it is connected to, and whether that has taken it.
-    process: Option<(ProcessId, bool)>,
-    /// Hooks were not heard yet: the number of the question.
-    undecided: Option<u32>,
-    /// Where hooks want the stream to be pushed to.
-    forward: Option<Box<Targets>>,
-}
-
-/// In a place of their own, for few have any.
-#[derive(Debug)]
-struct Targets(Vec<String>);
-
-impl Place {
-    fn forward(&self) -> &[String] {
-        self.forward.as_deref().map_or(&[], |targets| &targets.0)
-    }
-}
-
-impl Targets {
-    fn of(forward: Vec<String>) -> Option<Box<Self>> {
-        (!forward.is_empty()).then(|| Box::new(Self(forward)))
-    }
-}
-
-/// An address as short as it can be: there are several of each connection.
-#[derive(Clone, Copy, Debug)]
-struct Address {
-    bytes: [u8; 16],
-    port: u16,
-    is_v4: bool,
-}
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        let (bytes, is_v4) = match address.ip() {
-            IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), true),
-            IpAddr::V6(v6) => (v6.octets(), false),
-        };
-        Self { bytes, port: address.port(), is_v4 }
-    }
-}
-
-impl Address {
-    fn ip(self) -> IpAddr {
-        let [.., a, b, c, d] = self.bytes;
-        if self.is_v4 { [a, b, c, d].into() } else { self.bytes.into() }
-    }
-
-    fn socket(self) -> SocketAddr {
-        (self.ip(), self.port).into()
-    }
-}
-
-impl Conn {
-    fn new(worker: WorkerId, row: RowId, origin: Origin, client: IpAddr) -> Self {
-        let Origin { listener, peer, local } = origin;
-        let client = (client != peer.ip()).then(|| Box::new(client));
-        let (peer, local) = (peer.into(), local.into());
-        Self { worker, row, listener, peer, local, client, turned_away: false, pulled: false, place: None, asked_before: None }
-    }
-
-    fn origin(&self) -> Origin {
-        Origin { listener: self.listener, peer: self.peer.socket(), local: self.local.socket() }
-    }
-
-    fn address(&self) -> IpAddr {
-        self.client.as_deref().copied().unwrap_or_else(|| self.peer.ip())
-    }
 }
 
 /// The table.
